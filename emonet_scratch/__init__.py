@@ -1,0 +1,1 @@
+"""Emotion recognition from clips, with every layer, gradient and optimizer written by hand."""

@@ -1,0 +1,1 @@
+"""Reading clips, sound and feature files; knows nothing of layers."""

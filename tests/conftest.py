@@ -1,0 +1,19 @@
+"""One Hypothesis profile for everybody: the same examples every time, no deadline on a shared machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, max_examples=30)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real recordings named by EMONET_TEST_DATA."""
+    folder = os.environ.get("EMONET_TEST_DATA")
+    if not folder:
+        pytest.skip("EMONET_TEST_DATA is unset: no real recordings to test on")
+    return Path(folder)

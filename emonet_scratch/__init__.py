@@ -1,1 +1,27 @@
-"""Emotion recognition from clips, with every layer, gradient and optimizer written by hand."""
+"""Emotion recognition from clips, with every layer, gradient and optimizer written by hand.
+
+    from emonet_scratch import layers, losses, models, optim, data, LDA, gradcheck
+
+The core (backend, layers, losses, optim, lda, gradcheck, models) needs NumPy and SciPy; a submodule is imported when
+it is first used, so that `import emonet_scratch` costs little.
+"""
+
+import importlib
+from typing import Any
+
+from .gradcheck import GradientError, gradcheck  # at once: the function has the name of its module
+
+__version__ = "0.1.0"
+__all__ = ["LDA", "GradientError", "data", "gradcheck", "layers", "losses", "models", "optim", "training"]
+
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LDA":
+        value = importlib.import_module(f"{__name__}.lda").LDA
+    elif name in __all__ or name in ("backend", "cli"):
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

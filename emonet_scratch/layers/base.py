@@ -1,0 +1,151 @@
+"""What every layer is: parameters, children, and a forward/backward pair.
+
+    y, cache = layer.forward(x)        # pure but for running statistics and generators
+    dx = layer.backward(dy, cache)     # ADDS to the .grad of its parameters, RETURNS dx, mutates no argument
+
+The cache travels beside the data: one layer can be run many times before its backwards, in any order.
+A layer with several inputs or outputs takes one gradient for each output before the cache, in the structure
+in which forward gave them, and returns one gradient for each array that forward took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, device_of, to_device
+
+
+class Parameter:
+    """A trained array and the gradient of the loss with respect to it: same shape, dtype and device.
+
+    `name` is the path from the layer whose `parameters()` was asked last, such as "trunk.stage1.0.conv1.W".
+    """
+
+    def __init__(self, value: Array) -> None:
+        self.value = value
+        self.grad = np.zeros_like(value)
+        self.name = ""
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, shape {self.value.shape}, {self.value.dtype})"
+
+
+class Layer:
+    """Base of all layers. Parameters, child layers and lists of child layers are found among the attributes."""
+
+    training = True
+    buffers: tuple[str, ...] = ()  # attributes that are saved but not trained (running statistics, counters)
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """(y, cache)"""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, dy: Array, cache: Any) -> Array:
+        """dx; adds to the gradients of the parameters."""
+        raise TypeError(f"{type(self).__name__} defines no backward")
+
+    def flops(self, y: Array) -> int:
+        """Floating-point operations of a forward that gave y, a multiply-add counted as two; 0 where negligible."""
+        return 0
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """(attribute name or "name.index", layer) of every direct child, in the order of construction."""
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                yield name, value
+            elif isinstance(value, list):
+                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Layer))
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """(dotted path, layer) of this layer ("" by default) and everything below it."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.walk(f"{prefix}.{name}" if prefix else name)
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter of this layer and those below it, each named by its path from here."""
+        found = []
+        for path, layer in self.walk():
+            for name, value in vars(layer).items():
+                if isinstance(value, Parameter):
+                    value.name = f"{path}.{name}" if path else name
+                    found.append(value)
+        return found
+
+    def save_buffers(self) -> list[Array]:
+        """Copies of all buffers of the tree, for `restore_buffers`."""
+        return [getattr(layer, name).copy() for _, layer in self.walk() for name in layer.buffers]
+
+    def restore_buffers(self, saved: list[Array]) -> None:
+        """Put back what `save_buffers` copied, in place: the next forward sees the same masks and statistics."""
+        copies = iter(saved)
+        for _, layer in self.walk():
+            for name in layer.buffers:
+                getattr(layer, name)[...] = next(copies)
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero, in place."""
+        for p in self.parameters():
+            p.grad.fill(0)
+
+    def train(self, mode: bool = True) -> Layer:
+        """Switch batch normalisation and dropout of the whole tree to training behaviour."""
+        for _, layer in self.walk():
+            layer.training = mode
+        return self
+
+    def eval(self) -> Layer:
+        """Switch the whole tree to evaluation: running statistics, no dropout."""
+        return self.train(False)
+
+    def to_device(self, device: str) -> Layer:
+        """Move parameters, gradients and buffers to "cpu" or "cuda:K"."""
+        return self._convert(lambda a: to_device(a, device))
+
+    def astype(self, dtype: Any) -> Layer:
+        """Convert parameters, gradients and floating-point buffers, for gradient checks in float64."""
+        return self._convert(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
+
+    def _convert(self, function: Any) -> Layer:
+        for p in self.parameters():
+            p.value, p.grad = function(p.value), function(p.grad)
+        for _, layer in self.walk():
+            for name in layer.buffers:
+                setattr(layer, name, function(getattr(layer, name)))
+        return self
+
+    def _state(self) -> dict[str, Array]:
+        state = {p.name: p.value for p in self.parameters()}
+        for path, layer in self.walk():
+            state.update({f"{path}.{name}" if path else name: getattr(layer, name) for name in layer.buffers})
+        return state
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Host copies of all parameters and buffers by dotted path."""
+        return {name: np.array(to_device(a, "cpu")) for name, a in self._state().items()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Copy `state` into this layer, in place. Names and shapes must be exactly those of `state_dict()`."""
+        mine = self._state()
+        missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+        if missing or extra:
+            raise ValueError(f"the state is of another model: {len(missing)} arrays are missing {missing[:1]}, "
+                             f"{len(extra)} are not known here {extra[:1]}")
+        for name, array in mine.items():
+            if array.shape != state[name].shape:
+                raise ValueError(f"the state is of another model: {name} has shape {state[name].shape}, "
+                                 f"this model has {array.shape}")
+        for name, array in mine.items():
+            array[...] = to_device(np.asarray(state[name]), device_of(array))
+
+
+
+
+def check_last_axis(layer: Layer, x: Array, size: int, ndim: int | None = None) -> None:
+    """Raise the one-line error of a layer that got the wrong shape."""
+    if x.shape[-1:] != (size,) or (ndim is not None and x.ndim != ndim):
+        axes = "" if ndim is None else f"{ndim} axes and "
+        raise ValueError(f"{layer!r} got x of shape {x.shape}: expected {axes}a last axis of {size}")

@@ -1,0 +1,70 @@
+"""Batch normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, array_module
+from .base import Layer, Parameter, check_last_axis
+
+
+class BatchNorm(Layer):
+    """Normalise each channel over all other axes, then scale and shift (Ioffe & Szegedy 2015, algorithm 1).
+
+        x_hat = (x - mean) / sqrt(var + eps)        y = gamma * x_hat + beta
+
+    Shapes: x (..., C), y the same; gamma, beta, running_mean, running_var (C,). M is the number of values a channel.
+
+    Training: mean and the biased variance (divided by M) of the batch; the running statistics move by `momentum`
+    towards mean and the unbiased variance (divided by M - 1), as in other libraries.
+    Evaluation: the running statistics, constants of the input.
+
+    Backward, training: y depends on x also through mean and var. With dx_hat = dy * gamma (ibid., section 3)
+
+        dx = (dx_hat - mean(dx_hat) - x_hat * mean(dx_hat * x_hat)) / sqrt(var + eps)
+
+    the two means being over the M values: the parts of dx_hat along 1 and along x_hat, which no x can change, are gone.
+    Backward, evaluation: dx = dx_hat / sqrt(var + eps). In both: dgamma = sum dy * x_hat, dbeta = sum dy.
+    """
+
+    buffers = ("running_mean", "running_var")
+
+    def __init__(self, C: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        self.C, self.momentum, self.eps = C, momentum, eps
+        self.gamma = Parameter(np.ones(C, np.float32))
+        self.beta = Parameter(np.zeros(C, np.float32))
+        self.running_mean = np.zeros(C, np.float32)
+        self.running_var = np.ones(C, np.float32)
+
+    def __repr__(self) -> str:
+        return f"BatchNorm(C={self.C})"
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        xp = array_module(x=x, gamma=self.gamma.value)
+        check_last_axis(self, x, self.C)
+        if self.training:
+            axes, M = tuple(range(x.ndim - 1)), x.size // self.C
+            if M < 2:
+                raise ValueError(f"{self!r} got x of shape {x.shape}: training needs at least 2 values a channel")
+            mean = x.mean(axis=axes)
+            centred = x - mean
+            var = (centred * centred).mean(axis=axes)
+            self.running_mean += self.momentum * (mean - self.running_mean)
+            self.running_var += self.momentum * (var * (M / (M - 1)) - self.running_var)
+        else:
+            centred, var = x - self.running_mean, self.running_var
+        inv_std = 1 / xp.sqrt(var + self.eps)                                 # (C,)
+        x_hat = centred * inv_std
+        return self.gamma.value * x_hat + self.beta.value, (x_hat, inv_std, self.training)
+
+    def backward(self, dy: Array, cache: Any) -> Array:
+        x_hat, inv_std, training = cache
+        axes, M = tuple(range(dy.ndim - 1)), dy.size // self.C
+        dbeta, dgamma = dy.sum(axis=axes), (dy * x_hat).sum(axis=axes)
+        self.beta.grad += dbeta
+        self.gamma.grad += dgamma
+        if training:
+            dy = dy - dbeta / M - x_hat * (dgamma / M)
+        return dy * (self.gamma.value * inv_std)

@@ -1,0 +1,41 @@
+"""Watching a network run: after every forward and backward of every layer, tell a listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .base import Layer
+
+
+@contextmanager
+def trace(model: Layer, forward: Callable[..., None] | None = None,
+          backward: Callable[..., None] | None = None) -> Iterator[None]:
+    """Within the block, call forward(path, layer, y, cache) and backward(path, layer, dx) when a layer has run.
+
+    path is the dotted path from `model`. A layer reports after the layers that it called, so the first report with
+    some property comes from the innermost layer that has it.
+    """
+    wrapped = [*model.walk()]
+
+    def watch(path: str, layer: Layer, method: str, listener: Callable[..., None]) -> None:
+        run = getattr(layer, method)
+
+        def call(*args: Any) -> Any:
+            result = run(*args)
+            listener(path, layer, *(result if method == "forward" else (result,)))
+            return result
+        setattr(layer, method, call)
+
+    try:
+        for path, layer in wrapped:
+            if forward:
+                watch(path, layer, "forward", forward)
+            if backward:
+                watch(path, layer, "backward", backward)
+        yield
+    finally:
+        for _, layer in wrapped:
+            vars(layer).pop("forward", None)
+            vars(layer).pop("backward", None)

@@ -1,0 +1,222 @@
+"""EmoNet: frames through a ResNet and an LSTM, audio descriptors through dense layers, fused into seven emotions."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, array_module, generator
+from ..layers import (
+    LSTM,
+    Chunked,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Normalize,
+    PadSequences,
+    ReLU,
+    Sequential,
+)
+from .resnet import ResNet
+from .summary import summary
+
+NUM_CLASSES = 7
+
+
+@dataclass(frozen=True)
+class EmoNetConfig:
+    """Everything that can be chosen, one field a choice: the network, what it sees, how it is trained.
+
+    The field values here are the preset `default`; `EmoNetConfig.preset("paper")` is the network and training of the
+    paper, `"small"` trains on two CPU cores in minutes. An ablation is a loop over fields:
+    `config.replace(clip_norm=None)`.
+    """
+
+    # what the network sees
+    modalities: tuple[str, ...] = ("audio", "video")
+    frame_size: int = 256           # pixels: frames are frame_size x frame_size, letterboxed
+    frames: int | None = 50         # sampled from a clip; None: all of them
+    max_frames: int | None = 250    # read of a clip, at 25 frames a second
+    augment: bool = True            # flip, crop and brightness jitter, the same for all frames of a clip
+    # video
+    trunk_depth: int = 20
+    trunk_width: int = 16
+    trunk_pooling: str = "average"  # "average": 64 numbers a frame; "flatten": the paper's 262,144
+    trunk_norm: str = "running"     # "batch": batch norm learns its statistics; "running": it uses fixed ones
+    freeze_trunk: bool = False      # no gradient into the trunk; its features are computed once and kept on disk
+    frames_per_chunk: int | None = 8
+    lstm_size: int = 256
+    lstm_layers: int = 3
+    forget_bias: float = 1.0
+    truncate: int | None = None
+    # audio
+    lda_components: int | None = None           # None: classes - 1
+    lda_shrinkage: str | float | None = "auto"
+    audio_layers: tuple[int, ...] = (64, 64, 64)
+    # fusion
+    fusion_layers: tuple[int, ...] = (128, 64)  # and a last one of 7 units
+    relu_on_logits: bool = False                # ReLU and dropout behind the last dense layer, too
+    dropout: float = 0.5
+    # training
+    optimizer: str = "adam"         # "adam" or "sgd"
+    lr: float = 1e-3
+    momentum: float = 0.9           # of sgd
+    weight_decay: float = 1e-2      # decoupled in adam, added to the gradient in sgd
+    schedule: str = "one_cycle"
+    warmup: int = 0                 # steps
+    clip_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    class_weights: bool = True      # by the inverse of each class's share of the training split
+    batch_size: int = 16
+    epochs: int = 20
+    patience: int | None = None     # epochs without a better validation loss before training stops early
+
+    def __post_init__(self) -> None:
+        for name, allowed in {"trunk_pooling": ("average", "flatten"), "trunk_norm": ("batch", "running"),
+                              "optimizer": ("adam", "sgd"),
+                              "schedule": ("constant", "step", "cosine", "one_cycle")}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not self.modalities or not set(self.modalities) <= {"audio", "video"}:
+            raise ValueError(f"modalities must be audio, video or both, got {self.modalities}")
+        for name in ("frame_size", "trunk_width", "lstm_size", "lstm_layers", "batch_size", "epochs"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+
+    def replace(self, **fields: Any) -> EmoNetConfig:
+        """A copy with some fields changed. An unknown field is an error that lists the known ones."""
+        known = {f.name for f in dataclasses.fields(self)}
+        if unknown := sorted(fields.keys() - known):
+            raise ValueError(f"EmoNetConfig has no field {unknown[0]!r}; it has: {', '.join(sorted(known))}")
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return dataclasses.replace(self, **fields)
+
+    @classmethod
+    def preset(cls, name: str) -> EmoNetConfig:
+        """ "paper": as published; "default": what is known to work instead; "small": minutes on two CPU cores."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        return cls().replace(**PRESETS[name])
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
+    "paper": dict(frames=None, augment=False, trunk_pooling="flatten", forget_bias=0.0, lda_components=512,
+                  lda_shrinkage=1e-4, relu_on_logits=True, optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0,
+                  schedule="constant", clip_norm=None, class_weights=False),
+    "small": dict(frame_size=32, frames=8, max_frames=75, trunk_depth=8, trunk_width=8, trunk_norm="batch",
+                  frames_per_chunk=None, lstm_size=32, lstm_layers=3, audio_layers=(32, 32, 32),
+                  fusion_layers=(64, 32), dropout=0.2, lr=5e-3, epochs=12),
+}
+
+
+class EmoNet(Layer):
+    """The paper's network, with every choice in `config`, and `audio_features` inputs to the audio branch.
+
+    logits, cache = model.forward(frames, lengths, audio)
+    dframes, daudio = model.backward(dlogits, cache)
+
+    frames (B, H, W, 3) uint8, or (B, D) trunk features from `trunk_features`: all clips' frames, clip after clip;
+    lengths (N,) frames of each clip, with sum B; audio (N, audio_features); logits (N, 7), in the order Angry,
+    Disgust, Fear, Happy, Neutral, Sad, Surprise. What a model without one of the modalities does not use is ignored.
+
+        video     Normalize -> ResNet trunk -> pool or flatten -> LSTM -> last hidden state of the top layer
+        audio     3 x (Dense, ReLU, Dropout)
+        fusion    concatenate -> Dense, ReLU, Dropout -> Dense, ReLU, Dropout -> Dense
+    """
+
+    def __init__(self, config: EmoNetConfig, audio_features: int = NUM_CLASSES - 1,
+                 rng: np.random.Generator | None = None) -> None:
+        rng = rng or generator()
+        self.config, fused = config, 0
+        if "video" in config.modalities:
+            resnet = ResNet(config.trunk_depth, width=config.trunk_width, rng=rng)
+            D = resnet.num_features
+            if config.trunk_pooling == "flatten":
+                D *= ((config.frame_size + 3) // 4) ** 2                          # two strides of 2, rounding up
+            pool = GlobalAveragePool() if config.trunk_pooling == "average" else Flatten()
+            # CIFAR's mean and spread, which the pretrained trunk of the paper expects
+            trunk = Sequential(normalize=Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+                               resnet=resnet.features, pool=pool)
+            self.trunk = Chunked(trunk, config.frames_per_chunk)
+            self.pad = PadSequences()
+            self.lstm = LSTM(D, config.lstm_size, config.lstm_layers, config.forget_bias, config.truncate, rng)
+            fused += config.lstm_size
+        if "audio" in config.modalities:
+            self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
+            fused += config.audio_layers[-1]
+        self.fusion = _dense_stack((fused, *config.fusion_layers, NUM_CLASSES), config.dropout, rng,
+                                   open_end=not config.relu_on_logits)
+        self.train()
+
+    def __repr__(self) -> str:
+        return f"EmoNet({'+'.join(self.config.modalities)})"
+
+    def train(self, mode: bool = True) -> EmoNet:
+        """As for every layer; but a frozen trunk, or one with trunk_norm="running", keeps its fixed statistics."""
+        super().train(mode)
+        if "video" in self.config.modalities and (self.config.freeze_trunk or self.config.trunk_norm == "running"):
+            self.trunk.eval()
+        return self
+
+    def trunk_features(self, frames: Array) -> Array:
+        """(B, H, W, 3) uint8 -> (B, D), chunk by chunk, as `forward` accepts them in place of frames."""
+        size = self.config.frames_per_chunk or 64
+        parts = [self.trunk.layer.forward(frames[i:i + size])[0] for i in range(0, len(frames), size)]
+        return array_module(frames).concatenate(parts)
+
+    def forward(self, frames: Array | None, lengths: Any, audio: Array | None) -> tuple[Array, Any]:
+        branches, caches = [], {}
+        if "video" in self.config.modalities:
+            x = frames
+            if frames.ndim == 4 and self.config.freeze_trunk:
+                x = self.trunk_features(frames)
+            elif frames.ndim == 4:
+                x, caches["trunk"] = self.trunk.forward(frames)
+            x, caches["pad"] = self.pad.forward(x, lengths)
+            (_, (h, _)), caches["lstm"] = self.lstm.forward(x, lengths)
+            branches.append(h[-1])
+        if "audio" in self.config.modalities:
+            y, caches["audio"] = self.audio.forward(audio)
+            branches.append(y)
+        xp = array_module(*branches)
+        logits, caches["fusion"] = self.fusion.forward(xp.concatenate(branches, axis=1))
+        return logits, caches
+
+    def backward(self, dlogits: Array, cache: Any) -> tuple[Array | None, Array | None]:
+        """(dframes or None, daudio or None); dframes has the shape of the frames or features that came in."""
+        dx, dframes, daudio = self.fusion.backward(dlogits, cache["fusion"]), None, None
+        if "video" in self.config.modalities:
+            dh = array_module(dx).zeros((len(self.lstm.cells), *dx[:, :self.lstm.H].shape), dx.dtype)
+            dh[-1], dx = dx[:, :self.lstm.H], dx[:, self.lstm.H:]
+            dsteps, _ = self.lstm.backward(None, (dh, array_module(dh).zeros_like(dh)), cache["lstm"])
+            dframes = self.pad.backward(dsteps, cache["pad"])
+            if "trunk" in cache:
+                dframes = self.trunk.backward(dframes, cache["trunk"])
+        if "audio" in self.config.modalities:
+            daudio = self.audio.backward(dx, cache["audio"])
+        return dframes, daudio
+
+    def summary(self, clips: int = 1, frames: int = 1) -> str:
+        """A table of layers, shapes, parameters, bytes of activations and FLOPs for clips of so many frames each."""
+        size = self.config.frame_size
+        audio = np.zeros((clips, self.audio.dense1.D), np.float32) if "audio" in self.config.modalities else None
+        return summary(self, np.zeros((clips * frames, size, size, 3), np.uint8), np.full(clips, frames), audio)
+
+
+def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generator,
+                 open_end: bool = False) -> Sequential:
+    """Dense, ReLU, Dropout for each pair of neighbouring sizes; open_end: the last Dense stands alone."""
+    layers: dict[str, Layer] = {}
+    for k, (D, M) in enumerate(itertools.pairwise(sizes), 1):
+        layers[f"dense{k}"] = Dense(D, M, rng)
+        if not (open_end and k == len(sizes) - 1):
+            layers |= {f"relu{k}": ReLU(), f"dropout{k}": Dropout(dropout, int(rng.integers(2**63)))}
+    return Sequential(**layers)

@@ -1,0 +1,179 @@
+"""Optimizers, gradient clipping, learning-rate schedules.
+
+Optimizers allocate at construction and work in place in every step. Their state is in `state_dict()`: arrays named
+"m.NAME" for the parameter NAME, and the number of steps "t".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from .backend import Array, array_module, device_of, to_device
+from .layers.base import Parameter
+
+
+class Optimizer:
+    """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot arrays."""
+
+    def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float, slots: str) -> None:
+        self.params, self.lr, self.weight_decay, self.t = list(params), lr, weight_decay, 0
+        if not (lr >= 0 and weight_decay >= 0):
+            raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
+        self.slots = {s: [array_module(p.value).zeros_like(p.value) for p in self.params] for s in slots.split()}
+        # Every parameter's temporaries are views of one scratch buffer, as large as the largest.
+        scratch = {}
+        for p in self.params:
+            key = (device_of(p.value), p.value.dtype.str)
+            if key not in scratch or scratch[key].shape[1] < p.value.size:
+                scratch[key] = array_module(p.value).empty((2, p.value.size), p.value.dtype)
+        self._scratch = [[scratch[device_of(p.value), p.value.dtype.str][i, :p.value.size].reshape(p.value.shape)
+                          for i in (0, 1)] for p in self.params]
+
+    def step(self) -> None:
+        """Change every parameter by its gradient, in place."""
+        self.t += 1
+        for k, p in enumerate(self.params):
+            self._update(array_module(value=p.value, grad=p.grad), p, k)
+
+    def _named_slots(self) -> dict[str, Array]:
+        return {f"{s}.{p.name}": a for s, arrays in self.slots.items()
+                for p, a in zip(self.params, arrays, strict=True)}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Host copies of the slots and the step count."""
+        slots = {name: np.array(to_device(a, "cpu")) for name, a in self._named_slots().items()}
+        return slots | {"t": np.array(self.t)}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Copy `state`, as `state_dict()` gave it, into this optimizer."""
+        mine = self._named_slots()
+        wrong = (mine.keys() | {"t"}) ^ state.keys() or {k for k, a in mine.items() if a.shape != state[k].shape}
+        if wrong:
+            raise ValueError(f"the optimizer's state is of another model or optimizer: see {sorted(wrong)[0]!r}")
+        for name, array in mine.items():
+            array[...] = to_device(np.asarray(state[name]), device_of(array))
+        self.t = int(state["t"])
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Polyak 1964; Nesterov's as in Sutskever et al. 2013).
+
+        d = grad + weight_decay * value        m <- momentum * m + d
+        value <- value - lr * m                             or, with nesterov, - lr * (d + momentum * m)
+    """
+
+    def __init__(self, params: Iterable[Parameter], lr: float, momentum: float = 0, nesterov: bool = False,
+                 weight_decay: float = 0) -> None:
+        if not 0 <= momentum < 1 or (nesterov and not momentum):
+            raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
+        super().__init__(params, lr, weight_decay, "m" if momentum else "")
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def _update(self, xp: Array, p: Parameter, k: int) -> None:
+        d = self._scratch[k][0]
+        xp.multiply(p.value, self.weight_decay, out=d)
+        d += p.grad
+        if self.momentum:
+            m = self.slots["m"][k]
+            m *= self.momentum
+            m += d
+            if self.nesterov:
+                look = self._scratch[k][1]
+                xp.multiply(m, self.momentum, out=look)
+                d += look
+            else:
+                d[...] = m
+        d *= self.lr
+        p.value -= d
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1); with decoupled=True, AdamW (Loshchilov & Hutter 2019, algorithm 2).
+
+        d = grad + weight_decay * value       decoupled: d = grad and value <- value - lr * weight_decay * value
+        m <- beta1 m + (1 - beta1) d        v <- beta2 v + (1 - beta2) d^2
+        value <- value - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+    """
+
+    def __init__(self, params: Iterable[Parameter], lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+                 eps: float = 1e-8, weight_decay: float = 0, decoupled: bool = False) -> None:
+        if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and eps > 0):
+            raise ValueError(f"beta1 and beta2 must be in [0, 1) and eps positive, got {beta1}, {beta2}, {eps}")
+        super().__init__(params, lr, weight_decay, "m v")
+        self.beta1, self.beta2, self.eps, self.decoupled = beta1, beta2, eps, decoupled
+
+    def _update(self, xp: Array, p: Parameter, k: int) -> None:
+        (d, s), m, v = self._scratch[k], self.slots["m"][k], self.slots["v"][k]
+        if self.decoupled:
+            p.value *= 1 - self.lr * self.weight_decay
+            d[...] = p.grad
+        else:
+            xp.multiply(p.value, self.weight_decay, out=d)
+            d += p.grad
+        m *= self.beta1
+        xp.multiply(d, 1 - self.beta1, out=s)
+        m += s
+        v *= self.beta2
+        d *= d
+        d *= 1 - self.beta2
+        v += d
+        xp.multiply(v, 1 / (1 - self.beta2**self.t), out=d)
+        xp.sqrt(d, out=d)
+        d += self.eps
+        xp.divide(m, d, out=d)
+        d *= self.lr / (1 - self.beta1**self.t)
+        p.value -= d
+
+
+def clip_gradient_norm(params: Iterable[Parameter], limit: float | None) -> float:
+    """Scale all gradients in place so that their joint Euclidean norm is at most `limit`; return the norm before.
+
+    (Pascanu et al. 2013, algorithm 1.) With limit None the norm is only measured. A norm that is not finite is
+    returned and nothing is scaled.
+    """
+    params = list(params)
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit must be positive or None, got {limit}")
+    norm = math.sqrt(float(sum(array_module(p.grad).vdot(p.grad, p.grad) for p in params)))
+    if limit is not None and math.isfinite(norm) and norm > limit:
+        for p in params:
+            p.grad *= limit / norm
+    return norm
+
+
+def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
+    """The learning rate of step 0, 1, ... as a function of the step; nothing to save but the step.
+
+    Over `steps` steps, of which the first `warmup` rise linearly to lr (Goyal et al. 2017, section 2.2), then
+
+        constant    lr
+        step        lr, a tenth of it from half of the rest on, a hundredth from three quarters (He et al. 2016, 4.2)
+        cosine      lr (1 + cos(pi u)) / 2, u from 0 to 1 over the rest (Loshchilov & Hutter 2017, eq. 5)
+        one_cycle   up along a cosine from lr / 25 to lr over the first 30 %, then down to lr / 1e4 (Smith 2018)
+
+    >>> [round(schedule("cosine", 1.0, 5, warmup=1)(t), 3) for t in range(5)]
+    [1.0, 1.0, 0.75, 0.25, 0.0]
+    """
+    def cosine(u: float, start: float, end: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * u)) / 2
+
+    def one_cycle(u: float) -> float:
+        return cosine(u / 0.3, lr / 25, lr) if u < 0.3 else cosine((u - 0.3) / 0.7, lr, lr / 1e4)
+
+    shapes = {"constant": lambda u: lr,
+              "step": lambda u: lr * (1 if u < 0.5 else 0.1 if u < 0.75 else 0.01),
+              "cosine": lambda u: cosine(u, lr, 0.0),
+              "one_cycle": one_cycle}
+    if name not in shapes:
+        raise ValueError(f"schedule must be one of {', '.join(shapes)}, got {name!r}")
+    if not (steps >= 1 and 0 <= warmup <= steps):
+        raise ValueError(f"schedule wants steps >= 1 and 0 <= warmup <= steps, got {steps} and {warmup}")
+
+    def rate(t: int) -> float:
+        if t < warmup:
+            return lr * (t + 1) / warmup
+        return shapes[name](min(1.0, (t - warmup) / max(1, steps - 1 - warmup)))
+    return rate

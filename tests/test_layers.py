@@ -1,0 +1,289 @@
+"""Every layer: gradients over drawn shapes, the contract of forward and backward, state, errors."""
+
+import copy
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emonet_scratch import gradcheck, layers
+from emonet_scratch.layers.trace import trace
+from tests.strategies import seeds, sizes, values
+
+odd = st.sampled_from([1, 3, 5])
+# What test_every_public_layer_has_a_gradient_test finds: the layer classes that gradcheck was called on here.
+CHECKED = set()
+
+
+def check(layer, *inputs, **options):
+    CHECKED.add(type(layer))
+    gradcheck(layer, *inputs, **options)
+
+
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+@given(sizes, sizes, sizes, seeds)
+def test_dense(N, D, M, seed):
+    check(layers.Dense(D, M, rng(seed)), values(seed, N, D), seed=seed)
+    check(layers.Dense(D, M, rng(seed)), values(seed, 2, N, D), seed=seed)
+
+
+@given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(1, 3), st.integers(1, 3), odd,
+       st.integers(1, 3), st.integers(0, 2), st.booleans(), seeds)
+def test_conv2d(N, H, W, C, F, K, stride, padding, bias, seed):
+    padding = max(padding, (K - min(H, W) + 1) // 2)
+    check(layers.Conv2d(C, F, K, stride, padding, bias, rng(seed)), values(seed, N, H, W, C), seed=seed)
+
+
+@given(sizes, st.integers(3, 6), st.integers(1, 3), odd, st.integers(1, 3), seeds)
+def test_conv2d_is_the_sum_in_its_docstring(N, H, C, K, stride, seed):
+    layer = layers.Conv2d(C, 2, K, stride, K // 2, True, rng(seed)).astype(np.float64)
+    layer.b.value[:] = [1, -2]
+    x = values(seed, N, H, H + 1, C)
+    y, _ = layer.forward(x)
+    P, W = K // 2, layer.W.value
+    for n, i, j, f in itertools.product(*map(range, y.shape)):
+        terms = [x[n, i * stride + p - P, j * stride + q - P] @ W[p, q, :, f]
+                 for p in range(K) for q in range(K)
+                 if 0 <= i * stride + p - P < x.shape[1] and 0 <= j * stride + q - P < x.shape[2]]
+        assert y[n, i, j, f] == pytest.approx(layer.b.value[f] + sum(terms), abs=1e-12)
+
+
+@given(st.sampled_from([(4,), (2, 3), (2, 3, 3)]), sizes, st.booleans(), seeds)
+def test_batch_norm(shape, C, training, seed):
+    layer = layers.BatchNorm(C).train(training)
+    layer.running_mean += values(seed, C).astype(np.float32)
+    layer.running_var *= 1 + rng(seed).random(C).astype(np.float32)
+    check(layer, values(seed, *shape, C), seed=seed, rtol=1e-6, atol=1e-8)
+
+
+@given(st.integers(2, 9), sizes, seeds)
+def test_batch_norm_statistics(N, C, seed):
+    """Training output has mean 0 and variance 1; the running statistics converge to those of the data."""
+    layer = layers.BatchNorm(C, momentum=0.5).astype(np.float64)
+    x = 3 + 2 * values(seed, N, C)
+    y, _ = layer.forward(x)
+    assert np.allclose(y.mean(0), 0, atol=1e-9)
+    assert np.allclose(y.var(0), x.var(0) / (x.var(0) + layer.eps))
+    assert np.allclose(layer.running_mean, x.mean(0) / 2) and np.allclose(layer.running_var, (1 + x.var(0, ddof=1)) / 2)
+    for _ in range(60):
+        layer.forward(x)
+    layer.eval()
+    expected = (x - x.mean(0)) / np.sqrt(x.var(0, ddof=1) + layer.eps)
+    assert np.allclose(layer.forward(x)[0], expected)
+
+
+@given(sizes, sizes, sizes, seeds)
+def test_relu(a, b, c, seed):
+    check(layers.ReLU(), values(seed, a, b, c, away_from=0.0), seed=seed)
+
+
+@given(st.floats(0, 0.9), sizes, sizes, st.booleans(), seeds)
+def test_dropout(rate, N, D, training, seed):
+    check(layers.Dropout(rate, seed).train(training), values(seed, N, D), seed=seed)
+
+
+def test_dropout_drops_at_its_rate_and_keeps_the_mean():
+    x = np.ones((400, 400), np.float32)
+    layer = layers.Dropout(0.3, seed=7)
+    y, _ = layer.forward(x)
+    assert (y == 0).mean() == pytest.approx(0.3, abs=0.01) and y.mean() == pytest.approx(1, abs=0.01)
+    assert np.unique(y).size == 2 and y.dtype == np.float32
+    assert layer.eval().forward(x)[0] is x
+
+
+def test_dropout_has_its_own_generator_that_state_dict_saves():
+    a, b, other = layers.Dropout(0.5, seed=1), layers.Dropout(0.5, seed=2), layers.Dropout(0.5, seed=1)
+    x = np.ones((8, 8))
+    first, second = a.forward(x)[0], a.forward(x)[0]
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, other.forward(x)[0]) and not np.array_equal(first, b.forward(x)[0])
+    b.load_state_dict(a.state_dict())
+    assert np.array_equal(a.forward(x)[0], b.forward(x)[0])
+
+
+@given(sizes, sizes, sizes, sizes, seeds)
+def test_pooling_and_flatten(N, H, W, C, seed):
+    check(layers.GlobalAveragePool(), values(seed, N, H, W, C), seed=seed)
+    check(layers.Flatten(), values(seed, N, H, W, C), seed=seed)
+
+
+@given(sizes, sizes, sizes, st.integers(1, 3), st.integers(0, 3), st.integers(1, 3), seeds)
+def test_pad_shortcut(N, H, W, C, more, stride, seed):
+    check(layers.PadShortcut(C, C + more, stride), values(seed, N, H, W, C), seed=seed)
+
+
+@given(st.integers(1, 3), st.integers(2, 6), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2),
+       st.sampled_from(["pad", "projection"]), st.booleans(), seeds)
+def test_residual_block(N, H, C, more, stride, shortcut, training, seed):
+    layer = layers.ResidualBlock(C, C + more, stride, shortcut, rng(seed)).train(training)
+    # A step of 1e-7 crosses a kink of the two inner ReLUs with a chance of about 1e-6 a unit.
+    check(layer, values(seed, N + 1, H, H + 1, C), seed=seed, eps=1e-7, rtol=1e-5, atol=1e-7)
+
+
+@given(sizes, sizes, sizes, seeds)
+def test_sequential(N, D, M, seed):
+    check(layers.Sequential(layers.Dense(D, M, rng(seed)), layers.Dropout(0.5, seed), last=layers.Dense(M, 2)),
+          values(seed, N, D), seed=seed)
+    check(layers.Sequential(), values(seed, N, D), seed=seed)
+
+
+@given(sizes, sizes, seeds)
+def test_normalize(N, H, seed):
+    check(layers.Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), 255 * values(seed, N, H, H, 3), seed=seed)
+    y, _ = layers.Normalize((0.5,), (0.25,)).forward(np.array([[0], [255]], np.uint8))
+    assert np.allclose(y, [[-2], [2]]) and y.dtype == np.float32
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), sizes, seeds)
+def test_pad_sequences(lengths, D, seed):
+    x, layer = values(seed, sum(lengths), D), layers.PadSequences()
+    check(layer, x, np.array(lengths), seed=seed)
+    y, cache = layer.forward(x, lengths)
+    assert np.array_equal(np.concatenate([y[:k, n] for n, k in enumerate(lengths)]), x)
+    assert np.array_equal(layer.backward(y, cache), x) and np.count_nonzero(y) == np.count_nonzero(x)
+
+
+@given(st.integers(1, 7), st.integers(1, 8), st.booleans(), seeds)
+def test_chunked(N, size, training, seed):
+    """Gradients of the chunked run, with dropout masks and batch statistics that the recomputation must repeat."""
+    inner = layers.Sequential(conv=layers.Conv2d(2, 3, 3, padding=1, rng=rng(seed)), bn=layers.BatchNorm(3),
+                              drop=layers.Dropout(0.5, seed))
+    check(layers.Chunked(inner, size).train(training), values(seed, N, 3, 2, 2), seed=seed, rtol=1e-6, atol=1e-8)
+
+
+@given(st.integers(1, 7), st.integers(1, 8), seeds)
+def test_chunked_equals_whole(N, size, seed):
+    inner = layers.Sequential(layers.ResidualBlock(2, 4, 2, rng=rng(seed)), layers.Flatten()).astype(np.float64).eval()
+    whole, chunked = copy.deepcopy(inner), layers.Chunked(inner, size)
+    x = values(seed, N, 4, 4, 2)
+    (a, cache_a), (b, cache_b) = whole.forward(x), chunked.forward(x)
+    dy = values(seed + 1, *a.shape)
+    assert np.allclose(a, b, atol=1e-12)
+    assert np.allclose(whole.backward(dy, cache_a), chunked.backward(dy, cache_b), atol=1e-12)
+    for p, q in zip(whole.parameters(), chunked.parameters(), strict=True):
+        assert np.allclose(p.grad, q.grad, atol=1e-12)
+
+
+def test_chunked_counts_running_statistics_once():
+    x = values(4, 6, 5)
+    inner = layers.BatchNorm(5).astype(np.float64)
+    plain, chunked = copy.deepcopy(inner), layers.Chunked(inner, 3)
+    for part in (x[:3], x[3:]):
+        plain.forward(part)
+    y, cache = chunked.forward(x)
+    chunked.backward(y, cache)
+    assert all(np.array_equal(a, b) for a, b in zip(plain.save_buffers(), inner.save_buffers(), strict=True))
+
+
+def test_every_public_layer_has_a_gradient_test():
+    """Runs last in this file's order; tests/test_lstm.py answers for the two recurrent layers."""
+    from tests import test_lstm
+    public = {c for c in vars(layers).values() if inspect.isclass(c) and issubclass(c, layers.Layer)} - {layers.Layer}
+    missing = public - CHECKED - test_lstm.CHECKED_CLASSES
+    assert not missing, f"no gradient test calls check() on {missing}"
+
+
+# The contract, on a layer of each kind. A float64 input and the layer.
+EXAMPLES = {
+    "Dense": (lambda: layers.Dense(3, 2), (4, 3)),
+    "Conv2d": (lambda: layers.Conv2d(2, 3, 3, 2, 1, True), (2, 5, 4, 2)),
+    "BatchNorm": (lambda: layers.BatchNorm(3), (4, 3)),
+    "ReLU": (lambda: layers.ReLU(), (4, 3)),
+    "Dropout": (lambda: layers.Dropout(0.5), (4, 3)),
+    "GlobalAveragePool": (lambda: layers.GlobalAveragePool(), (2, 3, 3, 2)),
+    "Flatten": (lambda: layers.Flatten(), (2, 3, 3, 2)),
+    "ResidualBlock": (lambda: layers.ResidualBlock(2, 4, 2), (2, 5, 4, 2)),
+    "Chunked": (lambda: layers.Chunked(layers.Dense(3, 2), 2), (5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_two_backwards_double_the_gradients(name):
+    make, shape = EXAMPLES[name]
+    layer = make().astype(np.float64)
+    y, cache = layer.forward(values(2, *shape))
+    dy = values(3, *y.shape)
+    first = layer.backward(dy, cache)
+    once = [p.grad.copy() for p in layer.parameters()]
+    assert np.array_equal(layer.backward(dy, cache), first)
+    assert all(np.allclose(p.grad, 2 * g) for p, g in zip(layer.parameters(), once, strict=True))
+    layer.zero_grad()
+    assert not any(p.grad.any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_float32_stays_float32_and_agrees_with_float64(name):
+    make, shape = EXAMPLES[name]
+    layer, x = make(), values(2, *shape)
+    double = copy.deepcopy(layer).astype(np.float64)
+    (y, cache), (y64, cache64) = layer.forward(x.astype(np.float32)), double.forward(x)
+    dx, dx64 = layer.backward(y, cache), double.backward(y64, cache64)
+    assert y.dtype == dx.dtype == np.float32 and y64.dtype == dx64.dtype == np.float64
+    tolerance = 16 * np.finfo(np.float32).eps * np.sqrt(x.size)
+    assert np.abs(y - y64).max() <= tolerance * np.abs(y64).max()
+    assert np.abs(dx - dx64).max() <= tolerance * max(1, np.abs(dx64).max())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_state_dict_goes_round(name):
+    make, shape = EXAMPLES[name]
+    one, two = make(), make()
+    one.forward(values(1, *shape).astype(np.float32))
+    two.load_state_dict(one.state_dict())
+    assert one.state_dict().keys() == two.state_dict().keys()
+    assert all(np.array_equal(a, two.state_dict()[k]) for k, a in one.state_dict().items())
+
+
+def test_foreign_states_are_refused_whole():
+    layer = layers.Dense(3, 2)
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=r"another model: 1 arrays are missing \['b'\]"):
+        layer.load_state_dict({"W": before["W"] + 1})
+    with pytest.raises(ValueError, match=r"W has shape \(4, 2\), this model has \(3, 2\)"):
+        layer.load_state_dict(layers.Dense(4, 2).state_dict())
+    assert all(np.array_equal(a, before[k]) for k, a in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("make, shape, message", [
+    (lambda: layers.Dense(128, 10), (32, 64), r"Dense\(D=128, M=10\) got x of shape \(32, 64\)"),
+    (lambda: layers.Conv2d(3, 4, 3), (2, 8, 8, 4), "expected 4 axes and a last axis of 3"),
+    (lambda: layers.Conv2d(3, 4, 5), (2, 4, 8, 3), "the padded image is smaller than the kernel"),
+    (lambda: layers.BatchNorm(3), (4, 5), "a last axis of 3"),
+    (lambda: layers.BatchNorm(3), (1, 3), "at least 2 values a channel"),
+    (lambda: layers.GlobalAveragePool(), (4, 5), r"expected \(N, H, W, C\)"),
+])
+def test_wrong_shapes_get_one_line(make, shape, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make().forward(np.zeros(shape, np.float32))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda: layers.Conv2d(1, 1, 2), lambda: layers.Conv2d(1, 1, 3, 0),
+                                  lambda: layers.Dropout(1.0), lambda: layers.PadShortcut(4, 2, 1),
+                                  lambda: layers.ResidualBlock(1, 1, shortcut="none"),
+                                  lambda: layers.Chunked(layers.ReLU(), 0), lambda: layers.LSTM(1, 1, truncate=0)])
+def test_wrong_arguments_are_refused(make):
+    with pytest.raises(ValueError, match="got|cannot"):
+        make()
+
+
+def test_parameters_are_named_by_their_path():
+    net = layers.Sequential(conv=layers.Conv2d(3, 4, 3), stage=layers.Sequential(layers.ResidualBlock(4, 4)))
+    assert [p.name for p in net.parameters()][:3] == ["conv.W", "stage.0.body.conv1.W", "stage.0.body.bn1.gamma"]
+    assert net.train(False).training is False and all(not layer.training for _, layer in net.walk())
+
+
+def test_trace_reports_inner_layers_first_and_leaves_no_trace():
+    net = layers.Sequential(layers.Dense(3, 3), layers.Sequential(layers.ReLU()))
+    forward, backward = [], []
+    with trace(net, lambda path, *_: forward.append(path), lambda path, *_: backward.append(path)):
+        y, cache = net.forward(np.ones((2, 3), np.float32))
+        net.backward(y, cache)
+    assert forward == ["0", "1.0", "1", ""] and backward == ["1.0", "1", "0", ""]
+    assert not any({"forward", "backward"} & vars(layer).keys() for _, layer in net.walk())

@@ -1,0 +1,74 @@
+"""Softmax cross-entropy against its formula, its limits and PyTorch."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emonet_scratch import gradcheck
+from emonet_scratch.losses import softmax, softmax_cross_entropy
+from tests.strategies import seeds, sizes, values
+
+
+def draw(seed, N, K):
+    rng = np.random.default_rng(seed)
+    return 3 * values(seed, N, K), rng.integers(K, size=N), rng.random(K) + 0.1
+
+
+@given(sizes, sizes, st.floats(0, 0.9), st.booleans(), seeds)
+def test_gradient(N, K, smoothing, weighted, seed):
+    logits, labels, weights = draw(seed, N, K)
+    gradcheck(lambda z: softmax_cross_entropy(z, labels, smoothing, weights if weighted else None), logits, seed=seed)
+
+
+@given(sizes, sizes, seeds)
+def test_value_and_gradient_by_the_textbook(N, K, seed):
+    logits, labels, _ = draw(seed, N, K)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    loss, dlogits = softmax_cross_entropy(logits, labels)
+    assert loss == pytest.approx(-np.log(p[np.arange(N), labels]).mean())
+    assert np.allclose(dlogits, (p - np.eye(K)[labels]) / N) and np.allclose(softmax(logits), p)
+
+
+@given(sizes, sizes, st.floats(-1e4, 1e4), seeds)
+def test_a_shift_of_all_logits_changes_nothing(N, K, shift, seed):
+    logits, labels, weights = draw(seed, N, K)
+    a, da = softmax_cross_entropy(logits, labels, 0.1, weights)
+    b, db = softmax_cross_entropy(logits + shift, labels, 0.1, weights)
+    assert a == pytest.approx(b, rel=1e-8, abs=1e-9) and np.allclose(da, db, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_of_1e4_are_stable(dtype):
+    loss, d = softmax_cross_entropy(np.array([[1e4, -1e4, 0], [-1e4, 1e4, 0]], dtype), np.array([0, 0]))
+    assert loss == 1e4 and np.array_equal(d, [[0, 0, 0], [-0.5, 0.5, 0]]) and d.dtype == dtype
+
+
+def test_weights_and_smoothing_agree_with_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here, and not installed")
+    logits, labels, weights = draw(2, 5, 4)
+    t = torch.tensor(logits.copy(), requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(t, torch.tensor(labels), torch.tensor(weights), label_smoothing=0.2)
+    expected.backward()
+    loss, d = softmax_cross_entropy(logits, labels, 0.2, weights)
+    assert loss == pytest.approx(expected.item()) and np.allclose(d, t.grad.numpy())
+
+
+def test_class_weights_are_repeated_clips():
+    """A class of weight 2 counts as if each of its clips were there twice."""
+    logits, labels = values(1, 3, 3), np.array([0, 1, 1])
+    twice = np.array([0, 1, 2, 1, 2])
+    assert softmax_cross_entropy(logits, labels, 0, np.array([1.0, 2, 1]))[0] == pytest.approx(
+        softmax_cross_entropy(logits[twice], labels[twice])[0])
+
+
+@pytest.mark.parametrize("logits, labels, options, message", [
+    (np.zeros((2, 3)), [0, 3], {}, "N integers in 0..K-1"), (np.zeros((2, 3)), [0, -1], {}, "N integers in 0..K-1"),
+    (np.zeros((2, 3)), [0], {}, "labels of shape"), (np.zeros(3), [0], {}, r"expected \(N, K\)"),
+    (np.zeros((0, 3)), [], {}, "N >= 1"), (np.zeros((2, 3)), [0.0, 1.0], {}, "float64"),
+    (np.zeros((2, 3)), [0, 1], {"label_smoothing": 1.0}, "label_smoothing must be"),
+    (np.zeros((2, 3)), [0, 1], {"class_weights": np.ones(2)}, "one weight a class")])
+def test_bad_arguments_get_one_line(logits, labels, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        softmax_cross_entropy(logits, labels, **options)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,153 @@
+"""Optimizer steps against their formulas, schedules against theirs, no allocation in a step."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emonet_scratch import optim
+from emonet_scratch.layers import Parameter
+from tests.strategies import seeds, sizes, values
+
+rates = st.floats(1e-4, 1)
+
+
+def parameters(seed, *shapes):
+    params = [Parameter(values(seed + k, *shape).copy()) for k, shape in enumerate(shapes)]
+    for k, p in enumerate(params):
+        p.name = f"p{k}"
+    return params
+
+
+def set_gradients(params, seed):
+    for k, p in enumerate(params):
+        p.grad[...] = values(seed + k, *p.grad.shape)
+
+
+@given(sizes, sizes, rates, st.sampled_from([(0, False), (0.9, False), (0.9, True)]), st.floats(0, 0.1), seeds)
+def test_sgd(N, M, lr, kind, decay, seed):
+    momentum, nesterov = kind
+    params = parameters(seed, (N, M), (M,))
+    opt = optim.SGD(params, lr, momentum, nesterov, decay)
+    x, m = [p.value.copy() for p in params], [np.zeros_like(p.value) for p in params]
+    for step in range(3):
+        set_gradients(params, seed + step)
+        opt.step()
+        for k, p in enumerate(params):
+            d = p.grad + decay * x[k]
+            m[k] = momentum * m[k] + d
+            x[k] = x[k] - lr * (d + momentum * m[k] if nesterov else m[k])
+            assert np.allclose(p.value, x[k], rtol=1e-12, atol=1e-14)
+
+
+@given(sizes, sizes, rates, st.floats(0, 0.99), st.floats(0, 0.999), st.floats(0, 0.1), st.booleans(), seeds)
+def test_adam(N, M, lr, beta1, beta2, decay, decoupled, seed):
+    params = parameters(seed, (N, M), (M,))
+    opt = optim.Adam(params, lr, beta1, beta2, 1e-8, decay, decoupled)
+    x = [p.value.copy() for p in params]
+    m, v = ([np.zeros_like(p.value) for p in params] for _ in "mv")
+    for t in (1, 2, 3):
+        set_gradients(params, seed + t)
+        opt.step()
+        for k, p in enumerate(params):
+            d = p.grad if decoupled else p.grad + decay * x[k]
+            m[k], v[k] = beta1 * m[k] + (1 - beta1) * d, beta2 * v[k] + (1 - beta2) * d**2
+            shrunk = x[k] * (1 - lr * decay) if decoupled else x[k]
+            x[k] = shrunk - lr * (m[k] / (1 - beta1**t)) / (np.sqrt(v[k] / (1 - beta2**t)) + 1e-8)
+            assert np.allclose(p.value, x[k], rtol=1e-11, atol=1e-13)
+
+
+def test_agreement_with_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here, and not installed")
+    makers = [(lambda p: optim.SGD(p, 0.1, 0.9, True, 0.01),
+               lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, weight_decay=0.01)),
+              (lambda p: optim.Adam(p, 0.1, weight_decay=0.01), lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.01)),
+              (lambda p: optim.Adam(p, 0.1, weight_decay=0.01, decoupled=True),
+               lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01))]
+    for make, peer in makers:
+        ours, = parameters(1, (4, 3))
+        theirs = torch.tensor(ours.value.copy(), requires_grad=True)
+        opt, topt = make([ours]), peer([theirs])
+        for step in range(5):
+            set_gradients([ours], step)
+            theirs.grad = torch.tensor(ours.grad.copy())
+            opt.step()
+            topt.step()
+        assert np.allclose(ours.value, theirs.detach().numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, 0.1, 0.9, True, 0.01), lambda p: optim.Adam(p, 0.1)])
+def test_a_step_allocates_no_arrays_and_moves_in_place(make):
+    params = [Parameter(np.ones((500, 500), np.float32)) for _ in range(2)]
+    arrays = [p.value for p in params]
+    opt = make(params)
+    opt.step()
+    tracemalloc.start()
+    opt.step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000, f"a step over 1 MB arrays allocated {peak} bytes"
+    assert all(p.value is a for p, a in zip(params, arrays, strict=True))
+
+
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, 0.1, 0.9), lambda p: optim.Adam(p, 0.1)])
+def test_state_goes_round(make):
+    (one, two), seed = (parameters(1, (3, 2), (2,)), parameters(1, (3, 2), (2,))), 3
+    a, b = make(one), make(two)
+    set_gradients(one, seed)
+    a.step()
+    for p, q in zip(one, two, strict=True):
+        q.value[...] = p.value
+    b.load_state_dict(a.state_dict())
+    for params, opt in ((one, a), (two, b)):
+        set_gradients(params, seed + 1)
+        opt.step()
+    assert all(np.array_equal(p.value, q.value) for p, q in zip(one, two, strict=True))
+    with pytest.raises(ValueError, match="another model or optimizer"):
+        b.load_state_dict({"t": np.array(1)})
+
+
+@given(sizes, sizes, st.floats(1e-3, 100), seeds)
+def test_clipping(N, M, limit, seed):
+    params = parameters(seed, (N, M), (M,))
+    set_gradients(params, seed)
+    before = np.concatenate([p.grad.ravel() for p in params])
+    norm = optim.clip_gradient_norm(params, limit)
+    after = np.concatenate([p.grad.ravel() for p in params])
+    assert norm == pytest.approx(np.linalg.norm(before))
+    assert np.allclose(after, before * min(1, limit / norm))
+    assert optim.clip_gradient_norm(params, None) == pytest.approx(np.linalg.norm(after))
+
+
+def test_clipping_leaves_gradients_that_are_not_finite():
+    p, = parameters(1, (2,))
+    p.grad[...] = [np.inf, 1]
+    assert optim.clip_gradient_norm([p], 1.0) == math.inf and p.grad[1] == 1
+
+
+@given(st.integers(1, 50), st.data(), st.floats(1e-6, 10))
+def test_schedules(steps, data, lr):
+    warmup = data.draw(st.integers(0, steps))
+    rates = {name: [optim.schedule(name, lr, steps, warmup)(t) for t in range(steps)]
+             for name in ("constant", "step", "cosine", "one_cycle")}
+    for rate in rates.values():
+        assert all(0 <= r <= lr * (1 + 1e-12) for r in rate)
+        assert rate[:warmup] == pytest.approx([lr * (t + 1) / warmup for t in range(warmup)])
+    assert rates["constant"][warmup:] == [lr] * (steps - warmup)
+    assert rates["cosine"][warmup:] == sorted(rates["cosine"][warmup:], reverse=True)
+    if steps - warmup > 1:
+        assert rates["cosine"][-1] == pytest.approx(0, abs=1e-12 * lr)
+        assert rates["one_cycle"][-1] == pytest.approx(lr / 1e4) and rates["step"][-1] == pytest.approx(lr / 100)
+        assert rates["one_cycle"][warmup] == pytest.approx(lr / 25)
+
+
+@pytest.mark.parametrize("call", [lambda: optim.schedule("linear", 1, 2), lambda: optim.schedule("cosine", 1, 0),
+                                  lambda: optim.schedule("cosine", 1, 2, 3), lambda: optim.SGD([], -1),
+                                  lambda: optim.SGD([], 1, 0, True), lambda: optim.Adam([], 1, beta1=1),
+                                  lambda: optim.clip_gradient_norm([], 0)])
+def test_wrong_arguments_get_one_line(call):
+    with pytest.raises(ValueError, match="got"):
+        call()

@@ -219,4 +219,6 @@ def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generato
         layers[f"dense{k}"] = Dense(D, M, rng)
         if not (open_end and k == len(sizes) - 1):
             layers |= {f"relu{k}": ReLU(), f"dropout{k}": Dropout(dropout, int(rng.integers(2**63)))}
+    if open_end:
+        layers[f"dense{len(sizes) - 1}"].W.value *= 0.1                       # first logits near 0: a first loss near ln 7
     return Sequential(**layers)

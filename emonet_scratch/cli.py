@@ -1,0 +1,252 @@
+"""The command line: `emonet train | evaluate | predict | synthesize | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .backend import DeviceError, choose_device
+from .data import audio
+from .data.afew import CLASSES, Clip, load_features, write_predictions
+from .data.batches import Split
+from .data.doctor import examine
+from .data.errors import DataError
+from .data.prepare import audio_vector, prepare
+from .data.synthetic import write as write_synthetic
+from .data.video import read_clip
+from .models import EmoNetConfig
+from .models.emonet import PRESETS
+from .training import CheckpointError, NonFiniteError, load_model, run
+from .training.experiment import MODALITIES, find_run, score
+from .training.report import table
+
+SYNTHETIC = (40, 20, 4)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 1 after a one-line error, 2 for a wrong call, 130 when interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options, parser) or 0
+    except (DataError, DeviceError, CheckpointError, NonFiniteError, OSError, MemoryError) as error:
+        print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("emonet: interrupted; `--resume auto` continues a training run", file=sys.stderr)
+        return 130
+
+
+def train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Train audio, video and fused networks on a data set in AFEW's layout, and report."""
+    runs = Path(options.runs)
+    if options.resume:
+        fixed = [name for name in ("data", "preset", "set", "epochs", "seed", "modalities", "out")
+                 if getattr(options, name) != parser.commands["train"].get_default(name)]
+        if fixed:
+            parser.error(f"--resume continues with the saved settings; leave out --{fixed[0]}")
+        folder = find_run(options.resume, runs)
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if (folder / "results.json").exists():
+            print(f"{str(folder)!r} is finished already")
+    else:
+        config = _config(options, parser)
+        folder = Path(options.out) if options.out else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
+        if (folder / "config.json").exists():
+            raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
+        data = options.data or _synthetic(runs / f"synthetic-{options.seed}", options.seed)
+        names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
+        settings = {"data": str(Path(data).absolute()), "config": dataclasses.asdict(config), "modalities": names,
+                    "seed": options.seed, "device": options.device, "on_error": options.on_error,
+                    "cache": str((Path(options.cache) if options.cache else runs / "cache").absolute()),
+                    "save_every": options.save_every}
+    print(f"run: {folder}")
+    results = run(settings, folder, resume=bool(options.resume))
+    print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {folder}: "
+          "results.json, confusion.png, curves.png, checkpoints")
+    return 0
+
+
+def evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Measure a checkpoint on a split; write predictions in the challenge's form."""
+    device, line = choose_device(options.device)
+    model = load_model(options.checkpoint, device)
+    print(f"checkpoint: {model.path}\n{line}")
+    config = model.config
+    data = prepare(options.data, (options.split,), video="video" in config.modalities, sound="audio" in config.modalities,
+                   frame_size=config.frame_size, max_frames=config.max_frames, cache=options.cache,
+                   on_error=options.on_error)
+    model.check_features(data.feature_names)
+    split = data.splits[options.split]
+    loss, probabilities = model.probabilities(split, device)
+    labelled = split.labels >= 0
+    if labelled.any():
+        result = score(split.labels[labelled], probabilities[labelled])
+        low, high = result["interval"]
+        print(f"{options.split}: {result['clips']} clips, accuracy {result['accuracy']:.3f} ({low:.3f} - {high:.3f}), "
+              f"macro F1 {result['macro_f1']:.3f}, loss {loss:.3f}")
+        width = max(map(len, CLASSES)) + 1
+        print("\n".join([" " * width + "".join(name[:5].rjust(6) for name in CLASSES)]
+                        + [name.ljust(width) + "".join(f"{n:6}" for n in row)
+                           for name, row in zip(CLASSES, result["confusion"], strict=True)]))
+    else:
+        print(f"{options.split}: {len(split)} clips without labels")
+    if options.out:
+        write_predictions(options.out, split.ids, probabilities.argmax(1).tolist(), probabilities)
+        print(f"predictions: {options.out}")
+    return 0
+
+
+def predict(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Print the class and seven probabilities of each clip."""
+    device, line = choose_device(options.device)
+    print(line, file=sys.stderr)
+    model = load_model(options.checkpoint, device)
+    config, failed, rows = model.config, 0, []
+    clips = [Clip("test", Path(name).stem, Path(name), None) for name in options.clips]
+    features = None
+    if options.features:
+        features = load_features(options.features, {"test": clips, "train": [], "val": []})
+        model.check_features(features.names if features else ())
+    elif "audio" in config.modalities and model.feature_names != audio.FEATURE_NAMES:
+        raise DataError(f"checkpoint {str(model.path)!r} reads {len(model.feature_names)} audio features that come with "
+                        f"the data set: give the folder of their files with --features")
+    for clip in clips:
+        try:
+            frames = read_clip(clip.path, config.frame_size, max_frames=config.max_frames) \
+                if "video" in config.modalities else None
+            vector = audio_vector(clip, features) if "audio" in config.modalities else None
+        except DataError as error:
+            failed += 1
+            print(f"emonet: error: {error}", file=sys.stderr)
+            continue
+        split = Split([clip.id], np.array([-1]), None if frames is None else [frames],
+                      None if vector is None else vector[None])
+        rows.append((str(clip.path), model.probabilities(split, device)[1][0]))
+    _print_predictions(rows, options)
+    return 1 if failed else 0
+
+
+def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps([{"clip": name, "class": CLASSES[int(p.argmax())],
+                           "probabilities": dict(zip(CLASSES, map(float, p), strict=True))} for name, p in rows], indent=2))
+    elif options.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["clip", "class", *CLASSES])
+        writer.writerows([name, CLASSES[int(p.argmax())], *(f"{x:.6f}" for x in p)] for name, p in rows)
+    else:
+        for name, p in rows:
+            shown = name if name.isprintable() else repr(name)
+            print(f"{shown}: {CLASSES[int(p.argmax())]}  "
+                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)))
+
+
+def synthesize(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Write a synthetic data set in AFEW's layout."""
+    root = write_synthetic(options.folder, tuple(options.clips_per_class), options.seed)
+    print(f"wrote {root}: {7 * sum(options.clips_per_class)} clips")
+    return 0
+
+
+def doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Say what a data set holds; 1 where something is wrong with it."""
+    report = examine(options.data)
+    print("\n".join(report.lines()))
+    return 1 if report.problems else 0
+
+
+def _synthetic(root: Path, seed: int) -> Path:
+    """The synthetic data set of this seed, written where it is not there yet."""
+    if not root.exists():
+        print(f"no --data given: writing a synthetic data set to {root}")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        write_synthetic(root, SYNTHETIC, seed)
+    return root
+
+
+def _config(options: argparse.Namespace, parser: argparse.ArgumentParser) -> EmoNetConfig:
+    fields = {}
+    for item in options.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            parser.error(f"--set wants FIELD=VALUE, got {item!r}")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    if options.epochs is not None:
+        fields["epochs"] = options.epochs
+    preset = options.preset or ("default" if options.data else "small")
+    try:
+        return EmoNetConfig.preset(preset).replace(**fields)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="emonet", description="Emotion recognition from clips, every layer by hand.")
+    parser.add_argument("--version", action="version", version=f"emonet_scratch {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.commands = commands.choices
+
+    def add(name: str, command: object) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__,
+                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_device(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
+
+    def add_reading(sub: argparse.ArgumentParser) -> None:
+        add_device(sub)
+        sub.add_argument("--on-error", choices=["skip", "stop"], default="skip", help="what to do about unusable clips")
+        sub.add_argument("--cache", metavar="DIR", help="decoded frames and trunk features (train: RUNS/cache)")
+
+    sub = add("train", train)
+    sub.add_argument("--data", metavar="DIR", help="a data set in AFEW's layout; without it, a synthetic one is written")
+    sub.add_argument("--preset", choices=list(PRESETS), help="small without --data, else default")
+    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
+    sub.add_argument("--epochs", type=int, help="the same as --set epochs=N")
+    sub.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
+    sub.add_argument("--seed", type=int, default=0, help="of the synthetic data and the training")
+    sub.add_argument("--runs", metavar="DIR", default="runs", help="where runs, caches and synthetic data go")
+    sub.add_argument("--out", metavar="DIR", help="folder of this run (default: RUNS/<time>)")
+    sub.add_argument("--resume", metavar="PATH|auto", help="continue a run, bit for bit")
+    sub.add_argument("--save-every", type=int, metavar="STEPS", help="checkpoints inside an epoch, too")
+    add_reading(sub)
+
+    sub = add("evaluate", evaluate)
+    sub.add_argument("checkpoint", help="a checkpoint or the folder of a run")
+    sub.add_argument("--data", metavar="DIR", required=True, help="a data set in AFEW's layout")
+    sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="which part of it")
+    sub.add_argument("--out", metavar="DIR", help="write <id>.txt and predictions.csv here")
+    add_reading(sub)
+
+    sub = add("predict", predict)
+    sub.add_argument("clips", nargs="+", metavar="CLIP", help="media files; put -- before names that begin with a dash")
+    sub.add_argument("--checkpoint", required=True, help="a checkpoint or the folder of a run")
+    sub.add_argument("--features", metavar="DIR", help="ARFF or CSV files with the clips' audio vectors")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    add_device(sub)
+
+    sub = add("synthesize", synthesize)
+    sub.add_argument("folder", help="where to write; must not exist")
+    sub.add_argument("--clips-per-class", type=int, nargs=3, default=SYNTHETIC, metavar=("TRAIN", "VAL", "TEST"))
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = add("doctor", doctor)
+    sub.add_argument("data", help="a data set in AFEW's layout")
+    return parser

@@ -1,0 +1,292 @@
+"""The AFEW data set as the EmotiW challenge distributed it: clips, classes and audio vectors in folders.
+
+    Train_AFEW/Angry/000046280.avi      Val_AFEW/.../000149120.avi      Test_vid_Distribute/000123960.avi
+    Train_Audio/Angry/000046280.arff    Val_audio.arff (many rows)      anywhere below the same root
+
+A path says all there is to know. The split is the innermost folder that has one of the words train, val,
+valid, validation or test in its name (`Train_AFEW_5_0`, `Test_vid_Distribute`); the class is the innermost
+folder named like one, in any case; the id is the name of the file without its suffix. An id may occur in
+two splits, so a clip is keyed by (split, id). Clips of the test split need no class.
+
+Any container in `VIDEO_SUFFIXES` and any id is accepted, so that other data sets fit in the same tree.
+Hidden files, `__MACOSX` and `._*` are ignored. A linked folder is followed once, and never into a loop.
+Source: Dhall, Goecke, Lucey, Gedeon 2012, Collecting large, richly annotated facial-expression databases.
+"""
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..files import write_whole
+from .errors import DataError
+from .opensmile import CLASSES, read_features
+
+SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+               "test": "test", "testing": "test"}
+VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording; `label` is a position in CLASSES, None where the tree gives no class."""
+
+    split: str
+    id: str
+    path: Path
+    label: int | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from every other clip of the data set."""
+        return self.split, self.id
+
+
+@dataclass
+class Features:
+    """The audio vectors of a data set: D names, and (D,) float64 for each clip that has one.
+
+    `sources` lists the files that held a vector for a clip; the first, by name, is the one used. `unmatched`
+    lists (file, name of the row) without a clip. `disagreements` says where a feature file gives another
+    class than the folder of the clip: the folder is believed. `problems` is what `load_features` raises.
+    """
+
+    names: tuple[str, ...] = ()
+    vectors: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    sources: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
+    unmatched: list[tuple[Path, str | None]] = field(default_factory=list)
+    disagreements: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def duplicates(self) -> dict[tuple[str, str], list[Path]]:
+        """The clips with more than one feature file, and those files."""
+        return {key: paths for key, paths in self.sources.items() if len(paths) > 1}
+
+
+def find_clips(root: str | os.PathLike) -> dict[str, list[Clip]]:
+    """The clips of every split, sorted by id: the same order in every layout and on every file system.
+
+    A split for which the tree has no folder is an empty list. DataError for no folder, no split, a split
+    folder with neither clips nor features, a training or validation clip outside of a class folder, and
+    two clips with one id in a split.
+    """
+    clips, problems = scan(root)
+    _raise_first(problems)
+    return clips
+
+
+def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
+    """As `find_clips`, with the problems as lines; DataError remains for no folder and for no split at all."""
+    root = Path(root)
+    found: dict[tuple[str, str], Clip] = {}
+    problems, empty, seen = [], {}, []                # empty: the first folder of a split, None once it has files
+    for folder, files in _walk(root):
+        parts = folder.relative_to(root).parts
+        split = split_of(parts)
+        seen += parts[:1] if len(parts) == 1 else []
+        if split is None:
+            continue
+        empty.setdefault(split, folder)
+        for path in (folder / name for name in files):
+            if _is_feature_file(path):
+                empty[split] = None
+            if path.suffix.lower() not in VIDEO_SUFFIXES:
+                continue
+            empty[split] = None
+            clip = Clip(split, path.stem, path, class_of(parts))
+            if clip.key in found:
+                problems.append(f"{_show(found[clip.key].path)} and {_show(path)} are two clips with the id "
+                                f"{clip.id!r} in the {split} split: expected one; remove or rename the other")
+                continue
+            found[clip.key] = clip
+            if clip.label is None and split != "test":
+                problems.append(f"{_show(path)}: expected a {split} clip in a folder named after its class "
+                                f"({', '.join(CLASSES)}), got none in its path: move it into one")
+    if not empty:
+        raise DataError(f"{_show(root)}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
+                        f"{', '.join(map(repr, seen[:5])) or 'no folder'}: name the folder that holds them")
+    problems += [f"{_show(folder)}: expected clips of the {split} split, got none: unpack or remove it"
+                 for split, folder in empty.items() if folder is not None]
+    clips = sorted(found.values(), key=lambda clip: clip.id)
+    return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
+
+
+def missing_classes(clips: Sequence[Clip]) -> list[str]:
+    """The names of the classes that none of these clips has: a model cannot learn those."""
+    return [name for label, name in enumerate(CLASSES) if all(clip.label != label for clip in clips)]
+
+
+def split_of(parts: Sequence[str]) -> str | None:
+    """The split that the innermost telling component of a path names; a `train_val` tells nothing."""
+    for part in reversed(parts):
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)
+        splits = {SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS}
+        if len(splits) == 1:
+            return splits.pop()
+    return None
+
+
+def class_of(parts: Sequence[str]) -> int | None:
+    """The class that the innermost component named like one gives, in any case."""
+    names = [name.lower() for name in CLASSES]
+    return next((names.index(part.lower()) for part in reversed(parts) if part.lower() in names), None)
+
+
+def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]]) -> Features | None:
+    """The audio vectors of these clips, from every ARFF and openSMILE CSV file below root; None without any.
+
+    A file whose name is a clip's id holds that clip's vector, in its last row where openSMILE appended to it.
+    Any other file holds rows that are named after clips. A file under no split is for the one split that has
+    the id. DataError for an unreadable file and for clips with different feature columns.
+    """
+    features = scan_features(root, clips)
+    _raise_first(features.problems if features else [])
+    return features
+
+
+def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]]) -> Features | None:
+    """As `load_features`, with the problems listed instead of raised; a file with a problem is left out."""
+    root = Path(root)
+    index = {clip.key: clip for split in clips.values() for clip in split}
+    files = [folder / name for folder, names in _walk(root) for name in names if _is_feature_file(folder / name)]
+    features, first = Features(), None
+    for path in sorted(files):
+        try:
+            table = read_features(path)
+        except DataError as error:
+            features.problems.append(str(error))
+            continue
+        parts = path.relative_to(root).parts[:-1]
+        split, folder_class = split_of(parts) or split_of([path.stem]), class_of(parts)
+        key = _match(path.stem, split, index)
+        other = {_match(row.name or "", split, index) for row in table.rows if key} - {key, None}
+        if other:
+            features.problems.append(f"{_show(path)}: expected features of clip {key[1]!r}, as the file is named, "
+                                     f"got a row of {other.pop()[1]!r}: rename the file or correct the row")
+            continue
+        rows = {key: table.rows[-1]} if key else {}
+        for row in () if key else table.rows:
+            match = _match(row.name or "", split, index)
+            if match is None:
+                features.unmatched.append((path, row.name))
+            else:
+                rows[match] = row
+        if rows and first is None:
+            first, features.names = path, table.names
+        if rows and table.names != features.names:
+            features.problems.append(_difference(first, features.names, path, table.names))
+            continue
+        for match, row in rows.items():
+            features.vectors.setdefault(match, row.vector)
+            features.sources.setdefault(match, []).append(path)
+            given = folder_class if folder_class is not None else class_of([row.label or ""])
+            clip = index[match]
+            if None not in (given, clip.label) and given != clip.label:
+                features.disagreements.append(f"{_show(path)} says {CLASSES[given]}, the folder of "
+                                              f"{_show(clip.path)} says {CLASSES[clip.label]}")
+    return features if files else None
+
+
+def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Sequence[int | str],
+                      probabilities: np.ndarray) -> None:
+    """Write `<id>.txt` with the name of the class, as the challenge asks, and predictions.csv.
+
+    labels (N,) positions in CLASSES or names, probabilities (N, 7). The table has the columns id, class and
+    one for each class. Every file appears whole or not at all. DataError for lengths that differ, an unknown
+    class, an id given twice or one that is no name of a file, and a disk that does not take the files.
+    """
+    folder, probabilities = Path(folder), np.asarray(probabilities, dtype=float)
+    if len(labels) != len(ids) or probabilities.shape != (len(ids), len(CLASSES)):
+        raise DataError(f"write_predictions: expected labels ({len(ids)},) and probabilities ({len(ids)}, "
+                        f"{len(CLASSES)}) for {len(ids)} ids, got ({len(labels)},) and {probabilities.shape}")
+    table, names = io.StringIO(), []
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["id", "class", *CLASSES])
+    for id, label, row in zip(ids, labels, probabilities, strict=True):
+        if not id or re.search(r"[/\\\0]", id):
+            raise DataError(f"write_predictions: expected an id that can name a file, got {id!r}: rename the clip")
+        if label not in CLASSES and not (isinstance(label, int | np.integer) and 0 <= label < len(CLASSES)):
+            raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {label!r}")
+        names.append(label if isinstance(label, str) else CLASSES[label])
+        writer.writerow([id, names[-1], *(f"{p:.6f}" for p in row)])
+    id, times = max(Counter(ids).items(), key=lambda item: item[1], default=("", 1))
+    if times > 1:
+        raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for id, name in zip(ids, names, strict=True):
+            write_whole(folder / f"{id}.txt", f"{name}\n".encode())
+        write_whole(folder / "predictions.csv", table.getvalue().encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise DataError(f"{_show(error.filename)}: cannot write: {error.strerror}") from None
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names of its files), sorted, without hidden files and without what macOS adds to archives."""
+    if not root.is_dir():
+        raise DataError(f"{_show(root)}: expected a folder with the splits of a data set, got "
+                        f"{'a file' if root.exists() else 'nothing of that name'}: name the folder itself")
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"{error.filename!r}: cannot list this folder: {error.strerror}")
+
+    linked = {root.resolve()}
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=stop):
+        kept = []
+        for path in sorted(Path(folder, name) for name in folders if name != "__MACOSX" and name[0] != "."):
+            target = path.resolve()
+            if path.is_symlink() and (target in linked or Path(folder).resolve().is_relative_to(target)):
+                continue
+            if path.is_symlink():
+                linked.add(target)
+            kept.append(path.name)
+        folders[:] = kept
+        yield Path(folder), [name for name in sorted(files) if name[0] != "."]
+
+
+def _is_feature_file(path: Path) -> bool:
+    """Whether it is for `read_features`: any ARFF file, and a CSV file whose first line has a `;`."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return path.suffix.lower() == ".arff"
+    try:
+        with open(path, "rb") as file:
+            return b";" in file.readline(1 << 20)
+    except OSError:
+        return True                     # read_features says what is wrong with it
+
+
+def _match(text: str, split: str | None, index: Mapping[tuple[str, str], Clip]) -> tuple[str, str] | None:
+    """The key of the clip that a file or a row is named after: an id, or a path or file name that holds one."""
+    base = re.split(r"[/\\]", text)[-1]
+    for id in (text, base, os.path.splitext(base)[0]):
+        keys = [key for key in ((s, id) for s in ([split] if split else SPLITS)) if key in index]
+        if len(keys) == 1:
+            return keys[0]
+    return None
+
+
+def _difference(first: Path, names: Sequence[str], path: Path, others: Sequence[str]) -> str:
+    if len(names) != len(others):
+        what = f"{len(others)} feature columns, {_show(first)} has {len(names)}"
+    else:
+        k = next(k for k in range(len(names)) if names[k] != others[k])
+        what = f"the feature {others[k]!r} in column {k + 1}, {_show(first)} has {names[k]!r}"
+    return f"{_show(path)} has {what}: expected the same for every clip; move one kind of file elsewhere"
+
+
+def _raise_first(problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more: run `emonet doctor`)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
+
+
+def _show(path: str | os.PathLike) -> str:
+    return repr(os.fspath(path))

@@ -1,0 +1,67 @@
+"""Splits in memory and the batches drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .video import augment, sample_frames
+
+
+@dataclass
+class Split:
+    """The clips of one split, N of them.
+
+    ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
+    frozen trunk, memory-mapped if large, or None; audio (N, D) or None; keys: a hash of each clip's content.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    frames: list[np.ndarray] | None = None
+    audio: np.ndarray | None = None
+    keys: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Batch:
+    """What a model takes: frames (B, H, W, 3) or (B, D) of all clips in a row or None, lengths (N,), audio, labels (N,)."""
+
+    frames: np.ndarray | None
+    lengths: np.ndarray | None
+    audio: np.ndarray | None
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0, epoch: int = 0,
+            training: bool = False, jitter: bool = False, start: int = 0) -> Iterator[Batch]:
+    """Batch `start` and all later ones of an epoch.
+
+    training: clips in the random order of (seed, epoch), `frames` random frames of each clip (None: all), jittered if
+    asked for; otherwise clips in their own order and evenly spaced frames. Every random number is a function of
+    (seed, epoch, clip), so an epoch entered in the middle goes on as if it had never stopped.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(split)) if training else np.arange(len(split))
+    for first in range(start * batch_size, len(split), batch_size):
+        chosen = order[first:first + batch_size]
+        clips = None
+        if split.frames is not None:
+            clips = [_draw(split.frames[i], frames, np.random.default_rng([seed, epoch, i]) if training else None, jitter)
+                     for i in chosen]
+        yield Batch(None if clips is None else np.concatenate(clips),
+                    None if clips is None else np.array([len(c) for c in clips]),
+                    None if split.audio is None else split.audio[chosen], split.labels[chosen])
+
+
+def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None, jitter: bool) -> np.ndarray:
+    if frames is not None:
+        clip = clip[sample_frames(len(clip), frames, rng)]
+    return augment(clip, rng) if jitter and rng is not None and clip.ndim == 4 else clip

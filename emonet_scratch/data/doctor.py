@@ -1,0 +1,181 @@
+"""What a data set holds and what is wrong with it, in lines that a person reads before training on it."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .afew import CLASSES, SPLITS, Clip, Features, missing_classes, scan, scan_features
+from .errors import DataError
+from .video import Probe, content_key, probe, stream_frames
+
+FPS = 25                # lengths are counted in frames at this rate, as the model sees them
+SHOWN = 20              # items of one kind that are named; the rest is counted
+
+
+@dataclass
+class Report:
+    """`facts` are lines; `findings` are (what is wrong, the items it concerns)."""
+
+    facts: list[str] = field(default_factory=list)
+    findings: list[tuple[str, list[str]]] = field(default_factory=list)
+
+    @property
+    def problems(self) -> int:
+        """How many items have something wrong; 0 for a clean data set."""
+        return sum(len(items) for _, items in self.findings)
+
+    def add(self, what: str, items: Iterable[str]) -> None:
+        """Note a finding, unless there is no item."""
+        items = list(items)
+        if items:
+            self.findings.append((what, items))
+
+    def lines(self) -> list[str]:
+        """The report as plain text: facts, then findings with their items indented, then the count."""
+        lines = list(self.facts)
+        for what, items in self.findings:
+            lines.append(f"! {what}: {len(items)}")
+            lines += [f"    {item}" for item in items[:SHOWN]]
+            lines += [f"    and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+        return [*lines, f"problems found: {self.problems}"]
+
+
+@dataclass
+class Reading:
+    """One clip, read to its end: the reason why that failed, or header, frames and sha256 of the file."""
+
+    clip: Clip
+    error: str = ""
+    header: Probe | None = None
+    frames: int = 0
+    key: str = ""
+
+
+def examine(root: str | os.PathLike, read: bool = True) -> Report:
+    """Look at everything below root; with `read` every clip is decoded and hashed, which takes minutes for AFEW.
+
+    DataError only where there is nothing to examine: no such folder, no folder that names a split.
+    """
+    report = Report()
+    clips, problems = scan(root)
+    every = [clip for split in SPLITS for clip in clips[split]]
+    readings = {reading.clip.key: reading for reading in _read_all(every)} if read else {}
+    report.facts.append(f"{os.fspath(root)!r}: {len(every)} clips")
+    for split in SPLITS:
+        report.facts += _describe(split, clips[split], [r for r in readings.values() if r.clip.split == split])
+    report.add("clips and folders out of place", problems)
+    if clips["train"]:
+        report.add("classes without a training clip", missing_classes(clips["train"]))
+    _check_clips(report, Path(root), list(readings.values()))
+    _check_features(report, Path(root), every, scan_features(root, clips))
+    return report
+
+
+def _read_all(clips: Sequence[Clip]) -> list[Reading]:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:     # the work is done by ffmpeg, not by threads
+        return list(tqdm(pool.map(_read, clips), total=len(clips), desc="reading", unit="clip", disable=None))
+
+
+def _read(clip: Clip) -> Reading:
+    try:
+        return Reading(clip, key=content_key(clip.path), header=probe(clip.path),
+                       frames=sum(1 for _ in stream_frames(clip.path, 16, fps=FPS)))
+    except DataError as error:
+        return Reading(clip, error=str(error))
+
+
+def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) -> list[str]:
+    """The lines on one split: number of clips and their classes, lengths, sizes of the pictures."""
+    if not clips:
+        return [f"{split}: no clips"]
+    counts = Counter(clip.label for clip in clips)
+    classes = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(CLASSES))
+    lines = [f"{split}: {len(clips)} clips: " + (classes if set(counts) != {None} else "without classes")]
+    good = [reading for reading in readings if not reading.error]
+    if good:
+        frames = np.array([reading.frames for reading in good])
+        low, middle, high = frames.min(), np.median(frames), frames.max()
+        lines.append(f"{split}: shortest, median, longest clip {low / FPS:.2f}, {middle / FPS:.2f}, "
+                     f"{high / FPS:.2f} seconds: {low}, {middle:g}, {high} frames at {FPS} a second")
+        sizes = Counter(_size(reading.header) for reading in good)
+        lines.append(f"{split}: pictures " + ", ".join(f"{size} in {n}" for size, n in sizes.most_common(5))
+                     + (f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""))
+    return lines
+
+
+def _size(header: Probe) -> str:
+    shown = f"{header.display_width}x{header.display_height}"
+    coded = f"{header.width}x{header.height}"
+    return coded if coded == shown else f"{coded} (shown as {shown})"
+
+
+def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> None:
+    good = [reading for reading in readings if not reading.error]
+    report.add("clips that cannot be read", (reading.error for reading in readings if reading.error))
+    report.add("clips cut short", (f"{_name(r.clip, root)}: {_cut(r)}" for r in good if _cut(r)))
+    report.add("clips without sound", (_name(r.clip, root) for r in good if not r.header.has_sound))
+    same = defaultdict(list)
+    for reading in good:
+        same[reading.key].append(reading.clip)
+    for splits, what in ((2, "the same content in several splits"), (1, "the same content twice in one split")):
+        report.add(what, (" = ".join(_name(clip, root) for clip in group) for group in same.values()
+                          if len(group) > 1 and min(2, len({clip.split for clip in group})) == splits))
+
+
+def _cut(reading: Reading) -> str:
+    """How much of a clip is gone, "" where nothing is: what still decodes is used, so `read` raises no error.
+
+    Of an .avi the file says how many bytes it was to have (ffmpeg guesses its length from those that are there);
+    of other containers the header says how long the clip was, which sound may outlast a little.
+    """
+    seconds, declared = reading.frames / FPS, 0
+    with open(reading.clip.path, "rb") as file:
+        head, size = file.read(8), file.seek(0, os.SEEK_END)
+    if head[:4] == b"RIFF" and head[4:] != b"\xff" * 4:          # all ones: a writer that could not seek back
+        declared = 8 + int.from_bytes(head[4:], "little")
+    if declared > size:
+        return f"{size} of {declared} bytes are there, {seconds:.2f} seconds of pictures"
+    if seconds < 0.75 * reading.header.duration - 0.2:
+        return f"{reading.header.duration:.2f} seconds by its header, {seconds:.2f} seconds of pictures"
+    return ""
+
+
+def _check_features(report: Report, root: Path, clips: Sequence[Clip], features: Features | None) -> None:
+    if features is None:
+        report.facts.append("features: no feature file (.arff, openSMILE's .csv) below this folder")
+        return
+    have = Counter(clip.split for clip in clips if clip.key in features.vectors)
+    report.facts.append(f"features: {len(features.names)} columns; " + ", ".join(
+        f"{split} {have[split]} of {sum(clip.split == split for clip in clips)} clips" for split in SPLITS))
+    report.add("feature files that cannot be used", features.problems)
+    report.add("clips without features", (_name(c, root) for c in clips if c.key not in features.vectors))
+    report.add("clips with several feature files", (
+        f"{split} {id!r}: {', '.join(repr(str(path.relative_to(root))) for path in paths)}; the first is used"
+        for (split, id), paths in sorted(features.duplicates.items())))
+    report.add("feature files of another class than the clip", features.disagreements)
+    report.add("feature rows without a clip", (
+        repr(str(path.relative_to(root))) + ("" if name is None else f", row {name!r}")
+        for path, name in features.unmatched))
+    if not features.vectors:
+        return
+    keys = sorted(features.vectors)
+    values = np.stack([features.vectors[key] for key in keys])                          # (clips, D)
+    bad = ~np.isfinite(values)
+    report.add("feature columns with missing or infinite values", (
+        f"{features.names[k]!r}: in {bad[:, k].sum()} of {len(keys)} clips, such as {keys[bad[:, k].argmax()]}"
+        for k in np.flatnonzero(bad.any(axis=0))))
+    train = values[[key[0] == "train" for key in keys]]
+    constant = np.flatnonzero((train == train[:1]).all(axis=0)) if len(train) > 1 else []
+    if len(constant):
+        names = ", ".join(repr(features.names[k]) for k in constant[:5]) + ", ..." * (len(constant) > 5)
+        report.facts.append(f"features: {len(constant)} columns are constant in train: {names}")
+
+
+def _name(clip: Clip, root: Path) -> str:
+    return repr(str(clip.path.relative_to(root)))

@@ -1,0 +1,273 @@
+"""Feature files as openSMILE writes them: ARFF (Weka's format) and CSV with `;` between the values.
+
+A column is one of four things, told by its name and type, in both formats:
+
+    name      the first string column: which recording the row describes
+    label     `class`, `emotion` or `label` with any type but numeric, or else the last nominal column
+    skipped   frameIndex, frameTime, frameLength; a numeric class column; any further text column
+    feature   every other numeric column; a missing value `?` is NaN
+
+Sources: https://waikato.github.io/weka-wiki/formats_and_processing/arff_stable/ for the format and its
+escapes; openSMILE's cArffSink and cCsvSink for what it puts in (a dummy class column, `'unknown'` as name).
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..files import write_whole
+from .errors import DataError
+
+CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
+SKIPPED = {"frameindex", "frametime", "framelength"}
+CLASS_NAMES = {"class", "emotion", "label"}
+NUMERIC = {"numeric", "real", "integer"}
+ESCAPES = {"\\": "\\\\", "'": "\\'", '"': '\\"', "%": "\\%", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+UNESCAPES = {escape: character for character, escape in ESCAPES.items()}
+QUOTED = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\""""
+ATTRIBUTE = re.compile(rf"@attribute\s+(?:{QUOTED}|([^\s{{'\"][^\s{{]*))\s*(.*)", re.IGNORECASE | re.DOTALL)
+CELL = {c: re.compile(rf"\s*(?:(?:{QUOTED})\s*|([^{c}]*))({c}|\Z)", re.DOTALL) for c in ",;"}
+
+
+class Row(NamedTuple):
+    """One recording: its name and class, None where missing, and its features, (D,) float64."""
+
+    name: str | None
+    label: str | None
+    vector: np.ndarray
+
+
+@dataclass
+class Table:
+    """A feature file: D feature names and one vector (D,) a row, in the order of the file."""
+
+    relation: str
+    names: tuple[str, ...]
+    rows: list[Row]
+
+
+class Columns(NamedTuple):
+    """Which column is what; `features` holds the positions of the D features."""
+
+    count: int
+    name: int | None
+    label: int | None
+    features: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+class _Fault(Exception):
+    """(line number counted from 0, what is wrong): the reader adds the name of the file."""
+
+
+def read_features(path: str | os.PathLike) -> Table:
+    """Read an ARFF or CSV file, told by its suffix; DataError for any other."""
+    readers = {".arff": read_arff, ".csv": read_csv}
+    suffix = Path(path).suffix.lower()
+    if suffix not in readers:
+        raise DataError(f"{os.fspath(path)!r}: expected a feature file, .arff or .csv, got the suffix {suffix!r}")
+    return readers[suffix](path)
+
+
+def read_arff(path: str | os.PathLike) -> Table:
+    """Read an ARFF file: any number of rows, features (D,) float64 each.
+
+    Keywords in any case, comments, blank lines and CRLF are read; sparse rows `{...}` are not.
+    Raises DataError with file, line, what was expected and what came.
+    """
+    with _lines(path) as lines:
+        start = next((i for i, line in enumerate(lines) if line.strip().lower() == "@data"), None)
+        relation, columns = _header(tuple(lines[:start]))
+        if start is None:
+            raise _Fault(len(lines) - 1, "expected a line '@data' and rows below it, got the end of the file")
+        return Table(relation, columns.names, _rows(lines, start + 1, columns, ","))
+
+
+def read_csv(path: str | os.PathLike) -> Table:
+    """Read openSMILE's CSV, values separated by `;`: features (D,) float64 a row; DataError as in `read_arff`.
+
+    Without a header line (one whose second cell is no number) the columns are taken to be name, frameTime
+    and features, as openSMILE writes them, and the features are named column_3, column_4, ...
+    """
+    with _lines(path) as lines:
+        first = next(i for i, line in enumerate(lines) if line.strip())
+        cells = [cell or "" for cell in _cells(lines[first], ";", first)]
+        if len(cells) < 2:
+            raise _Fault(first, f"expected values separated by ';', got {_clip(lines[first])}")
+        headless = _is_number(cells[1])
+        if headless:
+            cells = ["name", "frameTime"] + [f"column_{i + 1}" for i in range(2, len(cells))]
+        text = {"name", "file", "filename", *CLASS_NAMES}
+        columns = _columns([(cell, "string" if cell.lower() in text else "numeric") for cell in cells], first)
+        return Table("", columns.names, _rows(lines, first + (not headless), columns, ";"))
+
+
+def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
+               rows: Iterable[tuple[str | None, str | int | None, Sequence[float]]],
+               classes: Sequence[str] = CLASSES) -> None:
+    """Write rows of (name, class or its number or None, D features) so that `read_arff` gives them back exactly.
+
+    DataError for a row of another length, an unknown class, a feature named like a column that readers
+    skip, a NUL in a text, or a disk that does not take the file; then nothing is written.
+    """
+    shown = f"{os.fspath(path)!r}: cannot write"
+    out = [f"@relation {_quote(relation)}", "", "@attribute name string"]
+    out += [f"@attribute {_quote(name)} numeric" for name in names]
+    out += [f"@attribute class {{{','.join(map(_quote, classes))}}}", "", "@data"]
+    reserved = [name for name in names if name.lower() in SKIPPED | CLASS_NAMES]
+    if reserved:
+        raise DataError(f"{shown} a feature named {reserved[0]!r}, which readers skip: rename it")
+    for name, label, vector in rows:
+        if isinstance(label, int | np.integer) and 0 <= label < len(classes):
+            label = classes[label]
+        if label is not None and label not in classes:
+            raise DataError(f"{shown} row {name!r}: expected a class of {', '.join(classes)}, got {label!r}")
+        if len(vector) != len(names):
+            raise DataError(f"{shown} row {name!r}: expected {len(names)} features, got {len(vector)}")
+        values = ["?" if np.isnan(v) else repr(float(v)) for v in vector]
+        out.append(",".join(["?" if name is None else _quote(name, always=True), *values,
+                             "?" if label is None else _quote(label)]))
+    text = "\n".join([*out, ""])
+    if "\0" in text:
+        raise DataError(f"{shown} a name that holds a NUL character: rename it")
+    try:
+        write_whole(path, text.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise DataError(f"{shown}: {error.strerror}") from None
+
+
+@contextmanager
+def _lines(path: str | os.PathLike) -> Iterator[list[str]]:
+    """The lines of a text file without their ends; a _Fault raised over them gets the file's name.
+
+    Bytes that are not UTF-8 survive as surrogates, as they do in names of files.
+    """
+    shown = repr(os.fspath(path))
+    if not Path(path).is_file():          # also keeps a named pipe from blocking the reader
+        raise DataError(f"{shown}: expected a feature file, got nothing that can be read there")
+    try:
+        text = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        if not text.strip():
+            raise _Fault(0, "expected a feature file, got an empty one: extract it again")
+        lines = [line.removesuffix("\r") for line in text.split("\n")]     # splitlines() splits at U+2028 too
+        if "\0" in text:
+            raise _Fault(text[:text.index("\0")].count("\n"), "expected text, got binary data: no feature file")
+        yield lines
+    except OSError as error:
+        raise DataError(f"{shown}: cannot read: {error.strerror}") from None
+    except _Fault as fault:
+        raise DataError(f"{shown} line {fault.args[0] + 1}: {fault.args[1]}") from None
+
+
+@lru_cache(maxsize=4)
+def _header(lines: tuple[str, ...]) -> tuple[str, Columns]:
+    """Relation and columns of an ARFF header. Kept, because a data set repeats one header in every file."""
+    relation, attributes = "", []
+    for i, line in enumerate(lines):
+        line = line.strip()
+        keyword = line.split(None, 1)[0].lower() if line else "%"
+        if keyword.startswith("%"):
+            continue
+        if keyword == "@relation":
+            relation = next(iter(_cells(line[len("@relation"):], ",", i))) or ""
+        elif keyword == "@attribute":
+            match = ATTRIBUTE.fullmatch(line)
+            if not match or not match[4]:
+                raise _Fault(i, f"expected '@attribute NAME TYPE', got {_clip(line)}")
+            name = match[3] if match[3] is not None else _unescape(match[1] if match[1] is not None else match[2])
+            attributes.append((name, "nominal" if match[4][0] == "{" else match[4].split()[0].lower()))
+        else:
+            raise _Fault(i, f"expected @relation, @attribute or @data, got {_clip(line)}: is this an ARFF file?")
+    return relation, _columns(attributes, len(lines) - 1)
+
+
+def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:
+    """What each (name, type) column holds, as the head of this file says."""
+    named = [i for i, (name, kind) in enumerate(attributes) if name.lower() in CLASS_NAMES]
+    text = [i for i, (_, kind) in enumerate(attributes) if kind not in NUMERIC]
+    nominal = [i for i in text if attributes[i][1] == "nominal"]
+    label = next((i for i in reversed(named) if i in text), nominal[-1] if nominal and not named else None)
+    features = tuple(i for i, (name, kind) in enumerate(attributes)
+                     if kind in NUMERIC and i not in named and name.lower() not in SKIPPED)
+    if not features:
+        raise _Fault(line, f"expected a numeric feature column, got none among {len(attributes)} columns")
+    name = next((i for i in text if i != label and i not in nominal), None)
+    return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features))
+
+
+def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> list[Row]:
+    rows = []
+    for i in range(start, len(lines)):
+        line = lines[i].strip()
+        if not line or line[0] == "%":
+            continue
+        if line[0] == "{":
+            raise _Fault(i, "expected a row of values, got a sparse row '{...}': save it as a dense ARFF file")
+        cells = _cells(line, separator, i)
+        if len(cells) != columns.count:
+            raise _Fault(i, f"expected {columns.count} values, one for each column, got {len(cells)}: "
+                            "the file may be cut short or two rows run together; extract it again")
+        values = [cells[k] for k in columns.features]
+        try:
+            vector = np.array([np.nan if value is None else float(value) for value in values])
+            if any("_" in value for value in values if value):      # Python reads 1_000 as a number
+                raise ValueError
+        except ValueError:
+            k = next(k for k in columns.features if cells[k] is not None and not _is_number(cells[k]))
+            raise _Fault(i, f"column {k + 1}: expected a number or '?', got {_clip(cells[k])}") from None
+        name, label = (None if k is None else cells[k] for k in (columns.name, columns.label))
+        rows.append(Row(name, label, vector))
+    if not rows:
+        raise _Fault(len(lines) - 1, "expected at least one row of values, got none: extract the features again")
+    return rows
+
+
+def _cells(line: str, separator: str, number: int) -> list[str | None]:
+    """The values of a line, unquoted; None for a `?` that stands bare."""
+    cells, end, last_quote = [], 0, max(line.rfind("'"), line.rfind('"'))
+    while end <= last_quote:
+        match = CELL[separator].match(line, end)
+        single, double, bare, stop = match.groups()
+        if bare is None:
+            cells.append(_unescape(single if single is not None else double))
+        else:
+            bare = bare.strip()
+            quoted = bare[:1] in ("'", '"')
+            if quoted and (len(bare) < 2 or bare[0] != bare[-1]):
+                raise _Fault(number, f"expected a closing quote, got {_clip(bare)}")
+            # older openSMILE quotes a name without escaping what is in it: 'it's'
+            cells.append(bare[1:-1] if quoted else None if bare == "?" else bare)
+        if not stop:
+            return cells
+        end = match.end()
+    return cells + [None if cell == "?" else cell for cell in map(str.strip, line[end:].split(separator))]
+
+
+def _quote(text: str, always: bool = False) -> str:
+    if not always and re.fullmatch(r"[A-Za-z0-9_.\[\]()+-]+", text):
+        return text
+    return "'" + "".join(ESCAPES.get(character, character) for character in text) + "'"
+
+
+def _unescape(text: str) -> str:
+    """Only Weka's own escapes: the backslashes of a Windows path stay, except before n, r, t."""
+    return re.sub(r"""\\[\\'"%nrt]""", lambda match: UNESCAPES[match[0]], text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _clip(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

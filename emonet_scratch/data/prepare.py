@@ -1,0 +1,109 @@
+"""From a folder in AFEW's layout to splits in memory: decode, collect audio vectors, account for every clip."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from . import audio
+from .afew import Clip, Features, find_clips, load_features, missing_classes
+from .batches import Split
+from .errors import DataError
+from .video import FrameCache, content_key, read_clip, read_sound
+
+
+@dataclass
+class Dataset:
+    """Splits by name, the names of the audio features, and the clips that were left out: (clip, reason)."""
+
+    splits: dict[str, Split]
+    feature_names: tuple[str, ...]
+    skipped: list[tuple[Clip, str]]
+
+
+def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
+            frame_size: int = 256, max_frames: int | None = 250, cache: str | os.PathLike | None = None,
+            on_error: str = "skip", log: Callable[[str], None] = print) -> Dataset:
+    """Read the splits `wanted` of the data set at `root`.
+
+    video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
+    all, computed from the sound tracks. A clip that lacks what is asked for is named; on_error "skip" leaves it out,
+    "stop" raises DataError. DataError, too, for a wanted split without clips.
+    """
+    if on_error not in ("skip", "stop"):
+        raise ValueError(f"on_error must be 'skip' or 'stop', got {on_error!r}")
+    clips = find_clips(root)
+    for name in wanted:
+        if not clips[name]:
+            raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none: see `emonet doctor`")
+    if "train" in wanted and (missing := missing_classes(clips["train"])):
+        log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
+    features = load_features(root, clips) if sound else None
+    if sound and features is None:
+        log(f"no feature files below {str(root)!r}: computing {len(audio.FEATURE_NAMES)} audio features from sound tracks")
+    for line in features.disagreements if features else ():
+        log(f"warning: {line}; the folder is believed")
+    store = FrameCache(cache) if cache else None
+
+    def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str] | str:
+        """(frames, audio vector, content key), or the reason why there are none."""
+        try:
+            frames = read_clip(clip.path, frame_size, max_frames=max_frames, cache=store) if video else None
+            vector = audio_vector(clip, features) if sound else None
+            return frames, vector, content_key(clip.path) if video else ""
+        except DataError as error:
+            return str(error)
+
+    everything = [clip for name in wanted for clip in clips[name]]
+    splits = {name: Split([], np.zeros(0, np.int64), [], [], []) for name in wanted}
+    labels: dict[str, list[int]] = {name: [] for name in wanted}
+    skipped = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(pool.map(read, everything), total=len(everything), unit="clip", desc="reading clips", leave=False,
+                       disable=not sys.stderr.isatty())
+        for clip, result in zip(everything, results, strict=True):
+            if isinstance(result, str):
+                if on_error == "stop":
+                    pool.shutdown(cancel_futures=True)
+                    raise DataError(f"{result} (--on-error skip leaves such clips out)")
+                skipped.append((clip, result))
+                log(f"left out: {result}")
+                continue
+            split = splits[clip.split]
+            split.ids.append(clip.id)
+            labels[clip.split].append(-1 if clip.label is None else clip.label)
+            for values, value in zip((split.frames, split.audio, split.keys), result, strict=True):
+                values.append(value)
+    for name, split in splits.items():
+        if not split.ids:
+            raise DataError(f"{str(root)!r}: none of the {len(clips[name])} clips of the {name} split can be used")
+        split.labels = np.array(labels[name])
+        split.frames = split.frames if video else None
+        split.audio = np.array(split.audio) if sound else None
+    if skipped:
+        log(f"{len(skipped)} of {len(everything)} clips were left out")
+    return Dataset(splits, (features.names if features else audio.FEATURE_NAMES) if sound else (), skipped)
+
+
+def audio_vector(clip: Clip, features: Features | None) -> np.ndarray:
+    """The (D,) vector of a clip, from the feature files or, without any, from its sound. DataError where it has none."""
+    name = str(Path(clip.path))
+    if features is None:
+        sound = read_sound(clip.path)
+        if sound is None:
+            raise DataError(f"{name!r} has no sound track, and there are no feature files")
+        return audio.features(sound)
+    if clip.key not in features.vectors:
+        raise DataError(f"{name!r} has no audio vector in the feature files")
+    vector = features.vectors[clip.key]
+    if not np.isfinite(vector).all():
+        bad = features.names[int(np.flatnonzero(~np.isfinite(vector))[0])]
+        raise DataError(f"{name!r}: its audio vector has no number for the feature {bad!r}")
+    return vector

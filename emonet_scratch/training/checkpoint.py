@@ -1,0 +1,53 @@
+"""Checkpoints: safetensors with one JSON object beside the arrays; never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..files import write_whole
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, foreign, or of another model; one line that names the file."""
+
+
+def write_checkpoint(path: str | os.PathLike, groups: dict[str, dict[str, np.ndarray]], meta: dict[str, Any]) -> None:
+    """Write arrays as "GROUP/NAME" and `meta` as JSON; the previous file at `path` stays until the new one is whole.
+
+    The bytes depend on the arguments alone, so equal training states make equal files.
+    """
+    arrays = {f"{group}/{name}": np.asarray(a, order="C") for group, members in groups.items() for name, a in members.items()}
+    # One key: safetensors orders several at random, and equal states would make different bytes.
+    text = json.dumps(meta | {"format": FORMAT}, sort_keys=True)
+    write_whole(path, save(arrays, {"emonet": text}))
+
+
+def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """(groups, meta) as `write_checkpoint` got them. CheckpointError where the file is cut short or not ours."""
+    name = repr(str(path))
+    if not Path(path).is_file():
+        raise CheckpointError(f"checkpoint {name} does not exist")
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with safe_open(path, "numpy") as file:
+            meta = json.loads((file.metadata() or {})["emonet"])
+            for key in file.keys():
+                group, _, member = key.partition("/")
+                groups.setdefault(group, {})[member] = file.get_tensor(key)
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {name} is damaged or no safetensors file ({error}): use another one, "
+                              f"such as best.safetensors or last.safetensors beside it") from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {name} is a safetensors file, but not of emonet_scratch") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {name} has format {meta.get('format')}, this version reads {FORMAT}")
+    return groups, meta

@@ -1,0 +1,157 @@
+"""One experiment: a data set, the chosen modalities one after the other, and a report of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..backend import choose_device
+from ..data.afew import CLASSES
+from ..data.errors import DataError
+from ..data.prepare import prepare
+from ..files import write_whole
+from ..models import EmoNet, EmoNetConfig
+from .checkpoint import CheckpointError, read_checkpoint
+from .metrics import confusion_matrix, macro_f1, wilson_interval
+from .projection import AudioProjection
+from .report import read_metrics, save_pictures, table
+from .trainer import Trainer, evaluate, project
+
+MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "video")}
+
+
+def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
+
+    settings: data (path), config (fields of EmoNetConfig), modalities (names of MODALITIES), seed, device, cache (path
+    or None), on_error, save_every. They are kept in config.json; resume=True goes on where a run with them stopped.
+    """
+    config = EmoNetConfig().replace(**settings["config"])
+    device, line = choose_device(settings["device"])
+    log(line)
+    names = list(settings["modalities"])
+    used = {m for name in names for m in MODALITIES[name]}
+    data = prepare(settings["data"], video="video" in used, sound="audio" in used, frame_size=config.frame_size,
+                   max_frames=config.max_frames, cache=settings["cache"], on_error=settings["on_error"], log=log)
+    train, val = data.splits["train"], data.splits["val"]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        write_whole(folder / "config.json", json.dumps(settings | {"versions": versions()}, indent=2).encode())
+    projection = None
+    if "audio" in used:
+        projection = AudioProjection(config.lda_components, config.lda_shrinkage).fit(train.audio, train.labels)
+    log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
+        f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
+    results = {}
+    for name in names:
+        modal = config.replace(modalities=MODALITIES[name])
+        trainer = Trainer(modal, train, val, folder / name, seed=settings["seed"], device=device,
+                          projection=projection if "audio" in MODALITIES[name] else None, cache=settings["cache"],
+                          facts={"feature_names": list(data.feature_names) if "audio" in MODALITIES[name] else [],
+                                 "classes": list(CLASSES)},
+                          save_every=settings["save_every"], log=log, name=name)
+        trainer.fit(resume=resume)
+        results[name] = _result(trainer, folder / name, device)
+    results_file = json.dumps(results, indent=2)
+    save_pictures(folder, results, {name: read_metrics(folder / name) for name in names})
+    write_whole(folder / "results.txt", f"{table(results)}\n".encode())
+    write_whole(folder / "results.json", results_file.encode())               # last: its presence says that all is done
+    return results
+
+
+def _result(trainer: Trainer, folder: Path, device: str) -> dict[str, Any]:
+    """The figures of the best checkpoint on the validation split."""
+    groups, meta = read_checkpoint(folder / "best.safetensors")
+    trainer.model.load_state_dict(groups["model"])
+    loss, probabilities = trainer.evaluate(trainer.val)
+    trained = {p.name for p in trainer.optimizer.params}
+    return score(trainer.val.labels, probabilities) | {
+        "loss": loss, "parameters": sum(p.value.size for p in trainer.model.parameters()),
+        "trained_parameters": sum(p.value.size for p in trainer.model.parameters() if p.name in trained),
+        "seconds": round(sum(row["seconds"] for row in read_metrics(folder)), 1),
+        "best_epoch": meta["progress"]["best_epoch"]}
+
+
+def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, macro F1 and the confusion matrix. labels (N,), probabilities (N, 7)."""
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, len(CLASSES))
+    correct = int(np.trace(confusion))
+    return {"accuracy": correct / len(labels), "interval": wilson_interval(correct, len(labels)), "clips": len(labels),
+            "macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
+
+
+@dataclasses.dataclass
+class Model:
+    """A trained network with what stands before it."""
+
+    net: EmoNet
+    projection: AudioProjection | None
+    feature_names: tuple[str, ...]
+    path: Path
+
+    @property
+    def config(self) -> EmoNetConfig:
+        """The configuration that it was trained with."""
+        return self.net.config
+
+    def probabilities(self, split: Any, device: str = "cpu") -> tuple[float, np.ndarray]:
+        """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
+        return evaluate(self.net, project(split, self.projection), device)
+
+    def check_features(self, names: tuple[str, ...]) -> None:
+        """CheckpointError unless `names` are the audio features that the network was trained on."""
+        if self.projection and names != self.feature_names:
+            raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on {len(self.feature_names)} audio features "
+                                  f"(first: {self.feature_names[0]!r}), got {len(names)} (first: {names[:1]}): "
+                                  f"use vectors of the same extractor")
+
+
+def load_model(path: str | Path, device: str = "cpu") -> Model:
+    """The network of a checkpoint, or of the best fused (else any) checkpoint of a run's folder."""
+    path = Path(path)
+    if path.is_dir():
+        found = [p for name in ("fused", "video", "audio", ".") if (p := path / name / "best.safetensors").exists()]
+        if not found:
+            raise CheckpointError(f"{str(path)!r} holds no best.safetensors: name a checkpoint or the folder of a run")
+        path = found[0]
+    groups, meta = read_checkpoint(path)
+    try:
+        config = EmoNetConfig().replace(**meta["config"])
+        projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
+        K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
+        net = EmoNet(config, K, np.random.default_rng(0)).to_device(device)
+        net.load_state_dict(groups["model"])
+        names = tuple(meta["facts"]["feature_names"])
+        if meta["facts"]["classes"] != list(CLASSES):
+            raise ValueError(f"its classes are {meta['facts']['classes']}")
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} does not hold a network of this version: {error}") from error
+    return Model(net, projection, names, path)
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides the settings."""
+    import scipy
+    return {"emonet_scratch": __version__, "python": platform.python_version(), "numpy": np.__version__,
+            "scipy": scipy.__version__, "machine": platform.platform(), "command": " ".join(sys.argv)}
+
+
+def find_run(path: str, runs: Path) -> Path:
+    """The folder of the run to resume: `path`, or with "auto" the newest one below `runs` that is not finished."""
+    if path != "auto":
+        if not (Path(path) / "config.json").exists():
+            raise DataError(f"{path!r} is no folder of a run: expected config.json in it")
+        return Path(path)
+    open_runs = [c.parent for c in runs.glob("*/config.json") if not (c.parent / "results.json").exists()]
+    if not open_runs:
+        raise DataError(f"no unfinished run below {str(runs)!r}: name one, or train without --resume")
+    return max(open_runs, key=lambda p: (p / "config.json").stat().st_mtime)

@@ -1,0 +1,52 @@
+"""From audio vectors to what the audio branch reads: standardise, then LDA; both fitted on training clips only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..data.errors import DataError
+from ..lda import LDA
+
+
+class AudioProjection:
+    """x -> LDA((x - mean) / spread), (N, D) -> (N, K).
+
+    mean and spread (D,) are those of the training clips; a feature that is constant there gets the spread 1. The
+    classes of LDA are the labels themselves. n_components above D is taken as D.
+    """
+
+    def __init__(self, n_components: int | None = None, shrinkage: str | float | None = "auto") -> None:
+        self.n_components, self.shrinkage = n_components, shrinkage
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> AudioProjection:
+        """X (N, D), y (N,) integers; DataError with the reason where LDA has no answer."""
+        self.mean, spread = X.mean(axis=0), X.std(axis=0)
+        self.spread = np.where(spread > 1e-12 * np.maximum(1, np.abs(self.mean)), spread, 1.0)
+        n_components = None if self.n_components is None else min(self.n_components, X.shape[1])
+        try:
+            self.lda = LDA(n_components, self.shrinkage).fit(self._standardise(X), y)
+        except ValueError as error:
+            raise DataError(f"LDA of the training split's audio vectors: {error}") from error
+        return self
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N, K) float32"""
+        return self.lda.transform(self._standardise(X)).astype(np.float32)
+
+    def _standardise(self, X: np.ndarray) -> np.ndarray:
+        return (X - self.mean) / self.spread
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Arrays for a checkpoint."""
+        lda = {f"lda.{name}": a for name, a in self.lda.state_dict().items()}
+        return lda | {"mean": self.mean, "spread": self.spread}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> AudioProjection:
+        """The projection that gave this `state_dict()`."""
+        self = cls()
+        self.mean, self.spread, self.lda = state["mean"], state["spread"], LDA()
+        self.lda.load_state_dict({k[4:]: a for k, a in state.items() if k.startswith("lda.")})
+        return self

@@ -1,0 +1,248 @@
+"""The training loop: epochs, evaluation, checkpoints, and a resume that changes no bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..backend import to_device
+from ..data.batches import Batch, Split, batches
+from ..data.video import FrameCache
+from ..files import write_whole
+from ..layers import BatchNorm
+from ..losses import softmax, softmax_cross_entropy
+from ..models import EmoNet, EmoNetConfig
+from ..models.emonet import NUM_CLASSES
+from ..optim import SGD, Adam, clip_gradient_norm, schedule
+from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from .diagnose import NonFiniteError, first_non_finite
+from .projection import AudioProjection
+
+
+class Trainer:
+    """Trains one EmoNet on two splits and keeps `last.safetensors`, `best.safetensors`, `metrics.jsonl` in `folder`.
+
+    train, val: splits whose audio is (N, D) vectors as read; `projection` makes the audio branch's inputs of them.
+    seed: parameters, order of clips, frames, jitter and dropout all follow from it.
+    cache: a folder for the features of a frozen trunk. facts: JSON written into every checkpoint.
+    save_every: steps between checkpoints inside an epoch; None: at the end of each epoch only.
+
+    best.safetensors is the state after the epoch with the least validation loss. Everything that the next step
+    depends on is in a checkpoint, so a run that was killed and resumed ends with the same bytes as one that was not.
+    """
+
+    def __init__(self, config: EmoNetConfig, train: Split, val: Split, folder: Path, *, seed: int = 0,
+                 device: str = "cpu", projection: AudioProjection | None = None, cache: Path | None = None,
+                 facts: dict[str, Any] | None = None, save_every: int | None = None,
+                 log: Callable[[str], None] = print, name: str = "train") -> None:
+        self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
+        self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
+        self.train, self.val = project(train, projection), project(val, projection)
+        audio_features = self.train.audio.shape[1] if projection else 0
+        self.model = EmoNet(config, audio_features, np.random.default_rng(seed)).to_device(device)
+        params = self.model.parameters()
+        if config.freeze_trunk:
+            params = [p for p in params if not p.name.startswith("trunk.")]
+        if config.optimizer == "sgd":
+            self.optimizer = SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
+        else:
+            self.optimizer = Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
+        self.batches = math.ceil(len(self.train) / config.batch_size)
+        self.rate = schedule(config.schedule, config.lr, config.epochs * self.batches, config.warmup)
+        self.class_weights = None
+        if config.class_weights:
+            counts = np.bincount(self.train.labels, minlength=NUM_CLASSES)
+            share = np.maximum(counts, 1) / len(self.train) * (counts > 0).sum()
+            self.class_weights = to_device((1 / share).astype(np.float32), device)
+        # sums over the epoch so far: loss times clips, clips right, clips, gradient norms
+        self.progress: dict[str, Any] = {"epoch": 0, "batch": 0, "sums": [0.0, 0, 0, 0.0],
+                                         "best_loss": None, "best_epoch": None}
+
+    def fit(self, resume: bool = False) -> None:
+        """Train to the last epoch, or until `patience` runs out. resume: go on from last.safetensors if it is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume and (self.folder / "last.safetensors").exists():
+            self._load()
+        else:
+            if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
+                self._calibrate()
+            self._save("last")
+        self._cut_metrics()
+        if self.config.freeze_trunk and "video" in self.config.modalities:
+            self.train, self.val = (self._with_features(split) for split in (self.train, self.val))
+        while self.progress["epoch"] < self.config.epochs and not self._out_of_patience():
+            started = time.perf_counter()
+            self._train_epoch()
+            self._end_epoch(started)
+
+    def evaluate(self, split: Split) -> tuple[float, np.ndarray]:
+        """(mean cross-entropy in nats, probabilities (N, 7)) of a split as `self.val`, in evaluation mode."""
+        return evaluate(self.model, split, self.device)
+
+    def _train_epoch(self) -> None:
+        p, c = self.progress, self.config
+        self.model.train()
+        bar = tqdm(total=len(self.train), initial=p["sums"][2], unit="clip", leave=False, file=sys.stderr,
+                   desc=f"{self.name} {p['epoch'] + 1}/{c.epochs}", disable=not sys.stderr.isatty())
+        with bar:
+            for batch in batches(self.train, c.batch_size, c.frames, seed=self.seed, epoch=p["epoch"], training=True,
+                                 jitter=c.augment, start=p["batch"]):
+                loss, correct, norm = self._step(batch)
+                sums = p["sums"]
+                p["sums"] = [sums[0] + loss * len(batch), sums[1] + correct, sums[2] + len(batch), sums[3] + norm]
+                p["batch"] += 1
+                bar.set_postfix(loss=f"{p['sums'][0] / p['sums'][2]:.3f}", accuracy=f"{p['sums'][1] / p['sums'][2]:.3f}")
+                bar.update(len(batch))
+                if self.save_every and self.optimizer.t % self.save_every == 0:
+                    self._save("last")
+
+    def _step(self, batch: Batch) -> tuple[float, int, float]:
+        """One optimizer step: (loss, number of clips right, gradient norm before clipping)."""
+        buffers = self.model.save_buffers()
+        frames, audio = (None if a is None else to_device(a, self.device) for a in (batch.frames, batch.audio))
+
+        def forward_backward() -> tuple[float, Any]:
+            logits, cache = self.model.forward(frames, batch.lengths, audio)
+            loss, dlogits = softmax_cross_entropy(logits, batch.labels, self.config.label_smoothing, self.class_weights)
+            self.model.backward(dlogits, cache)
+            return loss, logits
+
+        self.model.zero_grad()
+        with np.errstate(over="ignore", invalid="ignore"):                    # what is not finite is an error below
+            loss, logits = forward_backward()
+        norm = clip_gradient_norm(self.optimizer.params, self.config.clip_norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.model.restore_buffers(buffers)
+            with np.errstate(over="ignore", invalid="ignore"):
+                where = first_non_finite(self.model, forward_backward)
+            raise NonFiniteError(
+                f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite in epoch {self.progress['epoch'] + 1}, "
+                f"step {self.optimizer.t + 1}: it appeared first {where}; the last good checkpoint is "
+                f"{str(self.folder / 'last.safetensors')!r}; a smaller lr than {self.config.lr:g} is the usual remedy")
+        self.optimizer.lr = self.rate(self.optimizer.t)
+        self.optimizer.step()
+        return loss, int((to_device(logits.argmax(axis=1), "cpu") == batch.labels).sum()), norm
+
+    def _end_epoch(self, started: float) -> None:
+        p = self.progress
+        epoch, (loss, correct, clips, norm) = p["epoch"] + 1, p["sums"]
+        train = {"epoch": epoch, "split": "train", "loss": loss / clips, "accuracy": correct / clips,
+                 "lr": self.optimizer.lr, "grad_norm": norm / self.batches,
+                 "seconds": round(time.perf_counter() - started, 3)}
+        started = time.perf_counter()
+        val_loss, probabilities = self.evaluate(self.val)
+        accuracy = float((probabilities.argmax(1) == self.val.labels).mean())
+        val = {"epoch": epoch, "split": "val", "loss": val_loss, "accuracy": accuracy, "lr": self.optimizer.lr,
+               "grad_norm": None, "seconds": round(time.perf_counter() - started, 3)}
+        better = p["best_loss"] is None or val_loss < p["best_loss"]
+        if better:
+            p |= {"best_loss": val_loss, "best_epoch": epoch}
+        p |= {"epoch": epoch, "batch": 0, "sums": [0.0, 0, 0, 0.0]}
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(train)}\n{json.dumps(val)}\n")
+        if better:
+            self._save("best")
+        self._save("last")  # last of all: a run that is killed before this line does the epoch's end again
+        self.log(f"{self.name:5} epoch {epoch:3}/{self.config.epochs}  loss {train['loss']:.3f}  accuracy "
+                 f"{train['accuracy']:.3f}  val loss {val_loss:.3f}  val accuracy {accuracy:.3f}  "
+                 f"{clips / max(train['seconds'], 1e-9):.0f} clips/s")
+
+    def _out_of_patience(self) -> bool:
+        p, patience = self.progress, self.config.patience
+        return patience is not None and p["best_epoch"] is not None and p["epoch"] - p["best_epoch"] >= patience
+
+    def _save(self, name: str) -> None:
+        groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.projection:
+            groups["projection"] = self.projection.state_dict()
+        meta = {"config": dataclasses.asdict(self.config), "seed": self.seed, "progress": self.progress, "facts": self.facts}
+        write_checkpoint(self.folder / f"{name}.safetensors", groups, meta)
+
+    def _load(self) -> None:
+        path = self.folder / "last.safetensors"
+        groups, meta = read_checkpoint(path)
+        if meta["seed"] != self.seed or EmoNetConfig().replace(**meta["config"]) != self.config:
+            raise CheckpointError(f"checkpoint {str(path)!r} is of a run with another configuration or seed")
+        try:
+            self.model.load_state_dict(groups["model"])
+            self.optimizer.load_state_dict(groups["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {str(path)!r}: {error}") from error
+        self.progress = meta["progress"]
+
+    def _cut_metrics(self) -> None:
+        """Keep the lines of finished epochs; those of an epoch that will be done again go."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:2 * self.progress["epoch"]]
+            write_whole(path, "".join(lines).encode())
+
+    def _calibrate(self, frames: int = 256) -> None:
+        """Set the fixed batch-norm statistics of an untrained trunk to those of some training frames, on average."""
+        norms = [layer for _, layer in self.model.trunk.walk() if isinstance(layer, BatchNorm)]
+        momenta, done = [n.momentum for n in norms], 0
+        self.model.trunk.train()
+        for k, batch in enumerate(batches(self.train, 1, self.config.frames, seed=self.seed, training=True)):
+            for n in norms:
+                n.momentum = 1 / (k + 1)                                      # a running mean over all batches so far
+            self.model.trunk_features(to_device(batch.frames, self.device))
+            done += len(batch.frames)
+            if done >= frames:
+                break
+        for n, momentum in zip(norms, momenta, strict=True):
+            n.momentum = momentum
+        self.model.train()
+
+    def _with_features(self, split: Split) -> Split:
+        """The split with the frozen trunk's features in place of frames: computed once, then read from the cache."""
+        self.model.eval()
+        trunk = hashlib.sha256()
+        for name, array in self.model.trunk.state_dict().items():
+            trunk.update(name.encode() + array.tobytes())
+        cache = FrameCache(self.cache) if self.cache else None
+        features = []
+        bar = tqdm(split.frames, unit="clip", desc="trunk features", leave=False, disable=not sys.stderr.isatty())
+        for key, clip in zip(split.keys, bar, strict=True):
+            key = hashlib.sha256(f"{key} {clip.shape} {trunk.hexdigest()}".encode()).hexdigest()
+            known = cache.load(key) if cache else None
+            if known is None:
+                known = to_device(self.model.trunk_features(to_device(np.asarray(clip), self.device)), "cpu")
+                if cache:
+                    cache.store(key, known)
+            features.append(known)
+        self.model.train()
+        return dataclasses.replace(split, frames=features)
+
+
+def project(split: Split, projection: AudioProjection | None) -> Split:
+    """The split with projected audio vectors (N, K) float32, or without audio."""
+    return dataclasses.replace(split, audio=projection.transform(split.audio) if projection else None)
+
+
+def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
+    """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, 7)), in evaluation mode.
+
+    split: with projected audio, as `project` gives it.
+    """
+    model.eval()
+    loss, probabilities = 0.0, []
+    for batch in batches(split, model.config.batch_size, model.config.frames):
+        frames, audio = (None if a is None else to_device(a, device) for a in (batch.frames, batch.audio))
+        logits, _ = model.forward(frames, batch.lengths, audio)
+        known = batch.labels >= 0
+        if known.any():
+            rows = to_device(np.flatnonzero(known), device)
+            loss += softmax_cross_entropy(logits[rows], batch.labels[known])[0] * known.sum()
+        probabilities.append(to_device(softmax(logits), "cpu"))
+    labelled = int((split.labels >= 0).sum())
+    return float(loss) / labelled if labelled else math.nan, np.concatenate(probabilities)

@@ -1,0 +1,46 @@
+"""A file is written whole or not at all."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from emonet_scratch import files
+
+
+def test_write_and_overwrite(tmp_path):
+    path = tmp_path / "a b\nc"
+    for content in (b"", b"one", b"two" * 10**6):
+        files.write_whole(path, content)
+        assert path.read_bytes() == content and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+def test_a_failure_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, function):
+    path = tmp_path / "x"
+    files.write_whole(path, b"old")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, function, full)
+    with pytest.raises(OSError, match="No space left on device: .*x'"):
+        files.write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_file_size_limit_of_the_system_keeps_the_old_file(tmp_path):
+    """A real write that the system refuses, in a process of its own."""
+    code = ("import resource, signal, sys; from emonet_scratch.files import write_whole\n"
+            "write_whole(sys.argv[1], b'old')\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "write_whole(sys.argv[1], b'x' * 5000)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True)
+    assert done.returncode == 1 and "File too large" in done.stderr
+    assert (tmp_path / "x").read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OSError, match="no/x"):
+        files.write_whole(tmp_path / "no" / "x", b"")

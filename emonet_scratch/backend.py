@@ -83,7 +83,8 @@ def probe_cuda(index: int = 0) -> str | None:
 def choose_device(name: str = "auto") -> tuple[str, str]:
     """(device, a line that says what was chosen and why) for "auto", "cpu", "cuda" or "cuda:K".
 
-    "auto" takes the first GPU that runs a test kernel, else the CPU; a GPU asked for by name must work.
+    "auto" takes GPU 0 if it runs a test kernel, else the CPU; a GPU asked for by name must work. The GPU chosen
+    becomes CuPy's current device.
     """
     if name == "cpu":
         return "cpu", "device: cpu"
@@ -92,6 +93,7 @@ def choose_device(name: str = "auto") -> tuple[str, str]:
         raise DeviceError(f"device must be auto, cpu, cuda or cuda:K, got {name!r}")
     device, reason = f"cuda:{int(index or 0)}", probe_cuda(int(index or 0))
     if reason is None:
+        import_cupy().cuda.Device(int(index or 0)).use()                      # temporaries go where the model is
         return device, f"device: {device}"
     if head == "cuda":
         raise DeviceError(f"device {name} cannot be used: {reason}")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from . import __version__
 from .backend import DeviceError, choose_device
@@ -29,7 +30,7 @@ from .training import CheckpointError, NonFiniteError, load_model, run
 from .training.experiment import MODALITIES, find_run, score
 from .training.report import table
 
-SYNTHETIC = (40, 20, 4)
+SYNTHETIC = (70, 20, 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         folder = Path(options.out) if options.out else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
-        data = options.data or _synthetic(runs / f"synthetic-{options.seed}", options.seed)
+        data = options.data or _synthetic(runs, options.clips_per_class, options.seed)
         names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
         settings = {"data": str(Path(data).absolute()), "config": dataclasses.asdict(config), "modalities": names,
                     "seed": options.seed, "device": options.device, "on_error": options.on_error,
@@ -83,7 +84,7 @@ def evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     print(f"checkpoint: {model.path}\n{line}")
     config = model.config
     data = prepare(options.data, (options.split,), video="video" in config.modalities, sound="audio" in config.modalities,
-                   frame_size=config.frame_size, max_frames=config.max_frames, cache=options.cache,
+                   frame_size=config.frame_size, fit=config.fit, max_frames=config.max_frames, cache=options.cache,
                    on_error=options.on_error)
     model.check_features(data.feature_names)
     split = data.splits[options.split]
@@ -122,7 +123,7 @@ def predict(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
                         f"the data set: give the folder of their files with --features")
     for clip in clips:
         try:
-            frames = read_clip(clip.path, config.frame_size, max_frames=config.max_frames) \
+            frames = read_clip(clip.path, config.frame_size, max_frames=config.max_frames, fit=config.fit) \
                 if "video" in config.modalities else None
             vector = audio_vector(clip, features) if "audio" in config.modalities else None
         except DataError as error:
@@ -153,8 +154,8 @@ def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Nam
 
 def synthesize(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Write a synthetic data set in AFEW's layout."""
-    root = write_synthetic(options.folder, tuple(options.clips_per_class), options.seed)
-    print(f"wrote {root}: {7 * sum(options.clips_per_class)} clips")
+    _write_synthetic(Path(options.folder), options.clips_per_class, options.seed)
+    print(f"wrote {options.folder}: {len(CLASSES) * sum(options.clips_per_class)} clips")
     return 0
 
 
@@ -165,13 +166,20 @@ def doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 1 if report.problems else 0
 
 
-def _synthetic(root: Path, seed: int) -> Path:
-    """The synthetic data set of this seed, written where it is not there yet."""
+def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
+    """The synthetic data set of this size and seed, written where it is not there yet."""
+    root = runs / f"synthetic-{'-'.join(map(str, clips_per_class))}-seed{seed}"
     if not root.exists():
         print(f"no --data given: writing a synthetic data set to {root}")
-        root.parent.mkdir(parents=True, exist_ok=True)
-        write_synthetic(root, SYNTHETIC, seed)
+        runs.mkdir(parents=True, exist_ok=True)
+        _write_synthetic(root, clips_per_class, seed)
     return root
+
+
+def _write_synthetic(root: Path, clips_per_class: Sequence[int], seed: int) -> None:
+    total = len(CLASSES) * sum(clips_per_class)
+    with tqdm(total=total, unit="clip", desc="synthesising", leave=False, disable=not sys.stderr.isatty()) as bar:
+        write_synthetic(root, tuple(clips_per_class), seed, progress=bar.update)
 
 
 def _config(options: argparse.Namespace, parser: argparse.ArgumentParser) -> EmoNetConfig:
@@ -205,6 +213,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
+    def add_synthetic(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--clips-per-class", type=int, nargs=3, default=SYNTHETIC, metavar=("TRAIN", "VAL", "TEST"),
+                         help="size of the synthetic data set")
+
     def add_device(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
 
@@ -223,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--runs", metavar="DIR", default="runs", help="where runs, caches and synthetic data go")
     sub.add_argument("--out", metavar="DIR", help="folder of this run (default: RUNS/<time>)")
     sub.add_argument("--resume", metavar="PATH|auto", help="continue a run, bit for bit")
+    add_synthetic(sub)
     sub.add_argument("--save-every", type=int, metavar="STEPS", help="checkpoints inside an epoch, too")
     add_reading(sub)
 
@@ -244,8 +257,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("synthesize", synthesize)
     sub.add_argument("folder", help="where to write; must not exist")
-    sub.add_argument("--clips-per-class", type=int, nargs=3, default=SYNTHETIC, metavar=("TRAIN", "VAL", "TEST"))
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    add_synthetic(sub)
 
     sub = add("doctor", doctor)
     sub.add_argument("data", help="a data set in AFEW's layout")

@@ -93,6 +93,9 @@ class Cupy(types.ModuleType):
             def __init__(self, index):
                 self.index = index
 
+            def use(self):
+                return self
+
             def __enter__(self):
                 return self
 

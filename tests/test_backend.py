@@ -28,7 +28,7 @@ def test_unknown_devices_are_refused(name):
         backend.choose_device(name)
 
 
-def test_a_working_gpu_is_taken(monkeypatch):
+def test_a_working_gpu_is_taken(monkeypatch, fake_gpu):
     monkeypatch.setattr(backend, "probe_cuda", lambda index=0: None)
     assert backend.choose_device("auto")[0] == "cuda:0"
     assert backend.choose_device("cuda:1")[0] == "cuda:1"

@@ -25,7 +25,7 @@ def test_a_failure_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, functi
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, function, full)
-    with pytest.raises(OSError, match="No space left on device: .*x'"):
+    with pytest.raises(OSError, match=r"No space left on device: .*x'"):
         files.write_whole(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
 

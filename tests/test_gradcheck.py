@@ -80,7 +80,7 @@ def test_planted_bugs_in_the_lstm_are_caught(monkeypatch, bug):
     right = lstm.gates_backward
 
     def wrong(dh, dc, cache):
-        c_prev, i, f, g, o, tanh_c = cache
+        _, i, f, g, o, tanh_c = cache
         da, dc_prev = right(dh, dc, cache)
         H = dh.shape[1]
         if bug == "gate swapped":

@@ -54,7 +54,7 @@ def test_conv2d_is_the_sum_in_its_docstring(N, H, C, K, stride, seed):
         assert y[n, i, j, f] == pytest.approx(layer.b.value[f] + sum(terms), abs=1e-12)
 
 
-@given(st.sampled_from([(4,), (2, 3), (2, 3, 3)]), sizes, st.booleans(), seeds)
+@given(st.sampled_from([(1,), (4,), (2, 3), (2, 3, 3)]), sizes, st.booleans(), seeds)
 def test_batch_norm(shape, C, training, seed):
     layer = layers.BatchNorm(C).train(training)
     layer.running_mean += values(seed, C).astype(np.float32)
@@ -255,7 +255,6 @@ def test_foreign_states_are_refused_whole():
     (lambda: layers.Conv2d(3, 4, 3), (2, 8, 8, 4), "expected 4 axes and a last axis of 3"),
     (lambda: layers.Conv2d(3, 4, 5), (2, 4, 8, 3), "the padded image is smaller than the kernel"),
     (lambda: layers.BatchNorm(3), (4, 5), "a last axis of 3"),
-    (lambda: layers.BatchNorm(3), (1, 3), "at least 2 values a channel"),
     (lambda: layers.GlobalAveragePool(), (4, 5), r"expected \(N, H, W, C\)"),
 ])
 def test_wrong_shapes_get_one_line(make, shape, message):
@@ -269,7 +268,7 @@ def test_wrong_shapes_get_one_line(make, shape, message):
                                   lambda: layers.ResidualBlock(1, 1, shortcut="none"),
                                   lambda: layers.Chunked(layers.ReLU(), 0), lambda: layers.LSTM(1, 1, truncate=0)])
 def test_wrong_arguments_are_refused(make):
-    with pytest.raises(ValueError, match="got|cannot"):
+    with pytest.raises(ValueError, match=r"got|cannot"):
         make()
 
 

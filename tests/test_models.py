@@ -53,7 +53,7 @@ def test_resnet_gradients(shortcut, training):
 
 CHANGES = [{}, {"trunk_norm": "running"}, {"trunk_pooling": "flatten"}, {"relu_on_logits": True},
            {"frames_per_chunk": 2, "trunk_norm": "running"}, {"frames_per_chunk": 2}, {"modalities": ("audio",)},
-           {"modalities": ("video",)}, {"dropout": 0.0}, {"truncate": 2}]
+           {"modalities": ("video",)}, {"dropout": 0.0}, {"truncate": 2}, {"lstm_output": "top"}, {"feature_norm": False}]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=map(str, CHANGES))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_sigkill_and_resume_ends_with_the_same_bytes(tmp_path, uninterrupted):
     """Real processes, killed at random moments until one reaches the end."""
     rng, killed = random.Random(5), 0
     while True:
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=os.path.dirname(os.path.dirname(__file__)))
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=Path(__file__).parents[1])
         while process.poll() is None and not (tmp_path / "last.safetensors").exists():
             time.sleep(0.01)
         if killed < 4:

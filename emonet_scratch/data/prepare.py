@@ -29,7 +29,7 @@ class Dataset:
 
 
 def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
-            frame_size: int = 256, max_frames: int | None = 250, cache: str | os.PathLike | None = None,
+            frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
             on_error: str = "skip", log: Callable[[str], None] = print) -> Dataset:
     """Read the splits `wanted` of the data set at `root`.
 
@@ -55,7 +55,7 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str] | str:
         """(frames, audio vector, content key), or the reason why there are none."""
         try:
-            frames = read_clip(clip.path, frame_size, max_frames=max_frames, cache=store) if video else None
+            frames = read_clip(clip.path, frame_size, max_frames=max_frames, fit=fit, cache=store) if video else None
             vector = audio_vector(clip, features) if sound else None
             return frames, vector, content_key(clip.path) if video else ""
         except DataError as error:

@@ -18,7 +18,8 @@ class BatchNorm(Layer):
     Shapes: x (..., C), y the same; gamma, beta, running_mean, running_var (C,). M is the number of values a channel.
 
     Training: mean and the biased variance (divided by M) of the batch; the running statistics move by `momentum`
-    towards mean and the unbiased variance (divided by M - 1), as in other libraries.
+    towards mean and the unbiased variance (divided by M - 1), as in other libraries. A single value has no variance:
+    y = beta, dx = 0.
     Evaluation: the running statistics, constants of the input.
 
     Backward, training: y depends on x also through mean and var. With dx_hat = dy * gamma (ibid., section 3)
@@ -46,13 +47,11 @@ class BatchNorm(Layer):
         check_last_axis(self, x, self.C)
         if self.training:
             axes, M = tuple(range(x.ndim - 1)), x.size // self.C
-            if M < 2:
-                raise ValueError(f"{self!r} got x of shape {x.shape}: training needs at least 2 values a channel")
             mean = x.mean(axis=axes)
             centred = x - mean
             var = (centred * centred).mean(axis=axes)
             self.running_mean += self.momentum * (mean - self.running_mean)
-            self.running_var += self.momentum * (var * (M / (M - 1)) - self.running_var)
+            self.running_var += self.momentum * (var * (M / max(1, M - 1)) - self.running_var)
         else:
             centred, var = x - self.running_mean, self.running_var
         inv_std = 1 / xp.sqrt(var + self.eps)                                 # (C,)

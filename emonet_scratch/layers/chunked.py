@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from ..backend import Array, array_module
@@ -49,4 +50,7 @@ class Chunked(Layer):
         return array_module(dy).concatenate(parts)
 
     def _chunks(self, x: Array) -> list[Array]:
-        return [x[i:i + self.size] for i in range(0, len(x), self.size)]
+        """The fewest parts that are small enough, of equal length but for one row: no part of a single leftover."""
+        count = -(-len(x) // self.size)
+        edges = [len(x) * k // count for k in range(count + 1)]
+        return [x[i:j] for i, j in pairwise(edges)]

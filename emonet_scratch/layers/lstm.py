@@ -48,18 +48,20 @@ class LSTMCell(Layer):
         a = x @ W_ih + h_prev @ W_hh + b,   then `gates`
 
     Shapes: x (N, D), h and c (N, H), W_ih (D, 4H), W_hh (H, 4H), b (4H,); gate order i f g o.
-    Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)); b is 0 but for the forget gate's part, `forget_bias`
-    (Jozefowicz et al. 2015 recommend 1: the cell remembers before it has learnt to).
+    W_ih is drawn from N(0, 1/D), so that inputs of variance 1 open no gate far; each gate's part of W_hh is a random
+    orthogonal matrix (Saxe et al. 2014); b is 0 but for the forget gate's part, `forget_bias` (Jozefowicz et al. 2015
+    recommend 1: the cell remembers before it has learnt to).
 
     Backward: with da from `gates_backward`, dx = da @ W_ih.T, dh_prev = da @ W_hh.T, dW_ih = x.T @ da,
     dW_hh = h_prev.T @ da, db = da summed over N.
     """
 
     def __init__(self, D: int, H: int, forget_bias: float = 1.0, rng: np.random.Generator | None = None) -> None:
-        rng, k = rng or generator(), H**-0.5
+        rng = rng or generator()
         self.D, self.H = D, H
-        self.W_ih = Parameter(rng.uniform(-k, k, (D, 4 * H)).astype(np.float32))
-        self.W_hh = Parameter(rng.uniform(-k, k, (H, 4 * H)).astype(np.float32))
+        self.W_ih = Parameter((rng.standard_normal((D, 4 * H)) * D**-0.5).astype(np.float32))
+        rotations = [np.linalg.qr(rng.standard_normal((H, H)))[0] for _ in range(4)]
+        self.W_hh = Parameter(np.concatenate(rotations, axis=1).astype(np.float32))
         self.b = Parameter(np.zeros(4 * H, np.float32))
         self.b.value[H:2 * H] = forget_bias
 

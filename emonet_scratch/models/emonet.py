@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import Array, array_module, generator
 from ..layers import (
     LSTM,
+    BatchNorm,
     Chunked,
     Dense,
     Dropout,
@@ -40,7 +41,8 @@ class EmoNetConfig:
 
     # what the network sees
     modalities: tuple[str, ...] = ("audio", "video")
-    frame_size: int = 256           # pixels: frames are frame_size x frame_size, letterboxed
+    frame_size: int = 256           # pixels: frames are frame_size x frame_size
+    fit: str = "pad"                # "pad": the whole picture, letterboxed; "crop": its centre square
     frames: int | None = 50         # sampled from a clip; None: all of them
     max_frames: int | None = 250    # read of a clip, at 25 frames a second
     augment: bool = True            # flip, crop and brightness jitter, the same for all frames of a clip
@@ -48,11 +50,13 @@ class EmoNetConfig:
     trunk_depth: int = 20
     trunk_width: int = 16
     trunk_pooling: str = "average"  # "average": 64 numbers a frame; "flatten": the paper's 262,144
+    feature_norm: bool = True       # batch norm of the pooled features, so that what differs between clips is O(1)
     trunk_norm: str = "running"     # "batch": batch norm learns its statistics; "running": it uses fixed ones
     freeze_trunk: bool = False      # no gradient into the trunk; its features are computed once and kept on disk
     frames_per_chunk: int | None = 8
     lstm_size: int = 256
     lstm_layers: int = 3
+    lstm_output: str = "all"        # the last state of "all" layers goes on, or that of the "top" one, as in the paper
     forget_bias: float = 1.0
     truncate: int | None = None
     # audio
@@ -78,7 +82,8 @@ class EmoNetConfig:
     patience: int | None = None     # epochs without a better validation loss before training stops early
 
     def __post_init__(self) -> None:
-        for name, allowed in {"trunk_pooling": ("average", "flatten"), "trunk_norm": ("batch", "running"),
+        for name, allowed in {"fit": ("pad", "crop"), "trunk_pooling": ("average", "flatten"), "lstm_output": ("all", "top"),
+                              "trunk_norm": ("batch", "running"),
                               "optimizer": ("adam", "sgd"),
                               "schedule": ("constant", "step", "cosine", "one_cycle")}.items():
             if getattr(self, name) not in allowed:
@@ -108,12 +113,13 @@ class EmoNetConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
-    "paper": dict(frames=None, augment=False, trunk_pooling="flatten", forget_bias=0.0, lda_components=512,
-                  lda_shrinkage=1e-4, relu_on_logits=True, optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0,
-                  schedule="constant", clip_norm=None, class_weights=False),
-    "small": dict(frame_size=32, frames=8, max_frames=75, trunk_depth=8, trunk_width=8, trunk_norm="batch",
-                  frames_per_chunk=None, lstm_size=32, lstm_layers=3, audio_layers=(32, 32, 32),
-                  fusion_layers=(64, 32), dropout=0.2, lr=5e-3, epochs=12),
+    "paper": dict(frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
+                  forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, relu_on_logits=True, optimizer="sgd", lr=1e-6,
+                  momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None, class_weights=False),
+    "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk_depth=8, trunk_width=8,
+                  trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
+                  audio_layers=(32, 32, 32), fusion_layers=(64, 32), dropout=0.1, lr=2e-3, schedule="cosine",
+                  batch_size=8, epochs=10),
 }
 
 
@@ -127,7 +133,7 @@ class EmoNet(Layer):
     lengths (N,) frames of each clip, with sum B; audio (N, audio_features); logits (N, 7), in the order Angry,
     Disgust, Fear, Happy, Neutral, Sad, Surprise. What a model without one of the modalities does not use is ignored.
 
-        video     Normalize -> ResNet trunk -> pool or flatten -> LSTM -> last hidden state of the top layer
+        video     Normalize -> ResNet trunk -> pool or flatten -> LSTM -> last hidden state of each layer
         audio     3 x (Dense, ReLU, Dropout)
         fusion    concatenate -> Dense, ReLU, Dropout -> Dense, ReLU, Dropout -> Dense
     """
@@ -145,10 +151,12 @@ class EmoNet(Layer):
             # CIFAR's mean and spread, which the pretrained trunk of the paper expects
             trunk = Sequential(normalize=Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
                                resnet=resnet.features, pool=pool)
+            if config.feature_norm:
+                trunk.norm = BatchNorm(D)
             self.trunk = Chunked(trunk, config.frames_per_chunk)
             self.pad = PadSequences()
             self.lstm = LSTM(D, config.lstm_size, config.lstm_layers, config.forget_bias, config.truncate, rng)
-            fused += config.lstm_size
+            fused += config.lstm_size * (config.lstm_layers if config.lstm_output == "all" else 1)
         if "audio" in config.modalities:
             self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
             fused += config.audio_layers[-1]
@@ -182,7 +190,8 @@ class EmoNet(Layer):
                 x, caches["trunk"] = self.trunk.forward(frames)
             x, caches["pad"] = self.pad.forward(x, lengths)
             (_, (h, _)), caches["lstm"] = self.lstm.forward(x, lengths)
-            branches.append(h[-1])
+            states = h if self.config.lstm_output == "all" else h[-1:]        # (L or 1, N, H)
+            branches.append(states.transpose(1, 0, 2).reshape(len(lengths), -1))
         if "audio" in self.config.modalities:
             y, caches["audio"] = self.audio.forward(audio)
             branches.append(y)
@@ -194,8 +203,11 @@ class EmoNet(Layer):
         """(dframes or None, daudio or None); dframes has the shape of the frames or features that came in."""
         dx, dframes, daudio = self.fusion.backward(dlogits, cache["fusion"]), None, None
         if "video" in self.config.modalities:
-            dh = array_module(dx).zeros((len(self.lstm.cells), *dx[:, :self.lstm.H].shape), dx.dtype)
-            dh[-1], dx = dx[:, :self.lstm.H], dx[:, self.lstm.H:]
+            L, N, H = len(self.lstm.cells), len(dx), self.lstm.H
+            used = L if self.config.lstm_output == "all" else 1
+            dh = array_module(dx).zeros((L, N, H), dx.dtype)
+            dh[L - used:] = dx[:, :used * H].reshape(N, used, H).transpose(1, 0, 2)
+            dx = dx[:, used * H:]
             dsteps, _ = self.lstm.backward(None, (dh, array_module(dh).zeros_like(dh)), cache["lstm"])
             dframes = self.pad.backward(dsteps, cache["pad"])
             if "trunk" in cache:
@@ -220,5 +232,5 @@ def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generato
         if not (open_end and k == len(sizes) - 1):
             layers |= {f"relu{k}": ReLU(), f"dropout{k}": Dropout(dropout, int(rng.integers(2**63)))}
     if open_end:
-        layers[f"dense{len(sizes) - 1}"].W.value *= 0.1                       # first logits near 0: a first loss near ln 7
+        layers[f"dense{len(sizes) - 1}"].W.value *= 0.5**0.5                  # no ReLU behind it: N(0, 1 / D)
     return Sequential(**layers)

@@ -25,7 +25,8 @@ def write_checkpoint(path: str | os.PathLike, groups: dict[str, dict[str, np.nda
 
     The bytes depend on the arguments alone, so equal training states make equal files.
     """
-    arrays = {f"{group}/{name}": np.asarray(a, order="C") for group, members in groups.items() for name, a in members.items()}
+    arrays = {f"{group}/{name}": np.asarray(a, order="C")
+              for group, members in groups.items() for name, a in members.items()}
     # One key: safetensors orders several at random, and equal states would make different bytes.
     text = json.dumps(meta | {"format": FORMAT}, sort_keys=True)
     write_whole(path, save(arrays, {"emonet": text}))

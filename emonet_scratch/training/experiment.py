@@ -40,7 +40,8 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     names = list(settings["modalities"])
     used = {m for name in names for m in MODALITIES[name]}
     data = prepare(settings["data"], video="video" in used, sound="audio" in used, frame_size=config.frame_size,
-                   max_frames=config.max_frames, cache=settings["cache"], on_error=settings["on_error"], log=log)
+                   fit=config.fit, max_frames=config.max_frames, cache=settings["cache"],
+                   on_error=settings["on_error"], log=log)
     train, val = data.splits["train"], data.splits["val"]
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -76,7 +77,7 @@ def _result(trainer: Trainer, folder: Path, device: str) -> dict[str, Any]:
     return score(trainer.val.labels, probabilities) | {
         "loss": loss, "parameters": sum(p.value.size for p in trainer.model.parameters()),
         "trained_parameters": sum(p.value.size for p in trainer.model.parameters() if p.name in trained),
-        "seconds": round(sum(row["seconds"] for row in read_metrics(folder)), 1),
+        "seconds": round(sum(row["seconds"] for row in read_metrics(folder)), 3),
         "best_epoch": meta["progress"]["best_epoch"]}
 
 

@@ -1,0 +1,308 @@
+"""The command line as a newcomer runs it: every command, on good and on bad input."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emonet_scratch.cli import main
+from emonet_scratch.data.afew import CLASSES
+from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.training import read_checkpoint
+from tests.media import tone, write_clip
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--preset", "small", "--device", "cpu", "--epochs", "2", "--set", "frame_size=16", "--set", "frames=3",
+         "--set", "trunk_width=2", "--set", "lstm_size=4"]
+
+
+def build(root, features=5):
+    """A data set of 7 x (2, 1) labelled clips and 2 test clips; the class is in the colour and in the vector."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(CLASSES):
+        for split, count in (("Train_AFEW", 2), ("Val_AFEW", 1)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                path = root / split / name / f"{100 * k + i:09}.avi"
+                frames = (rng.integers(0, 50, (5, 24, 32, 3)) + 180 * (k >> np.arange(3) & 1)).astype(np.uint8)
+                write_clip(path, frames, "mjpeg", tone(0.3, hz=200 + 50 * k), "pcm")
+                if features:
+                    vector = rng.standard_normal(features) + 3 * np.arange(features) * (k - 3)
+                    write_arff(path.with_suffix(".arff"), "r", [f"f{j}" for j in range(features)],
+                               [(path.stem, name, vector)])
+    (root / "Test_AFEW").mkdir()
+    for i in (1, 2):
+        write_clip(root / "Test_AFEW" / f"{i:09}.avi", None, "mjpeg", tone(0.3), "pcm")
+        if features:
+            write_arff(root / "Test_AFEW" / f"{i:09}.arff", "r", [f"f{j}" for j in range(features)],
+                       [(f"{i:09}", None, rng.standard_normal(features))])
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def data_without_features(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("plain"), features=0)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["train", "--data", str(data), "--runs", str(runs), "--out", str(runs / "one"), *QUICK]) == 0
+    return runs / "one"
+
+
+@pytest.fixture(scope="module")
+def trained_on_sound(data_without_features, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["train", "--data", str(data_without_features), "--runs", str(runs), "--out", str(runs / "one"),
+                 "--modalities", "fused", *QUICK]) == 0
+    return runs / "one"
+
+
+def fails(capsys, *arguments):
+    """The one line that a command that fails with status 1 prints last; nothing else may look like an error."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("emonet: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_train_leaves_a_report(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert list(results) == ["audio", "video", "fused"]
+    for r in results.values():
+        low, high = r["interval"]
+        assert 0 <= low <= r["accuracy"] <= high <= 1 and r["clips"] == 7 and r["parameters"] > 0 and r["seconds"] > 0
+        assert np.sum(r["confusion"]) == 7 and r["loss"] > 0 and 0 <= r["macro_f1"] <= 1
+    for name in ("confusion.png", "curves.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG") and (trained / name).stat().st_size > 5000
+    config = json.loads((trained / "config.json").read_text())
+    assert config["config"]["frame_size"] == 16 and config["versions"]["numpy"] == np.__version__
+    for name in results:
+        assert len((trained / name / "metrics.jsonl").read_text().splitlines()) == 4
+        assert (trained / name / "best.safetensors").exists() and (trained / name / "last.safetensors").exists()
+    header, *lines = (trained / "results.txt").read_text().splitlines()
+    assert header.split()[0] == "accuracy" and [line.split()[0] for line in lines] == ["audio", "video", "fused"]
+
+
+def test_lda_and_normalisation_come_from_the_training_split_only(trained, data, tmp_path):
+    """Other validation vectors change no array of the checkpoint's projection."""
+    other = build(tmp_path / "other")
+    for arff in other.glob("Val_AFEW/*/*.arff"):
+        write_arff(arff, "r", [f"f{j}" for j in range(5)], [(arff.stem, arff.parent.name, np.full(5, 1e3))])
+    assert main(["train", "--data", str(other), "--runs", str(tmp_path), "--out", str(tmp_path / "run"),
+                 "--modalities", "audio", *QUICK]) == 0
+    a, b = (read_checkpoint(folder / "audio" / "last.safetensors")[0] for folder in (trained, tmp_path / "run"))
+    for group in ("projection", "model"):
+        assert all(np.array_equal(a[group][name], b[group][name]) for name in a[group])
+
+
+def test_evaluate_repeats_the_figure_of_the_run(trained, data, capsys):
+    assert main(["evaluate", str(trained), "--data", str(data), "--device", "cpu"]) == 0
+    accuracy = json.loads((trained / "results.json").read_text())["fused"]["accuracy"]
+    out = capsys.readouterr().out
+    assert f"val: 7 clips, accuracy {accuracy:.3f}" in out and "Surprise" in out
+
+
+def test_evaluate_writes_what_the_challenge_wants(trained, data, tmp_path, capsys):
+    assert main(["evaluate", str(trained), "--data", str(data), "--split", "test", "--out", str(tmp_path / "p")]) == 0
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["000000001.txt", "000000002.txt", "predictions.csv"]
+    assert (tmp_path / "p" / "000000001.txt").read_text().strip() in CLASSES
+    assert "2 clips without labels" in capsys.readouterr().out
+
+
+def test_predict_prints_seven_probabilities_a_clip(trained_on_sound, data_without_features, capsys):
+    clips = [str(p) for p in sorted((data_without_features / "Test_AFEW").glob("*.avi"))]
+    call = ["predict", "--checkpoint", str(trained_on_sound), *clips, "--device", "cpu"]
+    assert main([*call, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [r["clip"] for r in rows] == clips
+    for r in rows:
+        assert list(r["probabilities"]) == list(CLASSES) and sum(r["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+        assert r["class"] == max(r["probabilities"], key=r["probabilities"].get)
+    assert main([*call, "--csv"]) == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [t["class"] for t in table] == [r["class"] for r in rows]
+    assert main(call) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{clips[0]}: {rows[0]['class']}  Angry 0.")
+
+
+def test_predict_with_feature_files(trained, data, capsys):
+    clip = data / "Test_AFEW" / "000000001.avi"
+    assert main(["predict", "--checkpoint", str(trained), str(clip), "--features", str(data / "Test_AFEW"), "--csv"]) == 0
+    main(["evaluate", str(trained), "--data", str(data), "--split", "test", "--out", str(data.parent / "p")])
+    first = capsys.readouterr().out.splitlines()[1].split(",")[1:]
+    assert first == (data.parent / "p" / "predictions.csv").read_text().splitlines()[1].split(",")[1:]
+    assert "give the folder of their files with --features" in fails(capsys, "predict", "--checkpoint", trained, clip)
+    assert "use vectors of the same extractor" in fails(capsys, "predict", "--checkpoint", trained, clip,
+                                                        "--features", data.parent / "p")
+
+
+def test_predict_goes_on_after_a_bad_clip(trained_on_sound, data_without_features, tmp_path, capsys):
+    good = data_without_features / "Test_AFEW" / "000000001.avi"
+    odd = tmp_path / "-a \"b\"\n'c' %d.avi"
+    odd.write_bytes(good.read_bytes())
+    (tmp_path / "bad.avi").write_text("no clip")
+    clips = [str(good), str(tmp_path / "bad.avi"), str(odd)]
+    assert main(["predict", "--checkpoint", str(trained_on_sound), "--csv", *clips]) == 1
+    captured = capsys.readouterr()
+    assert len(list(csv.reader(io.StringIO(captured.out)))) == 3
+    assert captured.err.count("emonet: error: ") == 1 and "bad.avi" in captured.err
+
+
+def test_a_name_that_begins_with_a_dash(trained_on_sound, data_without_features, tmp_path, monkeypatch, capsys):
+    (tmp_path / "-x.avi").write_bytes((data_without_features / "Test_AFEW" / "000000001.avi").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "--checkpoint", str(trained_on_sound), "--", "-x.avi"]) == 0
+    assert capsys.readouterr().out.startswith("-x.avi: ")
+
+
+def test_resume_ends_with_the_same_bytes_and_auto_finds_the_run(trained, data, tmp_path, monkeypatch, capsys):
+    """A run that is interrupted in its second network goes on there."""
+    from emonet_scratch.training import Trainer
+    end, epochs = Trainer._end_epoch, iter(range(100))
+
+    def interrupted(self, started):
+        if next(epochs) == 3:
+            raise KeyboardInterrupt
+        end(self, started)
+    monkeypatch.setattr(Trainer, "_end_epoch", interrupted)
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(data), "--runs", str(tmp_path), "--out", str(out), *QUICK]) == 130
+    assert "--resume auto" in capsys.readouterr().err and not (out / "results.json").exists()
+    monkeypatch.undo()
+    assert main(["train", "--runs", str(tmp_path), "--resume", "auto"]) == 0
+    for name in ("audio", "video", "fused"):
+        for state in ("last", "best"):
+            file = f"{name}/{state}.safetensors"
+            assert (out / file).read_bytes() == (trained / file).read_bytes()
+    capsys.readouterr()
+    assert "no unfinished run" in fails(capsys, "train", "--runs", tmp_path, "--resume", "auto")
+
+
+def test_a_run_is_never_overwritten(trained, data, capsys):
+    before = (trained / "results.json").read_bytes()
+    assert "holds a run already" in fails(capsys, "train", "--data", data, "--out", trained, *QUICK)
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_damaged_and_foreign_checkpoints(trained, data, tmp_path, capsys):
+    whole = (trained / "fused" / "best.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name in ("cut", "text"):
+        line = fails(capsys, "evaluate", tmp_path / f"{name}.safetensors", "--data", data)
+        assert f"{name}.safetensors' is damaged" in line
+    assert "does not exist" in fails(capsys, "evaluate", tmp_path / "none.safetensors", "--data", data)
+    assert "holds no best.safetensors" in fails(capsys, "evaluate", tmp_path, "--data", data)
+
+
+def test_features_of_another_extractor_are_refused(trained, data_without_features, capsys):
+    line = fails(capsys, "evaluate", trained, "--data", data_without_features)
+    assert "was trained on 5 audio features" in line and "use vectors of the same extractor" in line
+
+
+def test_one_class_alone_cannot_be_learnt(tmp_path, capsys):
+    for split in ("Train", "Val"):
+        (tmp_path / split / "Fear").mkdir(parents=True)
+        for i in range(3):
+            write_clip(tmp_path / split / "Fear" / f"{i}.avi", None, "mjpeg", tone(0.3), "pcm")
+    line = fails(capsys, "train", "--data", tmp_path, "--runs", tmp_path / "runs", *QUICK)
+    assert "LDA of the training split's audio vectors" in line and "class" in line
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["train", "--data", "nowhere"], "'nowhere'"), (["doctor", "nowhere"], "'nowhere'"),
+    (["train", "--resume", "nowhere"], "no folder of a run"), (["train", "--device", "cuda:9"], "cuda:9 cannot be used"),
+    (["train", "--device", "tpu"], "must be auto, cpu, cuda"),
+    (["predict", "--checkpoint", "nowhere", "x.avi"], "'nowhere' does not exist")])
+def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train" and "--device" in arguments:
+        (tmp_path / "runs" / "synthetic-70-20-4-seed0").mkdir(parents=True)
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["train", "--set", "lr"], "FIELD=VALUE"), (["train", "--set", "rate=1"], "no field 'rate'"),
+    (["train", "--preset", "big"], "invalid choice"), (["train", "--epochs", "0"], "epochs must be a positive integer"),
+    (["train", "--resume", "auto", "--seed", "3"], "leave out --seed"), (["dance"], "invalid choice"), ([], "required"),
+    (["train", "--set", "optimizer=lamb"], "optimizer must be one of")])
+def test_wrong_calls_get_a_usage_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_the_run_with_one_line(data, tmp_path, capsys):
+    """In a process of its own that may write files of 40 kB at most."""
+    code = ("import resource, signal, sys; from emonet_scratch.cli import main\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "sys.exit(main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, "train", "--data", str(data), "--runs", str(tmp_path), "--modalities",
+                           "audio", "--out", str(tmp_path / "run"), *QUICK, "--set", "audio_layers=[200, 200, 200]"],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "emonet: error: [Errno 27] File too large: " in done.stderr and "last.safetensors" in done.stderr
+
+
+def test_doctor(data, capsys):
+    assert main(["doctor", str(data)]) == 0
+    out = capsys.readouterr().out
+    assert "14" in out and all(name in out for name in CLASSES)
+
+
+def test_synthesize_and_the_whole_example_in_a_small_size(tmp_path, capsys):
+    """examples/train_afew.py without a data set: writes one, trains three networks, reports."""
+    command = [sys.executable, str(ROOT / "examples" / "train_afew.py"), "--clips-per-class", "3", "2", "1", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run, = (p for p in (tmp_path / "runs").iterdir() if (p / "config.json").exists())
+    results = json.loads((run / "results.json").read_text())
+    assert list(results) == ["audio", "video", "fused"] and results["fused"]["clips"] == 14
+    assert "macro F1" in done.stdout and "\r" not in done.stdout + done.stderr    # plain lines: no terminal
+    root = tmp_path / "runs" / "synthetic-3-2-1-seed0"
+    assert main(["doctor", str(root)]) == 0
+    assert main(["synthesize", str(tmp_path / "again"), "--clips-per-class", "1", "1", "1"]) == 0
+    assert main(["synthesize", str(root)]) == 1
+
+
+def test_the_paper_preset_runs_and_stays_at_ln_7(data, tmp_path):
+    """The paper's network and training, on small frames: the loss does not move, as its author saw."""
+    assert main(["train", "--data", str(data), "--runs", str(tmp_path), "--out", str(tmp_path / "run"), "--preset", "paper",
+                 "--modalities", "fused", "--epochs", "2", "--set", "frame_size=16", "--set", "lstm_size=8",
+                 "--device", "cpu"]) == 0
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "fused" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[1] == pytest.approx(losses[3], abs=1e-3)
+
+
+def test_real_clips_train_and_predict(real_data, tmp_path, capsys):
+    """Six real recordings as a tiny AFEW: doctor, training and prediction."""
+    names = {"ANG": "Angry", "DIS": "Disgust", "FEA": "Fear", "HAP": "Happy", "NEU": "Neutral", "SAD": "Sad"}
+    clips = sorted((real_data / "crema_d").glob("*.flv"))
+    for clip in clips:
+        for split in ("Train_AFEW", "Val_AFEW"):
+            folder = tmp_path / "data" / split / names[clip.stem.split("_")[2]]
+            folder.mkdir(parents=True)
+            (folder / clip.name).symlink_to(clip)
+            (folder / f"more_{clip.name}").symlink_to(clip)
+    assert main(["doctor", str(tmp_path / "data")]) == 1                      # the splits hold the same clips
+    assert "Surprise" in capsys.readouterr().out
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(tmp_path / "data"), "--runs", str(tmp_path), "--out", str(out), *QUICK,
+                 "--modalities", "fused"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "--checkpoint", str(out), "--json", *map(str, clips)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["clip"] for row in rows] == [str(clip) for clip in clips]

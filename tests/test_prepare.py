@@ -1,0 +1,132 @@
+"""From a data set's folder to splits: every clip is used or accounted for."""
+
+import numpy as np
+import pytest
+
+from emonet_scratch.data import audio
+from emonet_scratch.data.afew import CLASSES
+from emonet_scratch.data.errors import DataError
+from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.data.prepare import prepare
+from tests.media import counter, tone, write_clip
+
+# What people have: AFEW's own encoding and others.
+ENCODINGS = {
+    "000000001.avi": dict(codec="mpeg2", sar="64/45", sound=tone(0.5)),
+    "000000002.avi": dict(codec="mjpeg", sound=tone(0.5), sound_codec="pcm"),
+    "000000003.mp4": dict(codec="h264", sound=np.stack([tone(0.5), tone(0.5, hz=300)], 1), sound_codec="aac"),
+    "000000004.avi": dict(codec="ffv1", frames=counter(9, 33, 47), sound=tone(0.5)),
+    "000000005.mp4": dict(codec="h264", fps=12, sound=tone(0.5), sound_codec="aac"),
+}
+
+
+def tree(root, clips=ENCODINGS, splits=("Train_AFEW", "Val_AFEW"), label="Happy"):
+    for split in splits:
+        folder = root / split / label
+        folder.mkdir(parents=True)
+        for name, options in clips.items():
+            write_clip(folder / name, **options)
+    return root
+
+
+def arffs(root, D=4, skip=(), nan=()):
+    rng = np.random.default_rng(0)
+    for clip in sorted(root.glob("*/*/*.*")):
+        if clip.name not in skip:
+            vector = rng.standard_normal(D)
+            vector[1] = np.nan if clip.name in nan else vector[1]
+            write_arff(clip.with_suffix(".arff"), "r", [f"f{k}" for k in range(D)], [(clip.stem, "Happy", vector)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def encodings(tmp_path_factory):
+    return tree(tmp_path_factory.mktemp("encodings"))
+
+
+def test_all_encodings_are_read_with_features_from_their_sound(encodings, tmp_path):
+    lines = []
+    data = prepare(encodings, frame_size=24, cache=tmp_path / "cache", log=lines.append)
+    train = data.splits["train"]
+    assert train.ids == [name[:9] for name in ENCODINGS] and not data.skipped
+    assert all(f.shape[1:] == (24, 24, 3) and f.dtype == np.uint8 for f in train.frames)
+    assert len(train.frames[4]) == pytest.approx(25, abs=1)                   # 12 frames at 12 a second are a second
+    assert train.audio.shape == (5, len(audio.FEATURE_NAMES)) and np.isfinite(train.audio).all()
+    assert data.feature_names == audio.FEATURE_NAMES and set(train.labels) == {CLASSES.index("Happy")}
+    assert any("computing" in line for line in lines)
+    assert any("no clip of Angry, Disgust, Fear, Neutral, Sad, Surprise" in line for line in lines)
+    again = prepare(encodings, frame_size=24, cache=tmp_path / "cache", log=lines.append).splits["train"]
+    assert all(np.array_equal(a, b) for a, b in zip(train.frames, again.frames, strict=True))
+
+
+def test_feature_files_are_preferred_to_sound(tmp_path):
+    root = arffs(tree(tmp_path, {"000000001.avi": dict(sound=tone(0.5))}))
+    data = prepare(root, frame_size=16, log=lambda line: None)
+    assert data.feature_names == ("f0", "f1", "f2", "f3") and data.splits["val"].audio.shape == (1, 4)
+
+
+def test_every_clip_that_is_left_out_is_named_and_counted(tmp_path):
+    clips = {f"00000000{k}.avi": dict(sound=tone(0.3)) for k in range(5)}
+    root = arffs(tree(tmp_path, clips), skip=["000000001.avi"], nan=["000000002.avi"])
+    (root / "Train_AFEW" / "Happy" / "000000003.avi").write_bytes(b"this is no clip\n" * 40)
+    lines = []
+    data = prepare(root, frame_size=16, log=lines.append)
+    left_out = [line for line in lines if line.startswith("left out: ")]
+    assert data.splits["train"].ids == ["000000000", "000000004"] and len(data.splits["val"]) == 3
+    assert len(left_out) == len(data.skipped) == 5 and lines[-1] == "5 of 10 clips were left out"
+    text = "\n".join(left_out)
+    assert "has no audio vector in the feature files" in text and "no number for the feature 'f1'" in text
+    assert "000000003.avi" in text
+    with pytest.raises(DataError, match=r"000000001\.avi.*has no audio vector"):
+        prepare(root, frame_size=16, log=lines.append, on_error="stop")
+
+
+def test_a_clip_without_sound_serves_video_but_not_audio(tmp_path):
+    root = tree(tmp_path, {"000000001.avi": dict(sound=tone(0.5)), "000000002.avi": {}})
+    lines = []
+    assert len(prepare(root, frame_size=16, log=lines.append).splits["train"]) == 1
+    assert any("has no sound track, and there are no feature files" in line for line in lines)
+    assert len(prepare(root, frame_size=16, sound=False, log=lines.append).splits["train"]) == 2
+
+
+def test_audio_alone_decodes_no_frames(tmp_path):
+    root = arffs(tree(tmp_path, {"000000001.avi": {}}))
+    for clip in root.glob("*/*/*.avi"):
+        clip.write_bytes(b"not even a clip")
+    data = prepare(root, video=False, log=lambda line: None)
+    assert data.splits["train"].frames is None and data.splits["train"].audio.shape == (1, 4)
+
+
+def test_a_split_without_clips_is_named(tmp_path):
+    with pytest.raises(DataError, match="expected clips of the val split, got none"):
+        prepare(tree(tmp_path, {"000000001.avi": {}}, splits=["Train"]), log=lambda line: None)
+
+
+def test_a_split_of_which_nothing_can_be_used_is_named(tmp_path):
+    root = tree(tmp_path, {"000000001.avi": {}})
+    with pytest.raises(DataError, match="none of the 1 clips of the train split can be used"):
+        prepare(root, frame_size=16, log=lambda line: None)
+    with pytest.raises(ValueError, match="on_error must be"):
+        prepare(root, on_error="ignore")
+
+
+def test_test_clips_need_no_label(tmp_path):
+    (tmp_path / "Test_vid_Distribute" / "Test_vid_Distribute").mkdir(parents=True)
+    write_clip(tmp_path / "Test_vid_Distribute" / "Test_vid_Distribute" / "000000009.avi", sound=tone(0.5))
+    data = prepare(tmp_path, ["test"], frame_size=16, log=lambda line: None)
+    assert data.splits["test"].ids == ["000000009"] and data.splits["test"].labels.tolist() == [-1]
+
+
+def test_real_clips(real_data, tmp_path):
+    """Six real recordings, laid out as AFEW, twice decoded: from the clips and from the cache."""
+    names = {"ANG": "Angry", "DIS": "Disgust", "FEA": "Fear", "HAP": "Happy", "NEU": "Neutral", "SAD": "Sad"}
+    for clip in (real_data / "crema_d").glob("*.flv"):
+        for split in ("Train", "Val"):
+            folder = tmp_path / split / names[clip.stem.split("_")[2]]
+            folder.mkdir(parents=True)
+            (folder / clip.name).symlink_to(clip)
+    one, two = (prepare(tmp_path, frame_size=32, cache=tmp_path / "cache", log=lambda line: None) for _ in range(2))
+    assert sorted(one.splits["train"].labels) == [0, 1, 2, 3, 4, 5] and not one.skipped
+    for a, b in zip(one.splits["train"].frames, two.splits["val"].frames, strict=True):
+        assert np.array_equal(a, b) and len(a) > 25
+    assert np.isfinite(one.splits["train"].audio).all()

@@ -60,7 +60,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("modalities", [("audio",), ("video",), ("audio", "video")])
 def test_it_learns_what_is_there_to_learn(tmp_path, modalities):
-    config = TINY.replace(modalities=modalities, epochs=15, dropout=0.0, augment=False, trunk_width=4,
+    config = TINY.replace(modalities=modalities, epochs=30, dropout=0.0, augment=False, trunk_width=4,
                           lstm_size=16, lstm_layers=1, fusion_layers=(32, 32), lr=0.005)
     trainer = make(tmp_path, config, n=70)
     trainer.fit()

@@ -119,7 +119,7 @@ class Scene:
     """Where the face is and how it is lit and filmed."""
 
     x: float
-    y: float      # centre of the head, shares of width and height of the picture
+    y: float                # centre of the head, shares of width and height of the picture
     scale: float            # half height of the head, share of the height of the picture
     walls: np.ndarray       # (2, 3) colours of the background, left and right
     blobs: np.ndarray       # (B, 7): x, y, radius, strength, colour of lights out of focus
@@ -158,7 +158,8 @@ def draw_face(cues: np.ndarray, person: Person, scene: Scene, size: tuple[int, i
     head = _ellipse(u, v, jaw, 1.0)
     hair_back = _ellipse(u, v + .12, p.width + p.volume, 1.0 + p.volume * .7)
     if p.long_hair > 0:
-        strands = np.maximum(np.abs(u) - p.width - p.volume, np.maximum(-v, v - .3 - p.long_hair))
+        half = .15 + .5 * p.long_hair
+        strands = _box(u, v - half, p.width + p.volume - .2, half) - .2
         hair_back = np.minimum(hair_back, strands)
     _paint(still, cover(hair_back), p.hair)
     _paint(still, cover(np.maximum(np.abs(u) - .34, .5 - v)), p.skin * .8)                          # neck
@@ -205,8 +206,8 @@ def draw_face(cues: np.ndarray, person: Person, scene: Scene, size: tuple[int, i
         tilt = (c["inner"] - c["outer"]) * .5
         middle = y0 - .31 - .10 * (c["inner"] + c["outer"]) - tilt * .62 * s + .9 * (s**2 - .03)
         slope = 1.8 * s - .62 * tilt
-        stroke = np.abs(y - middle) / np.sqrt(1 + slope**2) - p.brow * (1 + s)
-        _paint(img, cover(np.maximum(stroke, np.abs(s) - .27)), np.minimum(p.hair, p.skin * .5) * .7)
+        stroke = _box(s, (y - middle) / np.sqrt(1 + slope**2), .23, 0) - p.brow * (1 + s)
+        _paint(img, cover(stroke), np.minimum(p.hair, p.skin * .5) * .7)
         # Cheeks: blush of a smile, fold of a sneer.
         img, x, y = patch(side * .52 - .22, side * .52 + .22, .08, .5)
         blush = np.exp(-((x - side * .52) ** 2 + (y - .27) ** 2) / .02)
@@ -227,16 +228,15 @@ def draw_face(cues: np.ndarray, person: Person, scene: Scene, size: tuple[int, i
     sneer = .10 * np.clip(c["nose"], 0, 1) * np.exp(-((x - .12) / .13) ** 2)
     upper = middle - (.45 - .30 * happy) * opening * bulge - sneer
     lower = middle + (.75 + .30 * happy) * opening * bulge
-    lips = np.maximum(np.maximum(upper - y, y - lower), (np.abs(x) - mouth_width) * .8)
+    lips = _box(x, y - (upper + lower) / 2, mouth_width, (lower - upper) / 2)
     red = p.skin * np.array((.72, .38, .38))
-    _paint(img, cover(lips - .055), red)
-    inside = cover(lips)
+    _paint(img, cover(lips - .055 + .02 * t2), red)
+    inside = cover(lips - .012)
     _paint(img, inside, np.array((58, 14, 18)))
-    _paint(img, np.minimum(inside, cover(_ellipse(x, y - lower, .6 * mouth_width, .35 * opening + .01))),
+    _paint(img, np.minimum(inside, cover(_ellipse(x, y - lower, .6 * mouth_width, .35 * opening))),
            np.array((208, 88, 92)))
     teeth = np.minimum(inside, cover(y - upper - .13 * np.clip(c["teeth"], 0, 1.2)))
-    _paint(img, teeth * np.clip(3 * c["teeth"], 0, 1), np.array((252, 250, 242)))
-    _paint(img, cover(np.abs(lips - .03) - .012) * (opening < .03), line * .8)
+    _paint(img, teeth * np.clip(3 * c["teeth"] - .6, 0, 1), np.array((252, 250, 242)))
 
     shade = 1 + scene.light[0] * np.clip(u, -1.3, 1.3) + scene.light[1] * np.clip(v, -1.3, 1.3)
     frames *= (shade[:, :, None] * scene.gain).astype(np.float32)
@@ -248,6 +248,12 @@ def _ellipse(x: np.ndarray, y: np.ndarray, a: float | np.ndarray, b: float | np.
     a, b = np.maximum(a, 1e-3), np.maximum(b, 1e-3)
     k = np.sqrt((x / a) ** 2 + (y / b) ** 2)
     return k * (k - 1) / np.maximum(np.sqrt((x / a**2) ** 2 + (y / b**2) ** 2), 1e-6)
+
+
+def _box(x: np.ndarray, y: np.ndarray, a: float | np.ndarray, b: float | np.ndarray) -> np.ndarray:
+    """The distance to the rectangle |x| <= a, |y| <= b, a segment where b = 0: minus r, its corners are round."""
+    dx, dy = np.abs(x) - a, np.abs(y) - b
+    return np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0)
 
 
 def _paint(image: np.ndarray, coverage: np.ndarray, colour: np.ndarray) -> None:
@@ -361,11 +367,13 @@ def write(root: str | os.PathLike, clips_per_class: Sequence[int] = (70, 20, 4),
     clips_per_class: the three counts. Clips are MPEG-2 video with MP3 sound, and the ARFF vectors are
     `audio.features` of that sound as it decodes. The pictures, sounds and ids follow from the seed, in any order of
     work. `progress` is called after each clip. The folder appears under its name when all of it is written.
-    DataError: `root` exists, counts below 1, ffmpeg failed. OSError: it cannot be written.
+    DataError: `root` exists, counts below 1, a negative seed, ffmpeg failed. OSError: it cannot be written.
     """
     root = Path(root)
     if len(clips_per_class) != 3 or any(int(n) != n or n < 1 for n in clips_per_class):
         raise DataError(f"clips_per_class is {clips_per_class!r}, expected three whole numbers from 1: train, val, test")
+    if seed < 0:
+        raise DataError(f"seed is {seed!r}, expected a whole number from 0")
     if os.path.lexists(root):
         raise DataError(f"{str(root)!r} exists already: name a folder that does not")
     jobs = [(split, label, [seed, s, k, i]) for s, (split, n) in enumerate(zip(SPLITS, clips_per_class, strict=True))

@@ -1,4 +1,4 @@
-"""From audio vectors to what the audio branch reads: standardise, then LDA; both fitted on training clips only."""
+"""From audio vectors to what the audio branch reads: standardise, LDA, standardise; all fitted on training clips only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ..lda import LDA
 
 
 class AudioProjection:
-    """x -> LDA((x - mean) / spread), (N, D) -> (N, K).
+    """x -> LDA((x - mean) / spread) / scale, (N, D) -> (N, K).
 
-    mean and spread (D,) are those of the training clips; a feature that is constant there gets the spread 1. The
-    classes of LDA are the labels themselves. n_components above D is taken as D.
+    mean and spread (D,) are those of the training clips, scale (K,) that of their projections: LDA makes the variance
+    within a class 1, so without it well-separated classes would be large inputs. What is constant gets the spread 1.
+    The classes of LDA are the labels themselves. n_components above D is taken as D.
     """
 
     def __init__(self, n_components: int | None = None, shrinkage: str | float | None = "auto") -> None:
@@ -22,18 +23,18 @@ class AudioProjection:
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> AudioProjection:
         """X (N, D), y (N,) integers; DataError with the reason where LDA has no answer."""
-        self.mean, spread = X.mean(axis=0), X.std(axis=0)
-        self.spread = np.where(spread > 1e-12 * np.maximum(1, np.abs(self.mean)), spread, 1.0)
+        self.mean, self.spread = X.mean(axis=0), _spread(X)
         n_components = None if self.n_components is None else min(self.n_components, X.shape[1])
         try:
             self.lda = LDA(n_components, self.shrinkage).fit(self._standardise(X), y)
         except ValueError as error:
             raise DataError(f"LDA of the training split's audio vectors: {error}") from error
+        self.scale = _spread(self.lda.transform(self._standardise(X)))
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, K) float32"""
-        return self.lda.transform(self._standardise(X)).astype(np.float32)
+        return (self.lda.transform(self._standardise(X)) / self.scale).astype(np.float32)
 
     def _standardise(self, X: np.ndarray) -> np.ndarray:
         return (X - self.mean) / self.spread
@@ -41,12 +42,18 @@ class AudioProjection:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint."""
         lda = {f"lda.{name}": a for name, a in self.lda.state_dict().items()}
-        return lda | {"mean": self.mean, "spread": self.spread}
+        return lda | {"mean": self.mean, "spread": self.spread, "scale": self.scale}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> AudioProjection:
         """The projection that gave this `state_dict()`."""
         self = cls()
-        self.mean, self.spread, self.lda = state["mean"], state["spread"], LDA()
+        self.mean, self.spread, self.scale, self.lda = state["mean"], state["spread"], state["scale"], LDA()
         self.lda.load_state_dict({k[4:]: a for k, a in state.items() if k.startswith("lda.")})
         return self
+
+
+def _spread(X: np.ndarray) -> np.ndarray:
+    """The standard deviation of every column, 1 where there is none but for rounding."""
+    spread = X.std(axis=0)
+    return np.where(spread > 1e-12 * np.maximum(1, np.abs(X).max(axis=0)), spread, 1.0)

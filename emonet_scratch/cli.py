@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +201,17 @@ def _config(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Emo
         parser.error(str(error))
 
 
+def _integer(least: int) -> Callable[[str], int]:
+    """An argument type: an integer from `least`."""
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected an integer from {least}, got {value}")
+        return value
+    parse.__name__ = "integer"                                                # as argparse says it: invalid integer value
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emonet", description="Emotion recognition from clips, every layer by hand.")
     parser.add_argument("--version", action="version", version=f"emonet_scratch {__version__}")
@@ -214,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def add_synthetic(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--clips-per-class", type=int, nargs=3, default=SYNTHETIC, metavar=("TRAIN", "VAL", "TEST"),
+        sub.add_argument("--clips-per-class", type=_integer(1), nargs=3, default=SYNTHETIC, metavar=("TRAIN", "VAL", "TEST"),
                          help="size of the synthetic data set")
 
     def add_device(sub: argparse.ArgumentParser) -> None:
@@ -231,12 +242,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
     sub.add_argument("--epochs", type=int, help="the same as --set epochs=N")
     sub.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
-    sub.add_argument("--seed", type=int, default=0, help="of the synthetic data and the training")
+    sub.add_argument("--seed", type=_integer(0), default=0, help="of the synthetic data and the training")
     sub.add_argument("--runs", metavar="DIR", default="runs", help="where runs, caches and synthetic data go")
     sub.add_argument("--out", metavar="DIR", help="folder of this run (default: RUNS/<time>)")
     sub.add_argument("--resume", metavar="PATH|auto", help="continue a run, bit for bit")
     add_synthetic(sub)
-    sub.add_argument("--save-every", type=int, metavar="STEPS", help="checkpoints inside an epoch, too")
+    sub.add_argument("--save-every", type=_integer(1), metavar="STEPS", help="checkpoints inside an epoch, too")
     add_reading(sub)
 
     sub = add("evaluate", evaluate)
@@ -257,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("synthesize", synthesize)
     sub.add_argument("folder", help="where to write; must not exist")
-    sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    sub.add_argument("--seed", type=_integer(0), default=0, help="of everything that is drawn")
     add_synthetic(sub)
 
     sub = add("doctor", doctor)

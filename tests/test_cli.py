@@ -238,7 +238,13 @@ def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_pa
     (["train", "--set", "lr"], "FIELD=VALUE"), (["train", "--set", "rate=1"], "no field 'rate'"),
     (["train", "--preset", "big"], "invalid choice"), (["train", "--epochs", "0"], "epochs must be a positive integer"),
     (["train", "--resume", "auto", "--seed", "3"], "leave out --seed"), (["dance"], "invalid choice"), ([], "required"),
-    (["train", "--set", "optimizer=lamb"], "optimizer must be one of")])
+    (["train", "--set", "optimizer=lamb"], "optimizer must be one of"),
+    (["train", "--set", "lr=abc"], "lr must be a number from 0"),
+    (["train", "--set", "lr=-1"], "lr must be a number from 0"), (["train", "--set", "dropout=2"], "in [0, 1)"),
+    (["train", "--set", "fusion_layers=3"], "a list of positive integers"), (["train", "--set", "lr=NaN"], "lr must be"),
+    (["train", "--set", "trunk_depth=9"], "6n + 2"), (["train", "--set", "augment=1"], "true or false"),
+    (["train", "--seed", "-1"], "expected an integer from 0"), (["train", "--epochs", "x"], "invalid int"),
+    (["train", "--save-every", "0"], "expected an integer from 1")])
 def test_wrong_calls_get_a_usage_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)

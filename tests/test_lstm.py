@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import gradcheck, layers
-from tests.strategies import seeds, sizes, values
+from emonet_scratch import layers
+from tests.strategies import check, seeds, sizes, values
 
-CHECKED_CLASSES = {layers.LSTM, layers.LSTMCell}
 lengths_of = st.lists(st.integers(0, 6), min_size=1, max_size=4)
 
 
@@ -24,18 +23,18 @@ def state(seed, *shape):
 
 @given(sizes, sizes, sizes, seeds)
 def test_cell_gradients(N, D, H, seed):
-    gradcheck(layers.LSTMCell(D, H, rng=np.random.default_rng(seed)), values(seed, N, D), *state(seed, N, H), seed=seed)
+    check(layers.LSTMCell(D, H, rng=np.random.default_rng(seed)), values(seed, N, D), *state(seed, N, H), seed=seed)
 
 
 @given(st.integers(1, 6), sizes, sizes, sizes, st.integers(1, 3), seeds)
 def test_gradients(T, N, D, H, L, seed):
-    gradcheck(make(D, H, L, seed), values(seed, T, N, D), None, state(seed, L, N, H), seed=seed)
+    check(make(D, H, L, seed), values(seed, T, N, D), None, state(seed, L, N, H), seed=seed)
 
 
 @given(lengths_of, sizes, sizes, st.integers(1, 3), seeds)
 def test_gradients_with_lengths(lengths, D, H, L, seed):
     x = values(seed, max(max(lengths), 1), len(lengths), D)
-    gradcheck(make(D, H, L, seed), x, np.array(lengths), state(seed, L, len(lengths), H), seed=seed)
+    check(make(D, H, L, seed), x, np.array(lengths), state(seed, L, len(lengths), H), seed=seed)
 
 
 @given(st.integers(1, 6), sizes, sizes, seeds)

@@ -130,6 +130,16 @@ def test_a_voice_keeps_its_length_and_its_level(seed, label, frames):
     assert level == pytest.approx(-26 + VOICES[label][3] + person.gain, abs=1)
 
 
+@given(seed=SEEDS, label=st.sampled_from(CLASSES), steps=st.lists(st.floats(-8, 8), min_size=8, max_size=8))
+def test_a_voice_far_from_the_tables_is_still_one(seed, label, steps):
+    cues = np.array(VOICES[label]) + np.array(steps) * synthetic.VOICE_SCALE
+    cues[3] = VOICES[label][3]
+    person, _ = setting(seed)
+    sound = draw_voice(cues, person, 16000, np.random.default_rng(seed))
+    assert np.isfinite(sound).all() and np.abs(sound).max() <= 1
+    assert 10 * np.log10((sound.astype(float) ** 2).mean()) == pytest.approx(-26 + cues[3] + person.gain, abs=2)
+
+
 # ---- clips
 
 @settings(max_examples=10)

@@ -302,7 +302,7 @@ def draw_voice(cues: np.ndarray, person: Person, n: int, rng: np.random.Generato
     height = 1 + .35 * rough * rng.standard_normal(index[-1] + 1) - .3 * rough * (np.arange(index[-1] + 1) % 2)
     source = np.diff(glottis * height[index], prepend=0) * 4
     source += breath * .25 * rng.standard_normal(n) * (.3 + glottis)
-    tilt = .75 - .2 * bright                                 # one pole: a soft voice has weaker high harmonics
+    tilt = np.clip(.75 - .2 * bright, 0, .97)                # one pole: a soft voice has weaker high harmonics
     source = lfilter([1 - tilt], [1, -tilt], source)
 
     sound = np.zeros(n)

@@ -30,6 +30,39 @@ from .summary import summary
 NUM_CLASSES = 7
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def _one_of(*allowed: str) -> tuple[Any, str]:
+    return (lambda value: isinstance(value, str) and value in allowed), f"one of {', '.join(allowed)}"
+
+
+# (fields, what must hold for each, in words)
+_RULES: list[tuple[str, Any, str]] = [
+    ("frame_size trunk_width lstm_size lstm_layers batch_size epochs", _whole, "a positive integer"),
+    ("frames max_frames frames_per_chunk truncate patience lda_components",
+     lambda v: v is None or _whole(v), "null or a positive integer"),
+    ("warmup", lambda v: v == 0 or _whole(v), "an integer from 0"),
+    ("trunk_depth", lambda v: _whole(v) and v >= 8 and (v - 2) % 6 == 0, "6n + 2 with n >= 1 (8, 14, 20, ...)"),
+    ("lr weight_decay forget_bias", _number, "a number from 0"),
+    ("dropout momentum label_smoothing", lambda v: _number(v) and v < 1, "a number in [0, 1)"),
+    ("clip_norm", lambda v: v is None or (_number(v) and v > 0), "null or a positive number"),
+    ("lda_shrinkage", lambda v: v is None or v == "auto" or (_number(v) and v <= 1), '"auto", null or a number in [0, 1]'),
+    ("augment feature_norm freeze_trunk relu_on_logits class_weights", lambda v: isinstance(v, bool), "true or false"),
+    ("audio_layers fusion_layers", lambda v: isinstance(v, tuple) and all(map(_whole, v)), "a list of positive integers"),
+    ("audio_layers", len, "a list of at least one size"),
+    ("modalities", lambda v: isinstance(v, tuple) and v and set(v) <= {"audio", "video"}, "audio, video or both, in a list"),
+    ("fit", *_one_of("pad", "crop")), ("trunk_pooling", *_one_of("average", "flatten")),
+    ("trunk_norm", *_one_of("batch", "running")), ("lstm_output", *_one_of("all", "top")),
+    ("optimizer", *_one_of("adam", "sgd")), ("schedule", *_one_of("constant", "step", "cosine", "one_cycle")),
+]
+
+
 @dataclass(frozen=True)
 class EmoNetConfig:
     """Everything that can be chosen, one field a choice: the network, what it sees, how it is trained.
@@ -82,17 +115,11 @@ class EmoNetConfig:
     patience: int | None = None     # epochs without a better validation loss before training stops early
 
     def __post_init__(self) -> None:
-        for name, allowed in {"fit": ("pad", "crop"), "trunk_pooling": ("average", "flatten"), "lstm_output": ("all", "top"),
-                              "trunk_norm": ("batch", "running"),
-                              "optimizer": ("adam", "sgd"),
-                              "schedule": ("constant", "step", "cosine", "one_cycle")}.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not self.modalities or not set(self.modalities) <= {"audio", "video"}:
-            raise ValueError(f"modalities must be audio, video or both, got {self.modalities}")
-        for name in ("frame_size", "trunk_width", "lstm_size", "lstm_layers", "batch_size", "epochs"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        for names, holds, expected in _RULES:
+            for name in names.split():
+                value = getattr(self, name)
+                if not holds(value):
+                    raise ValueError(f"{name} must be {expected}, got {value!r}")
 
     def replace(self, **fields: Any) -> EmoNetConfig:
         """A copy with some fields changed. An unknown field is an error that lists the known ones."""

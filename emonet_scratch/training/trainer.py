@@ -58,7 +58,8 @@ class Trainer:
         else:
             self.optimizer = Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
         self.batches = math.ceil(len(self.train) / config.batch_size)
-        self.rate = schedule(config.schedule, config.lr, config.epochs * self.batches, config.warmup)
+        steps = config.epochs * self.batches
+        self.rate = schedule(config.schedule, config.lr, steps, min(config.warmup, steps))
         self.class_weights = None
         if config.class_weights:
             counts = np.bincount(self.train.labels, minlength=NUM_CLASSES)

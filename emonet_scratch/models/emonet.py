@@ -141,8 +141,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
     "paper": dict(frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
-                  forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, relu_on_logits=True, dropout=0.5, optimizer="sgd", lr=1e-6,
-                  momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None, class_weights=False),
+                  forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, relu_on_logits=True, dropout=0.5,
+                  optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None,
+                  class_weights=False),
     "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk_depth=8, trunk_width=8,
                   trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
                   audio_layers=(32, 32, 32), fusion_layers=(64, 32), dropout=0.1, lr=2e-3, schedule="cosine",

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from . import __version__
 from .backend import DeviceError, choose_device
 from .data import audio
-from .data.afew import CLASSES, Clip, load_features, write_predictions
+from .data.afew import CLASSES, SPLITS, Clip, load_features, split_of, write_predictions
 from .data.batches import Split
 from .data.doctor import examine
 from .data.errors import DataError
@@ -113,10 +113,11 @@ def predict(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     print(line, file=sys.stderr)
     model = load_model(options.checkpoint, device)
     config, failed, rows = model.config, 0, []
-    clips = [Clip("test", Path(name).stem, Path(name), None) for name in options.clips]
+    clips = [Clip(split_of(Path(name).absolute().parts[:-1]) or "test", Path(name).stem, Path(name), None)
+             for name in options.clips]
     features = None
     if options.features:
-        features = load_features(options.features, {"test": clips, "train": [], "val": []})
+        features = load_features(options.features, {s: [c for c in clips if c.split == s] for s in SPLITS})
         model.check_features(features.names if features else ())
     elif "audio" in config.modalities and model.feature_names != audio.FEATURE_NAMES:
         raise DataError(f"checkpoint {str(model.path)!r} reads {len(model.feature_names)} audio features that come with "

@@ -22,6 +22,7 @@ class Optimizer:
         self.params, self.lr, self.weight_decay, self.t = list(params), lr, weight_decay, 0
         if not (lr >= 0 and weight_decay >= 0):
             raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
+        self.names = [p.name for p in self.params]                            # a later parameters() call may rename them
         self.slots = {s: [array_module(p.value).zeros_like(p.value) for p in self.params] for s in slots.split()}
         # Every parameter's temporaries are views of one scratch buffer, as large as the largest.
         scratch = {}
@@ -39,8 +40,8 @@ class Optimizer:
             self._update(array_module(value=p.value, grad=p.grad), p, k)
 
     def _named_slots(self) -> dict[str, Array]:
-        return {f"{s}.{p.name}": a for s, arrays in self.slots.items()
-                for p, a in zip(self.params, arrays, strict=True)}
+        return {f"{s}.{name}": a for s, arrays in self.slots.items()
+                for name, a in zip(self.names, arrays, strict=True)}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Host copies of the slots and the step count."""

@@ -143,6 +143,8 @@ def test_predict_with_feature_files(trained, data, capsys):
     assert main(["predict", "--checkpoint", str(trained), str(clip), "--features", str(data / "Test_AFEW"), "--csv"]) == 0
     main(["evaluate", str(trained), "--data", str(data), "--split", "test", "--out", str(data.parent / "p")])
     first = capsys.readouterr().out.splitlines()[1].split(",")[1:]
+    val, = (data / "Val_AFEW" / "Fear").glob("*.avi")                         # the root holds files of every split
+    assert main(["predict", "--checkpoint", str(trained), str(val), "--features", str(data), "--csv"]) == 0
     assert first == (data.parent / "p" / "predictions.csv").read_text().splitlines()[1].split(",")[1:]
     assert "give the folder of their files with --features" in fails(capsys, "predict", "--checkpoint", trained, clip)
     assert "use vectors of the same extractor" in fails(capsys, "predict", "--checkpoint", trained, clip,

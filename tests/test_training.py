@@ -248,6 +248,14 @@ def test_a_value_that_is_not_finite_is_traced_to_its_layer(tmp_path, kind, what,
     assert meta["progress"]["batch"] == 3 and all(np.isfinite(a).all() for g in groups.values() for a in g.values())
 
 
+def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = make(tmp_path)
+    trainer.val.audio[3, 2] = np.nan
+    with pytest.raises(NonFiniteError, match=r"validation loss is not finite after epoch 1: .*in the output of audio\.dense1, "):
+        trainer.fit()
+    assert sorted(os.listdir(tmp_path)) == ["last.safetensors"]
+
+
 def test_a_parameter_that_is_not_finite_is_named(tmp_path):
     trainer = make(tmp_path)
     trainer.model.lstm.cells[1].W_hh.value[0, 0] = np.inf

@@ -141,7 +141,12 @@ class Trainer:
                  "lr": self.optimizer.lr, "grad_norm": norm / self.batches,
                  "seconds": round(time.perf_counter() - started, 3)}
         started = time.perf_counter()
-        val_loss, probabilities = self.evaluate(self.val)
+        with np.errstate(over="ignore", invalid="ignore"):
+            val_loss, probabilities = self.evaluate(self.val)
+            if not math.isfinite(val_loss):
+                where = first_non_finite(self.model, lambda: self.evaluate(self.val))
+                raise NonFiniteError(f"the validation loss is not finite after epoch {epoch}: it appeared first {where}; "
+                                     f"the last good checkpoint is {str(self.folder / 'last.safetensors')!r}")
         accuracy = float((probabilities.argmax(1) == self.val.labels).mean())
         val = {"epoch": epoch, "split": "val", "loss": val_loss, "accuracy": accuracy, "lr": self.optimizer.lr,
                "grad_norm": None, "seconds": round(time.perf_counter() - started, 3)}

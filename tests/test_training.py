@@ -251,7 +251,7 @@ def test_a_value_that_is_not_finite_is_traced_to_its_layer(tmp_path, kind, what,
 def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path):
     trainer = make(tmp_path)
     trainer.val.audio[3, 2] = np.nan
-    with pytest.raises(NonFiniteError, match=r"validation loss is not finite after epoch 1: .*in the output of audio\.dense1, "):
+    with pytest.raises(NonFiniteError, match=r"validation loss is not finite .*in the output of audio\.dense1, "):
         trainer.fit()
     assert sorted(os.listdir(tmp_path)) == ["last.safetensors"]
 

@@ -34,12 +34,12 @@ def step(size: int, frames: int, chunk: int | None) -> dict:
 
 def plan_of_paper(frames: int, clips: int = 16, chunk: int = 8) -> list[tuple[str, float]]:
     """Bytes of the largest parts of a training step of the preset `paper` with `frames` frames a clip, on a GPU."""
-    from emonet_scratch.models import EmoNetConfig, ResNet
+    from emonet_scratch.models import EmoNetConfig, ResNet, summary
 
     config = EmoNetConfig.preset("paper")
     H, D = config.lstm_size, 64 * (config.frame_size // 4) ** 2
     weights = 4 * (D * 4 * H + 4 * H * H * (2 * config.lstm_layers - 1))
-    row = ResNet().summary(32).splitlines()[-1].split()
+    row = summary(ResNet(), np.zeros((1, 32, 32, 3), np.float32)).splitlines()[-1].split()
     per_frame = int(row[-2].replace(",", "")) * (config.frame_size // 32) ** 2
     steps = frames * clips
     return [("LSTM weights and gradients", 2 * weights), ("optimizer scratch (SGD)", 2 * 4 * D * 4 * H),

@@ -140,9 +140,10 @@ def test_wrong_configurations_get_one_line(call, message):
     assert "\n" not in str(error.value)
 
 
-def test_summary_counts_what_is_there():
+def test_summary_counts_what_is_there(capsys):
     net = models.ResNet()
-    lines = net.summary().splitlines()
+    net.summary()
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["layer", "kind", "output", "parameters", "activations", "FLOPs"]
     total = [int(n.replace(",", "")) for n in lines[-1].split()[1:]]
     convolutions = 2 * (32 * 32 * 16 * 27 + 6 * 32 * 32 * 16 * 144 + 16 * 16 * 32 * 144 + 5 * 16 * 16 * 32 * 288
@@ -150,6 +151,7 @@ def test_summary_counts_what_is_there():
     assert total[0] == 269_722 and total[2] == convolutions + 2 * 64 * 10
     parts = [int(line.split()[-2].replace(",", "")) for line in lines[1:-1]]
     assert total[1] == sum(parts) and parts[0] == 34 * 34 * 3 * 4
-    text = build(TINY).summary(clips=2, frames=3)
+    build(TINY).summary(clips=2, frames=3)
+    text = capsys.readouterr().out
     assert "6x8x8x2" in text and "3x2x3" in text and "fusion.dense3" in text
     assert net.parameters()[0].name == "features.conv.W"

@@ -244,11 +244,11 @@ class EmoNet(Layer):
             daudio = self.audio.backward(dx, cache["audio"])
         return dframes, daudio
 
-    def summary(self, clips: int = 1, frames: int = 1) -> str:
-        """A table of layers, shapes, parameters, bytes of activations and FLOPs for clips of so many frames each."""
+    def summary(self, clips: int = 1, frames: int = 1) -> None:
+        """Print layers, shapes, parameters, bytes of activations and FLOPs for clips of so many frames each."""
         size = self.config.frame_size
         audio = np.zeros((clips, self.audio.dense1.D), np.float32) if "audio" in self.config.modalities else None
-        return summary(self, np.zeros((clips * frames, size, size, 3), np.uint8), np.full(clips, frames), audio)
+        print(summary(self, np.zeros((clips * frames, size, size, 3), np.uint8), np.full(clips, frames), audio))
 
 
 def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generator,

@@ -50,6 +50,6 @@ class ResNet(Layer):
         cache_f, cache_p, cache_d = cache
         return self.features.backward(self.pool.backward(self.dense.backward(dy, cache_d), cache_p), cache_f)
 
-    def summary(self, size: int = 32) -> str:
-        """A table of layers, shapes, parameters, bytes of activations and FLOPs for one image of size x size."""
-        return summary(self, np.zeros((1, size, size, 3), np.float32))
+    def summary(self, size: int = 32) -> None:
+        """Print layers, shapes, parameters, bytes of activations and FLOPs for one image of size x size."""
+        print(summary(self, np.zeros((1, size, size, 3), np.float32)))

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,6 +290,7 @@ def test_a_table_that_cannot_be_read_is_named(tree, monkeypatch):
 
     monkeypatch.setattr("builtins.open", denied)
     monkeypatch.setattr("io.open", denied)
+    monkeypatch.setattr(Path, "open", denied)                                 # Python 3.10 has io.open under another name
     refused(lambda: load_features(tree, find_clips(tree)), "000000001.csv'", "Permission denied")
 
 

@@ -285,7 +285,7 @@ def test_a_damaged_feature_file_stops_loading_and_is_counted(tree):
 def test_a_table_that_cannot_be_read_is_named(tree, monkeypatch):
     touch(tree, "Train_Audio/000000001.csv")
 
-    def denied(*arguments):
+    def denied(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", denied)

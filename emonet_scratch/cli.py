@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.command(options, parser) or 0
+    except BrokenPipeError:                                                   # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (DataError, DeviceError, CheckpointError, NonFiniteError, OSError, MemoryError) as error:
         print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1

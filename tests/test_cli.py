@@ -265,6 +265,14 @@ def test_a_full_disk_stops_the_run_with_one_line(data, tmp_path, capsys):
     assert "emonet: error: [Errno 27] File too large: " in done.stderr and "last.safetensors" in done.stderr
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(data):
+    code = "import sys; from emonet_scratch.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, "doctor", str(data)], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+
+
 def test_doctor(data, capsys):
     assert main(["doctor", str(data)]) == 0
     out = capsys.readouterr().out

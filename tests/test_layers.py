@@ -132,6 +132,9 @@ def test_normalize(N, H, seed):
     check(layers.Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), 255 * values(seed, N, H, H, 3), seed=seed)
     y, _ = layers.Normalize((0.5,), (0.25,)).forward(np.array([[0], [255]], np.uint8))
     assert np.allclose(y, [[-2], [2]]) and y.dtype == np.float32
+    pixels = layers.Chunked(layers.Normalize((0.5,), (0.25,)), 1)             # integers have no gradient
+    y, cache = pixels.forward(np.array([[0], [255]], np.uint8))
+    assert pixels.backward(y, cache) is None
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), sizes, seeds)

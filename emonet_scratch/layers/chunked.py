@@ -14,7 +14,8 @@ class Chunked(Layer):
 
     Shapes: x (B, ...), y (B, ...), as of `layer`. Backward recomputes a chunk's caches, uses them and drops them
     (gradient checkpointing, Chen et al. 2016), so the peak is one chunk's caches whatever B is, for one more
-    forward. Buffers are put back after the recomputation, so running statistics count each chunk once.
+    forward. Buffers are put back after the recomputation, so running statistics count each chunk once. dx is None
+    where that of `layer` is.
 
     Gradients equal those of the whole run wherever `layer` treats rows independently: always in evaluation mode.
     Batch normalisation in training mode takes the statistics of each chunk; that is another function of the input
@@ -38,7 +39,7 @@ class Chunked(Layer):
             parts.append(self.layer.forward(chunk)[0])
         return array_module(x).concatenate(parts), (chunks, states)
 
-    def backward(self, dy: Array, cache: Any) -> Array:
+    def backward(self, dy: Array, cache: Any) -> Array | None:
         if self.size is None:
             return self.layer.backward(dy, cache)
         after, parts = self.layer.save_buffers(), []
@@ -47,7 +48,7 @@ class Chunked(Layer):
             _, layer_cache = self.layer.forward(chunk)
             parts.append(self.layer.backward(d, layer_cache))
         self.layer.restore_buffers(after)
-        return array_module(dy).concatenate(parts)
+        return None if parts[0] is None else array_module(dy).concatenate(parts)
 
     def _chunks(self, x: Array) -> list[Array]:
         """The fewest parts that are small enough, of equal length but for one row: no part of a single leftover."""

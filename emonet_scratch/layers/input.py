@@ -15,7 +15,7 @@ class Normalize(Layer):
     """Pixels 0..255 to about mean 0 and variance 1 a channel: y = (x / 255 - mean) / std.
 
     Shapes: x (..., C) of any dtype (frames are uint8), mean and std (C,) in units of full brightness, y (..., C).
-    Backward: dx = dy / (255 std).
+    Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four times the memory.
     """
 
     buffers = ("scale", "shift")
@@ -27,13 +27,13 @@ class Normalize(Layer):
     def __repr__(self) -> str:
         return f"Normalize(C={len(self.scale)})"
 
-    def forward(self, x: Array) -> tuple[Array, None]:
+    def forward(self, x: Array) -> tuple[Array, bool]:
         array_module(x=x, scale=self.scale)
         check_last_axis(self, x, len(self.scale))
-        return x.astype(self.scale.dtype) * self.scale + self.shift, None
+        return x.astype(self.scale.dtype) * self.scale + self.shift, x.dtype.kind == "f"
 
-    def backward(self, dy: Array, cache: None) -> Array:
-        return dy * self.scale
+    def backward(self, dy: Array, cache: bool) -> Array | None:
+        return dy * self.scale if cache else None
 
 
 class PadSequences(Layer):

@@ -228,7 +228,7 @@ class EmoNet(Layer):
         return logits, caches
 
     def backward(self, dlogits: Array, cache: Any) -> tuple[Array | None, Array | None]:
-        """(dframes or None, daudio or None); dframes has the shape of the frames or features that came in."""
+        """(dframes, daudio), each in the shape of what came in; None for a modality not used, and for uint8 frames."""
         dx, dframes, daudio = self.fusion.backward(dlogits, cache["fusion"]), None, None
         if "video" in self.config.modalities:
             L, N, H = len(self.lstm.cells), len(dx), self.lstm.H

@@ -98,7 +98,7 @@ def _as_pair(f: Any, rng: np.random.Generator) -> tuple[Callable, Callable, Laye
     if isinstance(f, tuple):
         return (*f, None)
     if not isinstance(f, Layer):
-        return (lambda *inputs: _loss_forward(f, inputs)), (lambda dy, cache: _map(lambda g: dy * g, cache)), None
+        return (lambda *inputs: _loss_forward(f, inputs)), (lambda dy, cache: _map(lambda g: float(dy) * g, cache)), None
     layer = copy.deepcopy(f).astype(np.float64)
     for p in layer.parameters():
         p.value += to_device(0.3 * rng.standard_normal(p.value.shape), device_of(p.value))

@@ -268,6 +268,13 @@ def test_a_learning_rate_that_is_too_high_is_the_suspect(tmp_path):
         make(tmp_path, TINY.replace(optimizer="sgd", lr=1e20, clip_norm=None, epochs=30)).fit()
 
 
+def test_parameters_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"is not finite after step 1: "):
+        make(tmp_path, TINY.replace(lr=1e300, schedule="constant"), save_every=1).fit()
+    groups, _ = read_checkpoint(tmp_path / "last.safetensors")
+    assert all(np.isfinite(a).all() for a in groups["model"].values())
+
+
 def test_early_stop(tmp_path):
     make(tmp_path, TINY.replace(epochs=30, patience=2, lr=0.3)).fit()
     losses = [r["loss"] for r in rows(tmp_path) if r["split"] == "val"]

@@ -131,7 +131,13 @@ class Trainer:
                 f"step {self.optimizer.t + 1}: it appeared first {where}; the last good checkpoint is "
                 f"{str(self.folder / 'last.safetensors')!r}; a smaller lr than {self.config.lr:g} is the usual remedy")
         self.optimizer.lr = self.rate(self.optimizer.t)
-        self.optimizer.step()
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.optimizer.step()
+        bad = next((name for p, name in zip(self.optimizer.params, self.optimizer.names, strict=True)
+                    if not math.isfinite(float(abs(p.value).max()))), None)
+        if bad:                                                               # now, before it can reach a checkpoint
+            raise NonFiniteError(f"the parameter {bad} is not finite after step {self.optimizer.t}: the last good "
+                                 f"checkpoint is {str(self.folder / 'last.safetensors')!r}: try a smaller lr")
         return loss, int((to_device(logits.argmax(axis=1), "cpu") == batch.labels).sum()), norm
 
     def _end_epoch(self, started: float) -> None:

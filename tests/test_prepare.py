@@ -81,6 +81,35 @@ def test_every_clip_that_is_left_out_is_named_and_counted(tmp_path):
         prepare(root, frame_size=16, log=lines.append, on_error="stop")
 
 
+def test_a_damaged_feature_file_is_named_and_costs_its_clip_alone(tmp_path):
+    clips = {f"00000000{k}.avi": dict(sound=tone(0.3)) for k in range(3)}
+    root = arffs(tree(tmp_path, clips, splits=("Train_AFEW", "Val_AFEW", "Test_AFEW")))
+    damaged = [root / split / "Happy" / "000000001.arff" for split in ("Train_AFEW", "Test_AFEW")]
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:200])
+    lines = []
+    data = prepare(root, frame_size=16, log=lines.append)
+    assert data.splits["train"].ids == ["000000000", "000000002"] and len(data.splits["val"]) == 3
+    files = [line for line in lines if line.startswith("feature file left out: ")]
+    assert len(files) == 1 and repr(str(damaged[0])) in files[0] and lines[-1] == "1 of 6 clips were left out"
+    with pytest.raises(DataError, match=r"Train_AFEW.*000000001\.arff"):
+        prepare(root, frame_size=16, on_error="stop", log=lines.append)
+    val = prepare(root, ["val"], frame_size=16, on_error="stop", log=lines.append)   # what is not asked for is not read
+    assert len(val.splits["val"]) == 3
+    other = root / "Val_AFEW" / "Happy" / "000000002.arff"
+    write_arff(other, "r", ["f0", "g"], [("000000002", "Happy", [0, 1])])
+    with pytest.raises(DataError, match="2 feature columns"):
+        prepare(root, frame_size=16, log=lines.append)
+
+
+def test_one_table_for_all_splits_serves_each(tmp_path):
+    """A file that names no split is matched against all clips, whatever splits are asked for."""
+    root = tree(tmp_path, {"1.avi": dict(sound=tone(0.3))}, splits=["Train"])
+    tree(tmp_path, {"2.avi": dict(sound=tone(0.3))}, splits=["Val"])
+    write_arff(root / "all.arff", "r", ["f"], [("1", "Happy", [1.0]), ("2", "Happy", [2.0])])
+    assert prepare(root, ["val"], frame_size=16, log=lambda line: None).splits["val"].audio.tolist() == [[2.0]]
+
+
 def test_a_clip_without_sound_serves_video_but_not_audio(tmp_path):
     root = tree(tmp_path, {"000000001.avi": dict(sound=tone(0.5)), "000000002.avi": {}})
     lines = []

@@ -536,6 +536,7 @@ def test_full_disk_loses_nothing_and_leaves_nothing(clips, tmp_path, recwarn):
     np.testing.assert_array_equal(frame_numbers(clip), np.arange(24))
     message, = [str(warning.message) for warning in recwarn]          # one, not one a clip
     assert repr(str(tmp_path / "cache")) in message and "\n" not in message
+    assert "what is not in it yet stays in memory" in message
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -18,7 +18,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +55,8 @@ class Features:
 
     `sources` lists the files that held a vector for a clip; the first, by name, is the one used. `unmatched`
     lists (file, name of the row) without a clip. `disagreements` says where a feature file gives another
-    class than the folder of the clip: the folder is believed. `problems` is what `load_features` raises.
+    class than the folder of the clip: the folder is believed. `problems` is what `load_features` raises,
+    `conflicts` those of them that are about files with other columns.
     """
 
     names: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class Features:
     unmatched: list[tuple[Path, str | None]] = field(default_factory=list)
     disagreements: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
 
     @property
     def duplicates(self) -> dict[tuple[str, str], list[Path]]:
@@ -140,32 +142,42 @@ def class_of(parts: Sequence[str]) -> int | None:
     return next((names.index(part.lower()) for part in reversed(parts) if part.lower() in names), None)
 
 
-def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]]) -> Features | None:
+def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], splits: Sequence[str] = SPLITS,
+                  on_error: str = "stop", log: Callable[[str], None] = print) -> Features | None:
     """The audio vectors of these clips, from every ARFF and openSMILE CSV file below root; None without any.
 
     A file whose name is a clip's id holds that clip's vector, in its last row where openSMILE appended to it.
     Any other file holds rows that are named after clips. A file under no split is for the one split that has
-    the id. DataError for an unreadable file and for clips with different feature columns.
+    the id, so `clips` are those of all splits; of a split that is not in `splits` no file is read. DataError for
+    clips with different feature columns and for an unreadable file; with on_error "skip" that is logged and left out.
     """
-    features = scan_features(root, clips)
-    _raise_first(features.problems if features else [])
+    features = scan_features(root, clips, splits)
+    if features and on_error == "skip":
+        _raise_first(features.conflicts)
+        for problem in features.problems:
+            log(f"feature file left out: {problem}")
+    else:
+        _raise_first(features.problems if features else [])
     return features
 
 
-def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]]) -> Features | None:
+def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]],
+                  splits: Sequence[str] = SPLITS) -> Features | None:
     """As `load_features`, with the problems listed instead of raised; a file with a problem is left out."""
     root = Path(root)
     index = {clip.key: clip for split in clips.values() for clip in split}
     files = [folder / name for folder, names in _walk(root) for name in names if _is_feature_file(folder / name)]
     features, first = Features(), None
     for path in sorted(files):
+        parts = path.relative_to(root).parts[:-1]
+        split, folder_class = split_of(parts) or split_of([path.stem]), class_of(parts)
+        if split and split not in splits:
+            continue
         try:
             table = read_features(path)
         except DataError as error:
             features.problems.append(str(error))
             continue
-        parts = path.relative_to(root).parts[:-1]
-        split, folder_class = split_of(parts) or split_of([path.stem]), class_of(parts)
         key = _match(path.stem, split, index)
         other = {_match(row.name or "", split, index) for row in table.rows if key} - {key, None}
         if other:
@@ -182,7 +194,8 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]]) 
         if rows and first is None:
             first, features.names = path, table.names
         if rows and table.names != features.names:
-            features.problems.append(_difference(first, features.names, path, table.names))
+            features.conflicts.append(_difference(first, features.names, path, table.names))
+            features.problems.append(features.conflicts[-1])
             continue
         for match, row in rows.items():
             features.vectors.setdefault(match, row.vector)

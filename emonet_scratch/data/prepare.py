@@ -34,8 +34,8 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     """Read the splits `wanted` of the data set at `root`.
 
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
-    all, computed from the sound tracks. A clip that lacks what is asked for is named; on_error "skip" leaves it out,
-    "stop" raises DataError. DataError, too, for a wanted split without clips.
+    all, computed from the sound tracks. A clip that lacks what is asked for and a feature file that cannot be used are
+    named; on_error "skip" leaves them out, "stop" raises DataError. DataError, too, for a wanted split without clips.
     """
     if on_error not in ("skip", "stop"):
         raise ValueError(f"on_error must be 'skip' or 'stop', got {on_error!r}")
@@ -45,12 +45,12 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
             raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none: see `emonet doctor`")
     if "train" in wanted and (missing := missing_classes(clips["train"])):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
-    features = load_features(root, clips) if sound else None
+    features = load_features(root, clips, wanted, on_error, log) if sound else None
     if sound and features is None:
         log(f"no feature files below {str(root)!r}: computing {len(audio.FEATURE_NAMES)} audio features from sound tracks")
     for line in features.disagreements if features else ():
         log(f"warning: {line}; the folder is believed")
-    store = FrameCache(cache) if cache else None
+    store = FrameCache(cache) if cache and video else None
 
     def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str] | str:
         """(frames, audio vector, content key), or the reason why there are none."""

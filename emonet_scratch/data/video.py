@@ -323,7 +323,7 @@ class FrameCache:
 
     Keyed by what the clip holds and how it was decoded, so that a renamed clip is found and a changed one is not.
     A file appears whole (temporary name, then rename), so any number of processes may share the folder. A file
-    that is short or damaged counts as absent. A full disk gives one warning; decoding goes on without the cache.
+    that is short or damaged counts as absent. A full disk gives one warning; decoding goes on, in memory.
     """
 
     def __init__(self, folder: PathLike):
@@ -374,8 +374,8 @@ class FrameCache:
             part = None
         except OSError as error:
             self.writable = False
-            warnings.warn(f"{self.folder!r}: the frame cache cannot be written ({error.strerror}); "
-                          "going on without it: every clip is decoded each time", stacklevel=2)
+            warnings.warn(f"{self.folder!r}: the cache cannot be written ({error.strerror}); going on "
+                          "without: what is not in it yet stays in memory and is computed again next time", stacklevel=2)
             return False
         finally:
             if part is not None:

@@ -15,7 +15,6 @@ __version__ = "0.1.0"
 __all__ = ["LDA", "GradientError", "data", "gradcheck", "layers", "losses", "models", "optim", "training"]
 
 
-
 def __getattr__(name: str) -> Any:
     if name == "LDA":
         value = importlib.import_module(f"{__name__}.lda").LDA

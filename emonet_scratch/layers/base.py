@@ -142,8 +142,6 @@ class Layer:
             array[...] = to_device(np.asarray(state[name]), device_of(array))
 
 
-
-
 def check_last_axis(layer: Layer, x: Array, size: int, ndim: int | None = None) -> None:
     """Raise the one-line error of a layer that got the wrong shape."""
     if x.shape[-1:] != (size,) or (ndim is not None and x.ndim != ndim):

@@ -272,7 +272,9 @@ def test_wrong_shapes_get_one_line(make, shape, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("make", [lambda: layers.Conv2d(1, 1, 2), lambda: layers.Conv2d(1, 1, 3, 0),
+@pytest.mark.parametrize("make", [lambda: layers.Dense(0, 1), lambda: layers.Dense(1, 0), lambda: layers.Conv2d(0, 1, 3),
+                                  lambda: layers.Conv2d(1, 0, 3), lambda: layers.Conv2d(1, 1, -1),
+                                  lambda: layers.Conv2d(1, 1, 2), lambda: layers.Conv2d(1, 1, 3, 0),
                                   lambda: layers.Dropout(1.0), lambda: layers.PadShortcut(4, 2, 1),
                                   lambda: layers.ResidualBlock(1, 1, shortcut="none"),
                                   lambda: layers.Chunked(layers.ReLU(), 0), lambda: layers.LSTM(1, 1, truncate=0)])

@@ -133,6 +133,11 @@ def test_config_goes_through_json():
     (lambda: TINY.replace(learning_rate=1), "no field 'learning_rate'; it has: audio_layers"),
     (lambda: TINY.replace(optimizer="lamb"), "optimizer must be one of adam, sgd"),
     (lambda: TINY.replace(modalities=("smell",)), "modalities must be"),
+    (lambda: TINY.replace(modalities=[["audio"]]), r"modalities must be .*, got \(\['audio'\],\)"),
+    (lambda: TINY.replace(modalities=["audio", "audio"]), "modalities must be .* at most once"),
+    (lambda: TINY.replace(modalities=None), "modalities must be .*, got None"),
+    (lambda: TINY.replace(frame_size=5000), "frame_size must be an integer from 1 to 4096, got 5000"),
+    (lambda: TINY.replace(frame_size=0), "frame_size must be an integer from 1 to 4096, got 0"),
     (lambda: TINY.replace(epochs=0), "epochs must be a positive integer")])
 def test_wrong_configurations_get_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -29,9 +29,9 @@ class Conv2d(Layer):
 
     def __init__(self, C: int, F: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = False,
                  rng: np.random.Generator | None = None) -> None:
-        if kernel_size % 2 != 1 or stride < 1 or padding < 0:
-            raise ValueError(f"Conv2d wants an odd kernel_size, stride >= 1 and padding >= 0, "
-                             f"got {kernel_size}, {stride}, {padding}")
+        if min(C, F, kernel_size, stride) < 1 or kernel_size % 2 != 1 or padding < 0:
+            raise ValueError(f"Conv2d wants C, F, stride >= 1, an odd kernel_size and padding >= 0, "
+                             f"got {C}, {F}, {stride}, {kernel_size}, {padding}")
         rng = rng or generator()
         self.C, self.F, self.K, self.stride, self.padding = C, F, kernel_size, stride, padding
         scale = (2 / (kernel_size**2 * C)) ** 0.5

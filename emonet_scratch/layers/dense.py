@@ -21,6 +21,8 @@ class Dense(Layer):
     """
 
     def __init__(self, D: int, M: int, rng: np.random.Generator | None = None) -> None:
+        if min(D, M) < 1:
+            raise ValueError(f"Dense wants D and M >= 1, got {D}, {M}")
         rng = rng or generator()
         self.D, self.M = D, M
         self.W = Parameter((rng.standard_normal((D, M)) * (2 / D) ** 0.5).astype(np.float32))

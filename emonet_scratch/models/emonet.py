@@ -44,7 +44,8 @@ def _one_of(*allowed: str) -> tuple[Any, str]:
 
 # (fields, what must hold for each, in words)
 _RULES: list[tuple[str, Any, str]] = [
-    ("frame_size trunk_width lstm_size lstm_layers batch_size epochs", _whole, "a positive integer"),
+    ("frame_size", lambda v: _whole(v) and v <= 4096, "an integer from 1 to 4096"),
+    ("trunk_width lstm_size lstm_layers batch_size epochs", _whole, "a positive integer"),
     ("frames max_frames frames_per_chunk truncate patience lda_components",
      lambda v: v is None or _whole(v), "null or a positive integer"),
     ("warmup", lambda v: v == 0 or _whole(v), "an integer from 0"),
@@ -56,7 +57,8 @@ _RULES: list[tuple[str, Any, str]] = [
     ("augment feature_norm freeze_trunk relu_on_logits class_weights", lambda v: isinstance(v, bool), "true or false"),
     ("audio_layers fusion_layers", lambda v: isinstance(v, tuple) and all(map(_whole, v)), "a list of positive integers"),
     ("audio_layers", len, "a list of at least one size"),
-    ("modalities", lambda v: isinstance(v, tuple) and v and set(v) <= {"audio", "video"}, "audio, video or both, in a list"),
+    ("modalities", lambda v: isinstance(v, tuple) and sorted(map(str, v)) in (["audio"], ["video"], ["audio", "video"]),
+     "a list of audio, video or both, each at most once"),
     ("fit", *_one_of("pad", "crop")), ("trunk_pooling", *_one_of("average", "flatten")),
     ("trunk_norm", *_one_of("batch", "running")), ("lstm_output", *_one_of("all", "top")),
     ("optimizer", *_one_of("adam", "sgd")), ("schedule", *_one_of("constant", "step", "cosine", "one_cycle")),

@@ -17,9 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch import files, layers, models
+from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.batches import Split
 from emonet_scratch.data.errors import DataError
-from emonet_scratch.training import CheckpointError, NonFiniteError, Trainer, read_checkpoint, write_checkpoint
+from emonet_scratch.training import (
+    CheckpointError,
+    NonFiniteError,
+    Trainer,
+    load_model,
+    read_checkpoint,
+    write_checkpoint,
+)
 from emonet_scratch.training import trainer as trainer_module
 from emonet_scratch.training.projection import AudioProjection
 
@@ -159,6 +167,76 @@ def test_a_torn_line_of_metrics_is_cut(tmp_path, uninterrupted):
     assert len(rows(tmp_path)) == 6
 
 
+@pytest.mark.parametrize("harm", [lambda text: text[:text.index("\n") + 1], lambda text: "x" + text,
+                                  lambda text: text.rstrip("\n")[:-9], lambda text: ""])
+def test_metrics_that_are_gone_are_missed(tmp_path, harm):
+    make(tmp_path, TINY.replace(epochs=2)).fit()
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(harm(file.read_text()))
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl' does not hold the lines of the 2 epochs"):
+        make(tmp_path, TINY.replace(epochs=2)).fit(resume=True)
+
+
+def test_metrics_reach_the_disk_before_the_checkpoint_that_counts_them(tmp_path, monkeypatch):
+    synced, fsync, save = [], os.fsync, Trainer._save
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), fsync(handle)))
+
+    def saving(self, name):
+        assert self.progress["epoch"] == 0 or (tmp_path / "metrics.jsonl").stat().st_ino in synced
+        save(self, name)
+    monkeypatch.setattr(Trainer, "_save", saving)
+    make(tmp_path, TINY.replace(epochs=1)).fit()
+    assert len(synced) > 4
+
+
+def test_seconds_of_an_epoch_include_those_before_an_interruption(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def stop(self, batch, step=Trainer._step):
+        clock[0] += 10
+        if clock[0] == 40:
+            raise Died
+        return step(self, batch)
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Trainer, "_step", stop)
+    with pytest.raises(Died):
+        make(tmp_path, TINY.replace(epochs=1), save_every=1).fit()
+    clock[0] = 1000
+    make(tmp_path, TINY.replace(epochs=1), save_every=1).fit(resume=True)
+    assert rows(tmp_path)[0]["seconds"] == 50                                 # 5 batches: 3 before, 2 after
+
+
+def change_labels(train):
+    train.labels = np.roll(train.labels, 1)
+
+
+def change_audio(train):
+    train.audio[0, 0] += 1e-9
+
+
+def change_frames(train):
+    train.keys = None
+    train.frames[3][0, 0, 0, 0] ^= 1
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda train: train.ids.__setitem__(0, "x"), "the train split has other names"),
+    (change_labels, "the train split has other labels"), (change_audio, "the train split has other audio vectors"),
+    (lambda train: train.keys.__setitem__(0, "x"), "the train split has other clips"),
+    (change_frames, "the train split has other clips")])
+def test_other_data_are_refused_on_resume(tmp_path, change, message):
+    make(tmp_path, TINY.replace(epochs=1)).fit()
+    train = split(0, 21)
+    projection = AudioProjection().fit(train.audio, train.labels)
+    change(train)
+    trainer = Trainer(TINY.replace(epochs=1), train, split(1), tmp_path, projection=projection)
+    with pytest.raises(CheckpointError, match=f"was trained on other data: {message}: restore the data") as error:
+        trainer.fit(resume=True)
+    assert "\n" not in str(error.value)
+    with pytest.raises(CheckpointError, match="the train split has 28 clips, had 21"):
+        make(tmp_path, TINY.replace(epochs=1), n=28).fit(resume=True)
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     trainer = make(tmp_path, save_every=1)
     calls, fsync = iter(range(100)), os.fsync
@@ -199,11 +277,37 @@ def test_foreign_checkpoints_are_refused(tmp_path, uninterrupted):
     (tmp_path / "new.safetensors").write_bytes(text)
     with pytest.raises(CheckpointError, match="format 9, this version reads 1"):
         read_checkpoint(tmp_path / "new.safetensors")
+    save_file({"x": np.zeros(2)}, tmp_path / "list.safetensors", {"emonet": "[1]"})
+    with pytest.raises(CheckpointError, match="not of emonet_scratch"):
+        read_checkpoint(tmp_path / "list.safetensors")
     for other in (dict(seed=4), dict(seed=3, config=TINY.replace(lr=0.02))):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "last.safetensors").write_bytes((uninterrupted / "last.safetensors").read_bytes())
         with pytest.raises(CheckpointError, match="another configuration or seed"):
             make(tmp_path / "run", **other).fit(resume=True)
+
+
+@pytest.mark.parametrize("gone", ["projection", "model", "facts", "config"])
+def test_a_checkpoint_that_lacks_something_is_named(tmp_path, uninterrupted, gone):
+    groups, meta = read_checkpoint(uninterrupted / "best.safetensors")
+    meta |= {"facts": {"feature_names": ["x"] * 9, "classes": list(CLASSES)}}
+    write_checkpoint(tmp_path / "x.safetensors", groups, meta)
+    assert load_model(tmp_path / "x.safetensors").feature_names == ("x",) * 9
+    for damaged in ({}, {gone: []}, {gone: 3}) if gone in meta else ({},):
+        write_checkpoint(tmp_path / "x.safetensors", {k: v for k, v in groups.items() if k != gone},
+                         {k: v for k, v in meta.items() if k != gone} | damaged)
+        with pytest.raises(CheckpointError, match=r"x\.safetensors' does not hold a network of this version") as error:
+            load_model(tmp_path / "x.safetensors")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damaged", [{"progress": {}}, {"progress": [1]}, {"data": None}, {"data": {}}, {"seed": None},
+                                     {"config": {"lr": "x"}}])
+def test_a_checkpoint_without_a_whole_training_state_is_named(tmp_path, uninterrupted, damaged):
+    groups, meta = read_checkpoint(uninterrupted / "last.safetensors")
+    write_checkpoint(tmp_path / "last.safetensors", groups, meta | damaged)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors'"):
+        make(tmp_path, seed=3).fit(resume=True)
 
 
 @given(st.integers(0, 3), st.integers(0, 2**32 - 1))
@@ -263,9 +367,11 @@ def test_a_parameter_that_is_not_finite_is_named(tmp_path):
         trainer.fit()
 
 
-def test_a_learning_rate_that_is_too_high_is_the_suspect(tmp_path):
-    with pytest.raises(NonFiniteError, match="a smaller lr than 1e"), np.errstate(all="ignore"):
-        make(tmp_path, TINY.replace(optimizer="sgd", lr=1e20, clip_norm=None, epochs=30)).fit()
+@pytest.mark.parametrize("decay, remedy", [(0.0, "a smaller lr than 1e"),
+                                           (0.1, r"lower lr \(1e\+20\) or weight_decay \(0\.1\)")])
+def test_a_learning_rate_that_is_too_high_is_the_suspect(tmp_path, decay, remedy):
+    with pytest.raises(NonFiniteError, match=remedy), np.errstate(all="ignore"):
+        make(tmp_path, TINY.replace(optimizer="sgd", lr=1e20, weight_decay=decay, clip_norm=None, epochs=30)).fit()
 
 
 def test_parameters_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
@@ -298,6 +404,22 @@ def test_a_frozen_trunk_is_computed_once(tmp_path, monkeypatch):
     assert states(tmp_path / "a") == states(tmp_path / "c")
 
 
+def test_features_of_a_frozen_trunk_are_those_of_the_frames(tmp_path):
+    """Other frames of clips with the same name, size and content key are other features; keys are not needed."""
+    config = TINY.replace(freeze_trunk=True, epochs=1)
+    one = make(tmp_path / "a", config, cache=tmp_path / "cache")
+    one.fit()
+    for pooling, chunk, frames in (("flatten", None, 255), ("average", None, 0), ("flatten", 2, 0)):
+        other = make(tmp_path / f"{pooling}{chunk}{frames}", config.replace(trunk_pooling=pooling, frames_per_chunk=chunk,
+                                                                          feature_norm=False))
+        other.cache = tmp_path / "cache"
+        raw = split(0, 21)
+        raw.frames, raw.keys = [frames - clip if frames else clip for clip in raw.frames], None
+        expected = [other.model.eval().trunk_features(clip) for clip in raw.frames]
+        found = other._with_features(raw).frames
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_an_untrained_trunk_with_fixed_statistics_is_calibrated(tmp_path):
     trainer = make(tmp_path, TINY.replace(trunk_norm="running", epochs=1))
     trainer._calibrate()
@@ -321,7 +443,7 @@ def test_the_projection_is_fitted_once_and_goes_round():
     q = AudioProjection.from_state(p.state_dict())
     z = p.transform(train.audio)
     assert np.array_equal(z, q.transform(train.audio)) and z.dtype == np.float32 and z.shape == (21, 3)
-    with pytest.raises(DataError, match="LDA of the training split's audio vectors"):
+    with pytest.raises(DataError, match=r"LDA of the training split's audio vectors.*\(--set lda_shrinkage=0\.1\)$"):
         AudioProjection(shrinkage=None).fit(train.audio[:5], train.labels[:5])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
     try:
         with safe_open(path, "numpy") as file:
             meta = json.loads((file.metadata() or {})["emonet"])
+            if not isinstance(meta, dict):
+                raise ValueError
             for key in file.keys():
                 group, _, member = key.partition("/")
                 groups.setdefault(group, {})[member] = file.get_tensor(key)
@@ -52,3 +56,15 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {name} has format {meta.get('format')}, this version reads {FORMAT}")
     return groups, meta
+
+
+@contextmanager
+def expected_of(path: str | os.PathLike) -> Iterator[None]:
+    """What the body finds missing or wrong in the checkpoint that it read from `path` is raised as a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} does not hold a network of this version "
+                              f"({type(error).__name__}: {error})") from error

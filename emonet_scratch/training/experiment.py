@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import numpy as np
 from .. import __version__
 from ..backend import choose_device
 from ..data.afew import CLASSES
+from ..data.batches import Split
 from ..data.errors import DataError
 from ..data.prepare import prepare
 from ..files import write_whole
 from ..models import EmoNet, EmoNetConfig
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError, expected_of, read_checkpoint
+from .fingerprint import check_data, fingerprint
 from .metrics import confusion_matrix, macro_f1, wilson_interval
 from .projection import AudioProjection
 from .report import read_metrics, save_pictures, table
@@ -32,7 +34,8 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
     settings: data (path), config (fields of EmoNetConfig), modalities (names of MODALITIES), seed, device, cache (path
-    or None), on_error, save_every. They are kept in config.json; resume=True goes on where a run with them stopped.
+    or None), on_error, save_every. They are kept in config.json, with the device that was chosen; resume=True goes on
+    where a run with them stopped.
     """
     config = EmoNetConfig().replace(**settings["config"])
     device, line = choose_device(settings["device"])
@@ -43,14 +46,12 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
                    fit=config.fit, max_frames=config.max_frames, cache=settings["cache"],
                    on_error=settings["on_error"], log=log)
     train, val = data.splits["train"], data.splits["val"]
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        write_whole(folder / "config.json", json.dumps(settings | {"versions": versions()}, indent=2).encode())
-    projection = None
-    if "audio" in used:
-        projection = AudioProjection(config.lda_components, config.lda_shrinkage).fit(train.audio, train.labels)
+    projection = _projection(config, train, val, folder, names if resume else ()) if "audio" in used else None
     log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
         f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
+    folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
+    kept = {"versions": versions()} | settings | {"device": device}
+    write_whole(folder / "config.json", json.dumps(kept, indent=2).encode())
     results = {}
     for name in names:
         modal = config.replace(modalities=MODALITIES[name])
@@ -66,6 +67,18 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", results_file.encode())               # last: its presence says that all is done
     return results
+
+
+def _projection(config: EmoNetConfig, train: Split, val: Split, folder: Path, names: Sequence[str]) -> AudioProjection:
+    """That of the first checkpoint of these networks, so that a resumed run has the LDA of its start; else a new one."""
+    for name in names:
+        path = folder / name / "last.safetensors"
+        if "audio" in MODALITIES[name] and path.exists():
+            groups, meta = read_checkpoint(path)
+            with expected_of(path):
+                check_data(path, meta["data"], fingerprint(train, val, MODALITIES[name]))
+                return AudioProjection.from_state(groups["projection"])
+    return AudioProjection(config.lda_components, config.lda_shrinkage).fit(train.audio, train.labels)
 
 
 def _result(trainer: Trainer, folder: Path, device: str) -> dict[str, Any]:
@@ -104,7 +117,7 @@ class Model:
         """The configuration that it was trained with."""
         return self.net.config
 
-    def probabilities(self, split: Any, device: str = "cpu") -> tuple[float, np.ndarray]:
+    def probabilities(self, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
         """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
         return evaluate(self.net, project(split, self.projection), device)
 
@@ -125,8 +138,10 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
             raise CheckpointError(f"{str(path)!r} holds no best.safetensors: name a checkpoint or the folder of a run")
         path = found[0]
     groups, meta = read_checkpoint(path)
-    try:
+    with expected_of(path):
         config = EmoNetConfig().replace(**meta["config"])
+        if ("audio" in config.modalities) != ("projection" in groups):
+            raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
         projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
         K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
         net = EmoNet(config, K, np.random.default_rng(0)).to_device(device)
@@ -134,8 +149,6 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         names = tuple(meta["facts"]["feature_names"])
         if meta["facts"]["classes"] != list(CLASSES):
             raise ValueError(f"its classes are {meta['facts']['classes']}")
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {str(path)!r} does not hold a network of this version: {error}") from error
     return Model(net, projection, names, path)
 
 
@@ -156,3 +169,22 @@ def find_run(path: str, runs: Path) -> Path:
     if not open_runs:
         raise DataError(f"no unfinished run below {str(runs)!r}: name one, or train without --resume")
     return max(open_runs, key=lambda p: (p / "config.json").stat().st_mtime)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`, as `run` takes them. DataError where config.json is not what `run` wrote."""
+    file, text = folder / "config.json", (str, type(None))
+    kinds = {"data": str, "config": dict, "modalities": list, "seed": int, "device": str, "cache": text, "on_error": str,
+             "save_every": (int, type(None))}
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        for name, kind in kinds.items():
+            if not isinstance(settings[name], kind):
+                raise TypeError(f"{name} is {settings[name]!r}")
+        EmoNetConfig().replace(**settings["config"])
+        if not settings["modalities"] or not set(settings["modalities"]) <= MODALITIES.keys():
+            raise ValueError(f"modalities are {settings['modalities']}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{str(file)!r} does not hold the settings of a run ({type(error).__name__}: {error}): "
+                        f"restore it, or train anew with another --out") from error
+    return settings

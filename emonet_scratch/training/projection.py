@@ -28,7 +28,8 @@ class AudioProjection:
         try:
             self.lda = LDA(n_components, self.shrinkage).fit(self._standardise(X), y)
         except ValueError as error:
-            raise DataError(f"LDA of the training split's audio vectors: {error}") from error
+            hint = " (--set lda_shrinkage=0.1)" if "shrinkage" in str(error) else ""
+            raise DataError(f"LDA of the training split's audio vectors: {error}{hint}") from error
         self.scale = _spread(self.lda.transform(self._standardise(X)))
         return self
 

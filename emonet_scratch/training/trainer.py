@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +24,9 @@ from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from ..models.emonet import NUM_CLASSES
 from ..optim import SGD, Adam, clip_gradient_norm, schedule
-from .checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
 from .diagnose import NonFiniteError, first_non_finite
+from .fingerprint import check_data, fingerprint, sha256
 from .projection import AudioProjection
 
 
@@ -47,6 +48,7 @@ class Trainer:
                  log: Callable[[str], None] = print, name: str = "train") -> None:
         self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
         self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
+        self.data = fingerprint(train, val, config.modalities)
         self.train, self.val = project(train, projection), project(val, projection)
         audio_features = self.train.audio.shape[1] if projection else 0
         self.model = EmoNet(config, audio_features, np.random.default_rng(seed)).to_device(device)
@@ -65,8 +67,8 @@ class Trainer:
             counts = np.bincount(self.train.labels, minlength=NUM_CLASSES)
             share = np.maximum(counts, 1) / len(self.train) * (counts > 0).sum()
             self.class_weights = to_device((1 / share).astype(np.float32), device)
-        # sums over the epoch so far: loss times clips, clips right, clips, gradient norms
-        self.progress: dict[str, Any] = {"epoch": 0, "batch": 0, "sums": [0.0, 0, 0, 0.0],
+        # sums over the epoch so far: loss times clips, clips right, clips, gradient norms; seconds: of the epoch so far
+        self.progress: dict[str, Any] = {"epoch": 0, "batch": 0, "sums": [0.0, 0, 0, 0.0], "seconds": 0.0,
                                          "best_loss": None, "best_epoch": None}
 
     def fit(self, resume: bool = False) -> None:
@@ -82,15 +84,15 @@ class Trainer:
         if self.config.freeze_trunk and "video" in self.config.modalities:
             self.train, self.val = (self._with_features(split) for split in (self.train, self.val))
         while self.progress["epoch"] < self.config.epochs and not self._out_of_patience():
-            started = time.perf_counter()
-            self._train_epoch()
+            started = time.perf_counter() - self.progress["seconds"]
+            self._train_epoch(started)
             self._end_epoch(started)
 
     def evaluate(self, split: Split) -> tuple[float, np.ndarray]:
         """(mean cross-entropy in nats, probabilities (N, 7)) of a split as `self.val`, in evaluation mode."""
         return evaluate(self.model, split, self.device)
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, started: float) -> None:
         p, c = self.progress, self.config
         self.model.train()
         bar = tqdm(total=len(self.train), initial=p["sums"][2], unit="clip", leave=False, file=sys.stderr,
@@ -105,6 +107,7 @@ class Trainer:
                 bar.set_postfix(loss=f"{p['sums'][0] / p['sums'][2]:.3f}", accuracy=f"{p['sums'][1] / p['sums'][2]:.3f}")
                 bar.update(len(batch))
                 if self.save_every and self.optimizer.t % self.save_every == 0:
+                    p["seconds"] = time.perf_counter() - started
                     self._save("last")
 
     def _step(self, batch: Batch) -> tuple[float, int, float]:
@@ -129,7 +132,7 @@ class Trainer:
             raise NonFiniteError(
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite in epoch {self.progress['epoch'] + 1}, "
                 f"step {self.optimizer.t + 1}: it appeared first {where}; the last good checkpoint is "
-                f"{str(self.folder / 'last.safetensors')!r}; a smaller lr than {self.config.lr:g} is the usual remedy")
+                f"{str(self.folder / 'last.safetensors')!r}; {self._remedy()}")
         self.optimizer.lr = self.rate(self.optimizer.t)
         with np.errstate(over="ignore", invalid="ignore"):
             self.optimizer.step()
@@ -137,8 +140,14 @@ class Trainer:
                     if not math.isfinite(float(abs(p.value).max()))), None)
         if bad:                                                               # now, before it can reach a checkpoint
             raise NonFiniteError(f"the parameter {bad} is not finite after step {self.optimizer.t}: the last good "
-                                 f"checkpoint is {str(self.folder / 'last.safetensors')!r}: try a smaller lr")
+                                 f"checkpoint is {str(self.folder / 'last.safetensors')!r}; {self._remedy()}")
         return loss, int((to_device(logits.argmax(axis=1), "cpu") == batch.labels).sum()), norm
+
+    def _remedy(self) -> str:
+        lr, decay = self.config.lr, self.config.weight_decay
+        if lr * decay > 0.5:                                                  # of a parameter, taken away in every step
+            return f"lower lr ({lr:g}) or weight_decay ({decay:g}): their product should be far below 1"
+        return f"a smaller lr than {lr:g} is the usual remedy"
 
     def _end_epoch(self, started: float) -> None:
         p = self.progress
@@ -152,16 +161,19 @@ class Trainer:
             if not math.isfinite(val_loss):
                 where = first_non_finite(self.model, lambda: self.evaluate(self.val))
                 raise NonFiniteError(f"the validation loss is not finite after epoch {epoch}: it appeared first {where}; "
-                                     f"the last good checkpoint is {str(self.folder / 'last.safetensors')!r}")
+                                     f"the last good checkpoint is {str(self.folder / 'last.safetensors')!r}; "
+                                     f"{self._remedy()}")
         accuracy = float((probabilities.argmax(1) == self.val.labels).mean())
         val = {"epoch": epoch, "split": "val", "loss": val_loss, "accuracy": accuracy, "lr": self.optimizer.lr,
                "grad_norm": None, "seconds": round(time.perf_counter() - started, 3)}
         better = p["best_loss"] is None or val_loss < p["best_loss"]
         if better:
             p |= {"best_loss": val_loss, "best_epoch": epoch}
-        p |= {"epoch": epoch, "batch": 0, "sums": [0.0, 0, 0, 0.0]}
+        p |= {"epoch": epoch, "batch": 0, "sums": [0.0, 0, 0, 0.0], "seconds": 0.0}
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(f"{json.dumps(train)}\n{json.dumps(val)}\n")
+            file.flush()
+            os.fsync(file.fileno())                                           # a checkpoint must not outlive its metrics
         if better:
             self._save("best")
         self._save("last")  # last of all: a run that is killed before this line does the epoch's end again
@@ -177,27 +189,34 @@ class Trainer:
         groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.projection:
             groups["projection"] = self.projection.state_dict()
-        meta = {"config": dataclasses.asdict(self.config), "seed": self.seed, "progress": self.progress, "facts": self.facts}
+        meta = {"config": dataclasses.asdict(self.config), "seed": self.seed, "progress": self.progress, "facts": self.facts,
+                "data": self.data}
         write_checkpoint(self.folder / f"{name}.safetensors", groups, meta)
 
     def _load(self) -> None:
         path = self.folder / "last.safetensors"
         groups, meta = read_checkpoint(path)
-        if meta["seed"] != self.seed or EmoNetConfig().replace(**meta["config"]) != self.config:
-            raise CheckpointError(f"checkpoint {str(path)!r} is of a run with another configuration or seed")
-        try:
+        with expected_of(path):
+            if meta["seed"] != self.seed or EmoNetConfig().replace(**meta["config"]) != self.config:
+                raise CheckpointError(f"checkpoint {str(path)!r} is of a run with another configuration or seed")
+            check_data(path, meta["data"], self.data)
             self.model.load_state_dict(groups["model"])
             self.optimizer.load_state_dict(groups["optimizer"])
-        except ValueError as error:
-            raise CheckpointError(f"checkpoint {str(path)!r}: {error}") from error
-        self.progress = meta["progress"]
+            self.progress = {name: meta["progress"][name] for name in self.progress}
 
     def _cut_metrics(self) -> None:
         """Keep the lines of finished epochs; those of an epoch that will be done again go."""
-        path = self.folder / "metrics.jsonl"
+        path, epochs = self.folder / "metrics.jsonl", self.progress["epoch"]
+        lines = path.read_bytes().splitlines(keepends=True)[:2 * epochs] if path.exists() else []
+        try:
+            done = [(row["epoch"], row["split"]) for row in map(json.loads, lines)]
+        except (KeyError, TypeError, ValueError):
+            done = []
+        if done != [(epoch, split) for epoch in range(1, epochs + 1) for split in ("train", "val")]:
+            raise CheckpointError(f"{str(path)!r} does not hold the lines of the {epochs} epochs that last.safetensors "
+                                  f"has behind it: restore it to resume, or train anew with another --out")
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:2 * self.progress["epoch"]]
-            write_whole(path, "".join(lines).encode())
+            write_whole(path, b"".join(lines))
 
     def _calibrate(self, frames: int = 256) -> None:
         """Set the fixed batch-norm statistics of an untrained trunk to those of some training frames, on average."""
@@ -218,14 +237,15 @@ class Trainer:
     def _with_features(self, split: Split) -> Split:
         """The split with the frozen trunk's features in place of frames: computed once, then read from the cache."""
         self.model.eval()
-        trunk = hashlib.sha256()
+        trunk = [str((self.config.trunk_pooling, self.config.frames_per_chunk, self.device)).encode()]
         for name, array in self.model.trunk.state_dict().items():
-            trunk.update(name.encode() + array.tobytes())
+            trunk += [name.encode(), array]
+        trunk = sha256(trunk).encode()
         cache = FrameCache(self.cache) if self.cache else None
         features = []
         bar = tqdm(split.frames, unit="clip", desc="trunk features", leave=False, disable=not sys.stderr.isatty())
-        for key, clip in zip(split.keys, bar, strict=True):
-            key = hashlib.sha256(f"{key} {clip.shape} {trunk.hexdigest()}".encode()).hexdigest()
+        for clip in bar:
+            key = sha256([trunk, clip]) if cache else ""
             known = cache.load(key) if cache else None
             if known is None:
                 known = to_device(self.model.trunk_features(to_device(np.asarray(clip), self.device)), "cpu")

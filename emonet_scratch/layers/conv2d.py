@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..backend import Array, array_module, generator
+from ..kernels import twin
 from .base import Layer, Parameter, check_last_axis
 
 
+@twin
 class Conv2d(Layer):
     """Cross-correlation of images with filters, as every deep-learning library calls convolution.
 

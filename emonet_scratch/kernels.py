@@ -1,0 +1,194 @@
+"""Optional faster twins of the definitions: finds the compiled kernels, hands them out, keeps their memory.
+
+A definition is marked by `@twin`. Where a compiled twin is registered under its name and accepts the arguments
+(float32 arrays on the CPU, shapes it knows), the twin runs instead; where it does not, or where there are no kernels, the
+definition does. Nothing else in the package knows about kernels.
+
+The environment decides once, when the first twin is asked for:
+
+    EMONET_KERNELS=off                  the definitions only
+    EMONET_KERNELS=avx512|avx2|plain    this build of the kernels instead of the best that the processor can run
+    EMONET_THREADS=2                    threads of the kernels (else OMP_NUM_THREADS, else one a usable core)
+    EMONET_EXACT=1                      as `kernels.exact = True`
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VARIANTS = ("plain", "avx2", "avx512")
+
+#: True: 3x3 convolutions as direct sums, not by Winograd's F(4x4, 3x3), whose rounding error is about ten times larger.
+exact = os.environ.get("EMONET_EXACT", "") not in ("", "0")
+
+_twins: dict[str, Any] = {}
+
+
+class KernelError(RuntimeError):
+    """The kernels asked for by EMONET_KERNELS cannot be used."""
+
+
+class Library:
+    """The compiled kernels of one instruction set: `library.conv3x3(...)` calls emonet_conv3x3_<variant>."""
+
+    def __init__(self, path: Path, variant: str | None) -> None:
+        self._dll = ctypes.CDLL(str(path))
+        best = VARIANTS[self._dll.emonet_supports()]
+        if variant and VARIANTS.index(variant) > VARIANTS.index(best):
+            raise KernelError(f"EMONET_KERNELS={variant}: this processor can run at most {best}")
+        self.path, self.variant, self.threads = path, variant or best, 1
+        self.set_threads(_threads())
+
+    def set_threads(self, threads: int) -> None:
+        """Share the work of every kernel among so many threads from now on."""
+        self.threads = threads
+        self._dll.emonet_set_threads(threads)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        function = getattr(self._dll, f"emonet_{name}_{self.variant}")
+
+        def call(*arguments: Any) -> None:
+            if function(*[_argument(a) for a in arguments]):
+                raise MemoryError(f"no memory for the scratch buffers of {name}")
+        setattr(self, name, call)                                             # the next call finds it at once
+        return call
+
+
+def _argument(a: Any) -> Any:
+    if isinstance(a, np.ndarray):
+        return ctypes.c_void_p(a.__array_interface__["data"][0])
+    return ctypes.c_float(a) if isinstance(a, float) else a
+
+
+def _threads() -> int:
+    for name in ("EMONET_THREADS", "OMP_NUM_THREADS"):
+        if value := os.environ.get(name):
+            if not value.isdigit() or int(value) < 1:
+                raise KernelError(f"{name} must be a positive integer, got {value!r}")
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def library() -> Library | None:
+    """The compiled kernels, or None where there are none or EMONET_KERNELS=off; `why()` says it in words."""
+    choice = os.environ.get("EMONET_KERNELS", "")
+    if choice not in ("", "on", "off", *VARIANTS):
+        raise KernelError(f"EMONET_KERNELS must be on, off or one of {', '.join(VARIANTS)}, got {choice!r}")
+    found = sorted(Path(__file__).parent.glob("_cpu*.so"))
+    if choice == "off" or not found:
+        return None
+    importlib.import_module(".twins", __package__)                            # registers them
+    return Library(found[0], choice if choice in VARIANTS else None)
+
+
+def why() -> str:
+    """One line: which kernels are in use, or why none are."""
+    lib = library()
+    if lib is not None:
+        return f"CPU kernels: {lib.variant}, {lib.threads} thread(s), {lib.path.name}: {', '.join(sorted(_twins))}"
+    if os.environ.get("EMONET_KERNELS") == "off":
+        return "CPU kernels: off (EMONET_KERNELS=off); the NumPy definitions run"
+    return "CPU kernels: not built (setup.py found no working C compiler); the NumPy definitions run"
+
+
+def register(name: str, kernel: Any) -> None:
+    """Make `kernel` the twin of the definition `name`: a function, or an object with forward and backward."""
+    _twins[name] = kernel
+
+
+def _find(name: str) -> Any:
+    return _twins.get(name) if library() is not None else None
+
+
+class TwinCache:
+    """What a twin's forward leaves for its own backward."""
+
+    __slots__ = ("data", "kernel")
+
+    def __init__(self, kernel: Any, data: Any) -> None:
+        self.kernel, self.data = kernel, data
+
+
+def twin(definition: Any) -> Any:
+    """Mark a function or layer class as a definition that may have a twin, registered under its qualified name.
+
+    The twin of a function takes its arguments; the twin of a layer has forward(layer, *inputs) -> (y, cache) and
+    backward(layer, *gradients, cache). Forward returns NotImplemented for what it cannot do, before touching anything.
+    """
+    name = definition.__qualname__
+    if not isinstance(definition, type):
+        @functools.wraps(definition)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            kernel = _find(name)
+            result = NotImplemented if kernel is None else kernel(*args, **kwargs)
+            return definition(*args, **kwargs) if result is NotImplemented else result
+        return function
+
+    forward, backward = definition.forward, definition.backward
+
+    @functools.wraps(forward)
+    def fast_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kernel = _find(name)
+        result = NotImplemented if kernel is None else kernel.forward(self, *args, **kwargs)
+        return forward(self, *args, **kwargs) if result is NotImplemented else (result[0], TwinCache(kernel, result[1]))
+
+    @functools.wraps(backward)
+    def fast_backward(self: Any, *args: Any) -> Any:
+        cache = args[-1]
+        if isinstance(cache, TwinCache):
+            return cache.kernel.backward(self, *args[:-1], cache.data)
+        return backward(self, *args)
+    definition.forward, definition.backward = fast_forward, fast_backward
+    return definition
+
+
+# ---- memory: what a training step frees, the next one gets back, already mapped and warm ----
+
+KEEP_BYTES = 2 << 30        # of free blocks; more than that goes back to the system
+_free: dict[int, list[np.ndarray]] = {}
+_free_bytes = 0
+
+
+class _Block:
+    """Owner of an array's memory, which goes back to the free list when the last view of it dies."""
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, size: int) -> None:
+        global _free_bytes
+        blocks = _free.get(size)
+        if blocks:
+            self._memory = blocks.pop()
+            _free_bytes -= size
+        else:
+            self._memory = np.empty(size, np.uint8)
+        self.__array_interface__ = self._memory.__array_interface__
+
+    def __del__(self) -> None:
+        global _free_bytes
+        size = self._memory.nbytes
+        if _free_bytes + size <= KEEP_BYTES:
+            _free_bytes += size
+            _free.setdefault(size, []).append(self._memory)
+
+
+def empty(*shape: int) -> np.ndarray:
+    """An uninitialised float32 array; large ones come from memory that earlier arrays gave back.
+
+    Fresh memory costs a page fault for every 4 KiB that is first written to, which in a training step with large activations
+    takes longer than the arithmetic.
+    """
+    size = 4 * int(np.prod(shape))
+    if size < 1 << 16:
+        return np.empty(shape, np.float32)
+    step = 1 << max(12, size.bit_length() - 4)                                # at most an eighth more than asked for
+    return np.asarray(_Block(-(-size // step) * step))[:size].view(np.float32).reshape(shape)

@@ -1,0 +1,174 @@
+// What goes into a convolution and what comes out of it, row by row.
+//
+// A kernel works on a band: some rows of one image, or some small whole images, copied into scratch memory with the
+// border of zeros around them. What stands before the convolution is applied in that copy (the source), what stands
+// behind it when the finished band is written out (the sink), so neither costs a pass over main memory.
+#pragma once
+#include "simd.h"
+
+// Per-channel constants of one batch normalisation, each padded with zeros to a multiple of 16 channels:
+// forward gives (z - mean) * scale + shift; backward sets scale = k0, slope = k1, shift = k2 (see bn_backward).
+typedef struct { const float *mean, *scale, *shift, *slope; } channels;
+
+enum source_kind {
+    PLAIN,              // a
+    NORM_RELU,          // max((a - mean) * scale + shift, 0)
+    NORM_GRAD,          // a * scale + (z - mean) * slope + shift: the gradient of what went into a batch norm
+    NORM_GRAD_RELU,     // the same with a * (y > 0) for a: the ReLU behind it, too
+};
+typedef struct { enum source_kind kind; const float *a, *y, *z; channels bn; } source;
+
+INLINE void load_row_as(const enum source_kind kind, const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
+    for (int c = 0; c < Cb; c += VL) {
+        int n = most(0, C - c), m = Cb - c;
+        vec mean = {0}, scale = {0}, shift = {0}, slope = {0};
+        if (kind != PLAIN) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c), shift = load(s->bn.shift + c);
+        if (kind == NORM_GRAD || kind == NORM_GRAD_RELU) slope = load(s->bn.slope + c);
+        for (int j = 0; j < W; j++) {
+            size_t at = (pixel + j) * C + c;
+            vec a = load_n(s->a + at, n);
+            if (kind == NORM_RELU) a = relu((a - mean) * scale + shift);
+            if (kind == NORM_GRAD_RELU) a = choose(load_n(s->y + at, n) > 0, a, (vec){0});
+            if (kind == NORM_GRAD || kind == NORM_GRAD_RELU)
+                a = a * scale + ((load_n(s->z + at, n) - mean) * slope + shift);
+            store_n(dst + (size_t)j * Cb + c, a, m);
+        }
+    }
+}
+
+static void load_row(const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
+    switch (s->kind) {
+    case PLAIN:
+        if (C == Cb) memcpy(dst, s->a + pixel * C, (size_t)W * C * sizeof(float));
+        else load_row_as(PLAIN, s, pixel, W, C, Cb, dst);
+        break;
+    case NORM_RELU: load_row_as(NORM_RELU, s, pixel, W, C, Cb, dst); break;
+    case NORM_GRAD: load_row_as(NORM_GRAD, s, pixel, W, C, Cb, dst); break;
+    case NORM_GRAD_RELU: load_row_as(NORM_GRAD_RELU, s, pixel, W, C, Cb, dst); break;
+    }
+}
+
+// Rows first .. first + rows - 1 of images n .. n + G - 1 (H x W x C) as (G, rows, left + W + right, Cb); what lies
+// outside of the image, and channels from C on, are zeros.
+static void load_band(const source *s, int H, int W, int C, int n, int G, int first, int rows, int left, int right,
+                      int Cb, float *dst) {
+    size_t width = (size_t)(left + W + right) * Cb;
+    for (int g = 0; g < G; g++)
+        for (int r = first; r < first + rows; r++, dst += width) {
+            if (r < 0 || r >= H) { memset(dst, 0, width * sizeof(float)); continue; }
+            memset(dst, 0, (size_t)left * Cb * sizeof(float));
+            load_row(s, ((size_t)(n + g) * H + r) * W, W, C, Cb, dst + left * Cb);
+            memset(dst + (size_t)(left + W) * Cb, 0, (size_t)right * Cb * sizeof(float));
+        }
+}
+
+enum sink_kind {
+    STORE,              // out = o
+    BIAS,               // out = o + shift
+    BIAS_RELU,          // out = max(o + shift, 0)
+    RESIDUAL_RELU,      // out = max(o + shift + shortcut, 0)
+    MASK,               // out = o where (z - mean) * scale + shift > 0, else 0; sums of out and out * (z - mean)
+    ADD_MASKED,         // out = o + the shortcut's gradient: dy where y > 0
+};
+// The shortcut of a block, forward or backward: channels before .. before + C of pixels (stride i, stride j).
+typedef struct { int stride, H, W, C, before; } shortcut;
+typedef struct {
+    enum sink_kind kind;
+    float *out;
+    const float *y, *z;                 // z of MASK; y of ADD_MASKED and RESIDUAL_RELU (there: the block's input)
+    const float *dy;
+    channels bn;
+    shortcut cut;
+    double *sums;                       // of this thread: (2, channels), or NULL
+    double *moments;                    // of this thread: (3, channels) count, mean, squared deviations, or NULL
+} sink;
+
+// value[c] of the block's input x that is added to output pixel (n, i, j), for the c-th channel on
+INLINE vec shortcut_value(const sink *s, const float *x, int n, int i, int j, int c, int valid) {
+    const shortcut *t = &s->cut;
+    const float *p = x + (((size_t)n * t->H + (size_t)i * t->stride) * t->W + (size_t)j * t->stride) * t->C;
+    if (t->before == 0 && c + VL <= t->C) return load(p + c);
+    float v[VL] = {0};
+    for (int k = 0; k < least(VL, valid); k++) {
+        int from = c + k - t->before;
+        if (from >= 0 && from < t->C) v[k] = p[from];
+    }
+    return load(v);
+}
+
+// The gradient that the shortcut hands to pixel (n, i, j) of the block's input: that of the output it was added to.
+INLINE vec shortcut_gradient(const sink *s, int n, int i, int j, int c, int valid, int F) {
+    const shortcut *t = &s->cut;                                  // H, W, C: of the block's output
+    if (i % t->stride || j % t->stride) return (vec){0};
+    size_t at = (((size_t)n * t->H + (size_t)(i / t->stride)) * t->W + (size_t)(j / t->stride)) * t->C + t->before + c;
+    (void)F;
+    return choose(load_n(s->y + at, valid) > 0, load_n(s->dy + at, valid), (vec){0});
+}
+
+INLINE void store_row_as(const enum sink_kind kind, const sink *s, int n, int i, int H, int W, int C, int Cb,
+                         const float *o) {
+    size_t pixel = ((size_t)n * H + i) * W;
+    for (int c = 0; c < C; c += VL) {
+        int valid = least(VL, C - c);
+        vec mean = {0}, scale = {0}, shift = {0}, sum = {0}, product = {0};
+        if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
+        if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);
+        for (int j = 0; j < W; j++) {
+            size_t at = (pixel + j) * C + c;
+            vec a = load(o + (size_t)j * Cb + c);
+            if (kind == BIAS || kind == BIAS_RELU || kind == RESIDUAL_RELU) a += shift;
+            if (kind == RESIDUAL_RELU) a += shortcut_value(s, s->y, n, i, j, c, valid);
+            if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a = relu(a);
+            if (kind == ADD_MASKED) a += shortcut_gradient(s, n, i, j, c, valid, C);
+            if (kind == MASK) {
+                vec centred = load_n(s->z + at, valid) - mean;
+                a = choose(centred * scale + shift > 0, a, (vec){0});
+                sum += a;
+                product += a * centred;
+            }
+            store_n(s->out + at, a, valid);
+        }
+        if (kind == MASK)
+            for (int k = 0; k < valid; k++) {
+                s->sums[c + k] += sum[k];
+                s->sums[Cb + c + k] += product[k];
+            }
+    }
+}
+
+static void store_row(const sink *s, int n, int i, int H, int W, int C, int Cb, const float *o) {
+    switch (s->kind) {
+    case STORE: store_row_as(STORE, s, n, i, H, W, C, Cb, o); break;
+    case BIAS: store_row_as(BIAS, s, n, i, H, W, C, Cb, o); break;
+    case BIAS_RELU: store_row_as(BIAS_RELU, s, n, i, H, W, C, Cb, o); break;
+    case RESIDUAL_RELU: store_row_as(RESIDUAL_RELU, s, n, i, H, W, C, Cb, o); break;
+    case MASK: store_row_as(MASK, s, n, i, H, W, C, Cb, o); break;
+    case ADD_MASKED: store_row_as(ADD_MASKED, s, n, i, H, W, C, Cb, o); break;
+    }
+}
+
+// Mean and squared deviations of a band's outputs join those of the thread (Chan et al. 1983). Within the band all
+// values are taken relative to its first pixel, so that a mean far from zero cancels nothing.
+static void add_moments(const float *o, int G, int rows, int W, size_t row, size_t image, int Cb, double *moments) {
+    double count = (double)G * rows * W;
+    for (int c = 0; c < Cb; c += VL) {
+        vec origin = load(o + c), total = {0}, squares = {0};
+        for (int g = 0; g < G; g++)
+            for (int i = 0; i < rows; i++) {
+                const float *p = o + g * image + i * row + c;
+                for (int j = 0; j < W; j++) {
+                    vec d = load(p + (size_t)j * Cb) - origin;
+                    total += d;
+                    squares += d * d;
+                }
+            }
+        for (int k = 0; k < VL; k++) {
+            double *m = moments + c + k, before = m[0];
+            double mean = origin[k] + total[k] / count, M2 = squares[k] - (double)total[k] * total[k] / count;
+            double delta = mean - m[Cb];
+            m[0] = before + count;
+            m[Cb] += delta * count / m[0];
+            m[2 * Cb] += M2 + delta * delta * before * count / m[0];
+        }
+    }
+}

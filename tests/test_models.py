@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import gradcheck, layers, models
+from emonet_scratch import backend, gradcheck, layers, models
+from tests.device import cupy
 from tests.strategies import seeds, values
 
 TINY = models.EmoNetConfig.preset("small").replace(
@@ -155,8 +156,50 @@ def test_summary_counts_what_is_there(capsys):
                         + 8 * 8 * 64 * 288 + 5 * 8 * 8 * 64 * 576)
     assert total[0] == 269_722 and total[2] == convolutions + 2 * 64 * 10
     parts = [int(line.split()[-2].replace(",", "")) for line in lines[1:-1]]
-    assert total[1] == sum(parts) and parts[0] == 34 * 34 * 3 * 4
+    assert total[1] == sum(parts) and parts[0] in (32 * 32 * 3 * 4, 34 * 34 * 3 * 4)      # a twin keeps no padding
     build(TINY).summary(clips=2, frames=3)
     text = capsys.readouterr().out
     assert "6x8x8x2" in text and "3x2x3" in text and "fusion.dense3" in text
     assert net.parameters()[0].name == "features.conv.W"
+
+
+def table(capsys, net, **sizes):
+    """{path: [kind, output, parameters, activations, FLOPs]} as summary() prints it."""
+    net.summary(**sizes)
+    rows = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len({row[0] for row in rows}) == len(rows)
+    return {row[0]: [*row[1:-3], *map(int, row[-3:])] for row in rows}
+
+
+@pytest.mark.parametrize("change", [{"freeze_trunk": True}, {"frames_per_chunk": 4}, {"frames_per_chunk": 1}], ids=str)
+def test_summary_of_a_chunked_run_is_that_of_the_whole_without_the_dropped_caches(change, capsys):
+    net = build(TINY.replace(**change)).train()
+    whole = table(capsys, build(TINY), clips=2, frames=5)
+    rows = table(capsys, net, clips=2, frames=5)
+    chunked = rows.pop("trunk", ["Chunked", "10x32", 0, 0, 0])
+    assert chunked[:3] == ["Chunked", "10x32", 0] and rows.keys() == whole.keys()
+    assert rows["total"][0] == sum(p.value.size for p in net.parameters())
+    for path, row in rows.items():
+        if path.startswith("trunk."):
+            assert row == [*whole[path][:3], 0, whole[path][4]]
+        elif path != "total":
+            assert row == whole[path]
+    states = -(-10 // change.get("frames_per_chunk", 10)) * sum(a.nbytes for a in net.trunk.layer.save_buffers())
+    assert chunked[3] == (0 if "freeze_trunk" in change else 10 * 8 * 8 * 3 + states)
+
+
+def test_summary_moves_no_buffers(capsys):
+    net = build(TINY)
+    before = net.state_dict()
+    net.summary(frames=3)
+    assert all(np.array_equal(a, before[name]) for name, a in net.state_dict().items())
+
+
+def test_summary_runs_where_the_model_is(monkeypatch, capsys):
+    nets = [build(TINY.replace(frames_per_chunk=2)), models.ResNet(8, width=2)]
+    host = [table(capsys, net) for net in nets]
+    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    for net, expected in zip(nets, host, strict=True):
+        rows = table(capsys, net.to_device("cuda:0"))
+        assert rows.keys() == expected.keys()
+        assert all(row[:-2] == expected[path][:-2] and row[-1] == expected[path][-1] for path, row in rows.items())

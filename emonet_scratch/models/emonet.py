@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module, generator
+from ..backend import Array, array_module, device_of, generator, to_device
 from ..layers import (
     LSTM,
     BatchNorm,
@@ -248,9 +248,10 @@ class EmoNet(Layer):
 
     def summary(self, clips: int = 1, frames: int = 1) -> None:
         """Print layers, shapes, parameters, bytes of activations and FLOPs for clips of so many frames each."""
-        size = self.config.frame_size
+        size, device = self.config.frame_size, device_of(self.fusion.dense1.W.value)
+        x = to_device(np.zeros((clips * frames, size, size, 3), np.uint8), device)
         audio = np.zeros((clips, self.audio.dense1.D), np.float32) if "audio" in self.config.modalities else None
-        print(summary(self, np.zeros((clips * frames, size, size, 3), np.uint8), np.full(clips, frames), audio))
+        print(summary(self, x, np.full(clips, frames), None if audio is None else to_device(audio, device)))
 
 
 def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generator,

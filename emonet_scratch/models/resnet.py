@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, device_of, to_device
 from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, ResidualBlock, Sequential
 from .summary import summary
 
@@ -52,4 +52,4 @@ class ResNet(Layer):
 
     def summary(self, size: int = 32) -> None:
         """Print layers, shapes, parameters, bytes of activations and FLOPs for one image of size x size."""
-        print(summary(self, np.zeros((1, size, size, 3), np.float32)))
+        print(summary(self, to_device(np.zeros((1, size, size, 3), np.float32), device_of(self.dense.W.value))))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from ..backend import Array
+from ..kernels import TwinCache
 from ..layers.base import Layer
 from ..layers.trace import trace
 
@@ -12,29 +14,37 @@ from ..layers.trace import trace
 def summary(model: Layer, *inputs: Array) -> str:
     """A table with a row for each layer that ran on `inputs`: output shape, parameters, activations, FLOPs.
 
-    Activations are the bytes of the arrays in the layer's cache that no earlier layer's cache holds: what a training
-    step keeps for the backward pass. FLOPs are those of one forward, a multiply-add counted as two.
+    Activations are the bytes of the arrays in the layer's cache that no earlier row counts and that are still there
+    when the whole forward is through: what a training step keeps for the backward pass, without what Chunked drops.
+    FLOPs are those of one forward, a multiply-add counted as two. A layer that ran on chunk after chunk has one row,
+    with its outputs joined; a composition has one where it keeps more than its parts do. The run moves no buffers.
     """
-    rows: list[tuple[str, Layer, Any, int]] = []
-    seen: set[int] = set()
-    keep = []                                                                 # ids stay unique while arrays live
+    rows: dict[str, tuple[Layer, list, list, list]] = {}
+    seen: dict[int, weakref.ref] = {}                                         # a dead array's id may come again
 
     def listen(path: str, layer: Layer, y: Any, cache: Any) -> None:
-        if any(done.startswith(f"{path}.") or not path for done, *_ in rows):
-            return                                                            # a composition: its parts are listed
-        fresh = [a for a in _arrays(cache) if id(a) not in seen]
-        seen.update(map(id, fresh))
-        keep.extend(fresh)
-        rows.append((path, layer, y, sum(a.nbytes for a in {id(a): a for a in fresh}.values())))
+        owners = {id(a): weakref.ref(a) for a in _arrays(cache)}
+        fresh = [ref for i, ref in owners.items() if seen.get(i) is not ref]
+        seen.update(owners)
+        if fresh or not any(done.startswith(f"{path}." if path else "") for done in rows):
+            _, shapes, caches, flops = rows.setdefault(path, (layer, [], [], []))
+            shapes.append((y[0] if isinstance(y, tuple) else y).shape)
+            caches.extend(fresh)
+            flops.append(layer.flops(y))
 
+    buffers = model.save_buffers()
     with trace(model, forward=listen):
-        model.forward(*inputs)
+        _kept = model.forward(*inputs)                                        # so its arrays live until they are counted
+    model.restore_buffers(buffers)
     table = [("layer", "kind", "output", "parameters", "activations", "FLOPs")]
-    total = [0, 0, 0]
-    for path, layer, y, size in rows:
-        shape = (y[0] if isinstance(y, tuple) else y).shape
-        counts = [sum(p.value.size for p in layer.parameters()), size, layer.flops(y)]
+    total, counted = [0, 0, 0], set()
+    for path, (layer, shapes, caches, flops) in rows.items():
+        parameters = [p for p in layer.parameters() if id(p) not in counted]
+        counted.update(map(id, parameters))
+        size = sum(a.nbytes for ref in caches if (a := ref()) is not None)
+        counts = [sum(p.value.size for p in parameters), size, sum(flops)]
         total = [t + c for t, c in zip(total, counts, strict=True)]
+        shape = (sum(s[0] for s in shapes), *shapes[0][1:])
         table.append((path, type(layer).__name__, "x".join(map(str, shape)), *(f"{c:,}" for c in counts)))
     model.parameters()                                                        # names start at the model again
     table.append(("total", "", "", *(f"{t:,}" for t in total)))
@@ -46,9 +56,11 @@ def summary(model: Layer, *inputs: Array) -> str:
 
 def _arrays(tree: Any) -> list[Array]:
     """The arrays that own the memory that a cache refers to."""
+    if isinstance(tree, TwinCache):
+        return _arrays(tree.data)
     if isinstance(tree, (tuple, list)):
         return [a for part in tree for a in _arrays(part)]
-    if not hasattr(tree, "dtype"):
+    if not getattr(tree, "ndim", 0):
         return []
     while getattr(tree, "base", None) is not None and hasattr(tree.base, "dtype"):
         tree = tree.base

@@ -6,12 +6,13 @@ contiguous is copied. Importing this module registers the twins; without it, and
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
 
 from . import kernels
-from .layers import Conv2d
+from .layers import BatchNorm, Conv2d, ReLU, ResidualBlock, Sequential
 
 
 def _ready(*arrays: Any) -> bool:
@@ -44,4 +45,90 @@ class _Conv2d:
         return dx
 
 
-kernels.register("Conv2d", _Conv2d)
+class _Sizes(ctypes.Structure):
+    """struct block of kernels/cpu/block.h"""
+
+    _fields_ = [(name, ctypes.c_int) for name in "N H W C F stride exact training".split()]
+    _fields_ += [("eps", ctypes.c_float), ("momentum", ctypes.c_float)]
+
+
+def _sizes(x: np.ndarray, conv: Conv2d, bn: BatchNorm) -> Any:
+    return ctypes.byref(_Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(bn.training), bn.eps, bn.momentum))
+
+
+def _conv_norm(conv: Conv2d, bn: BatchNorm, constants: np.ndarray, z: np.ndarray) -> Any:
+    """struct conv_norm of kernels/cpu/block.h"""
+    arrays = (conv.W.value, bn.gamma.value, bn.beta.value, bn.running_mean, bn.running_var, constants, z,
+              conv.W.grad, bn.gamma.grad, bn.beta.grad)
+    return (ctypes.c_void_p * 10)(*[a.__array_interface__["data"][0] for a in arrays])
+
+
+def _fusable(conv: Conv2d, bn: BatchNorm, x: Any) -> bool:
+    return (_Conv2d.accepts(conv, x) and conv.F <= 1024 and bn.C == conv.F and 0 < x.size < 1 << 31
+            and _ready(bn.gamma.value, bn.beta.value, bn.running_mean, bn.running_var))
+
+
+def _room(x: np.ndarray, conv: Conv2d, count: int) -> list[np.ndarray]:
+    """`count` arrays of the shape of conv's output, and the constants of a batch norm behind it."""
+    N, H, W, _ = x.shape
+    arrays = [kernels.empty(N, (H - 1) // conv.stride + 1, (W - 1) // conv.stride + 1, conv.F) for _ in range(count)]
+    return [*arrays, np.empty((4, -(-conv.F // 16) * 16), np.float32)]
+
+
+class _ResidualBlock:
+    """Both convolutions, their batch norms, both ReLUs and the shortcut; see kernels/cpu/block.h."""
+
+    @staticmethod
+    def accepts(layer: ResidualBlock, x: Any) -> bool:
+        body = layer.body
+        return (type(layer.shortcut).__name__ == "PadShortcut" or not list(layer.shortcut.children())) and _fusable(
+            body.conv1, body.bn1, x) and _ready(body.conv2.W.value, body.bn2.gamma.value, body.bn2.running_mean)
+
+    @staticmethod
+    def forward(layer: ResidualBlock, x: Any) -> Any:
+        if not _ResidualBlock.accepts(layer, x):
+            return NotImplemented
+        body, x = layer.body, np.ascontiguousarray(x)
+        z1, z2, y, constants1 = _room(x, body.conv1, 3)
+        constants2 = np.empty_like(constants1)
+        kernels.library().block(_sizes(x, body.conv1, body.bn1), _conv_norm(body.conv1, body.bn1, constants1, z1),
+                                _conv_norm(body.conv2, body.bn2, constants2, z2), x, y)
+        return y, (x, y, z1, constants1, z2, constants2, body.bn1.training)
+
+    @staticmethod
+    def backward(layer: ResidualBlock, dy: Any, cache: Any) -> Any:
+        x, y, z1, constants1, z2, constants2, training = cache
+        body, dx, d1 = layer.body, kernels.empty(*x.shape), kernels.empty(*y.shape)
+        sizes = _Sizes(*x.shape, layer.F, layer.stride, int(kernels.exact), int(training), body.bn1.eps, body.bn1.momentum)
+        kernels.library().block_backward(
+            ctypes.byref(sizes), _conv_norm(body.conv1, body.bn1, constants1, z1),
+            _conv_norm(body.conv2, body.bn2, constants2, z2), x, y, np.ascontiguousarray(dy, np.float32), d1, dx)
+        return dx
+
+
+class _Sequential:
+    """A row of layers that starts with Conv2d, BatchNorm, ReLU: those three as one (`stem` in kernels/cpu/block.h)."""
+
+    @staticmethod
+    def forward(layer: Sequential, x: Any) -> Any:
+        layers = [child for _, child in layer.children()]
+        if [type(child) for child in layers[:3]] != [Conv2d, BatchNorm, ReLU] or not _fusable(layers[0], layers[1], x):
+            return NotImplemented
+        conv, bn, x = layers[0], layers[1], np.ascontiguousarray(x)
+        z, y, constants = _room(x, conv, 2)
+        kernels.library().stem(_sizes(x, conv, bn), _conv_norm(conv, bn, constants, z), x, y)
+        out, caches = Sequential(*layers[3:]).forward(y)
+        return out, (x, y, z, constants, bn.training, caches)
+
+    @staticmethod
+    def backward(layer: Sequential, dy: Any, cache: Any) -> Any:
+        x, y, z, constants, training, caches = cache
+        conv, bn, _relu, *rest = [child for _, child in layer.children()]
+        dy, dx = np.ascontiguousarray(Sequential(*rest).backward(dy, caches), np.float32), kernels.empty(*x.shape)
+        sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
+        kernels.library().stem_backward(ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)
+        return dx
+
+
+for _kernel in (_Conv2d, _ResidualBlock, _Sequential):
+    kernels.register(_kernel.__name__[1:], _kernel)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..backend import Array
+from ..kernels import twin
 from .base import Layer
 
 
+@twin
 class Sequential(Layer):
     """y = f_n(... f_2(f_1(x))); backward is the chain rule: the same layers from last to first.
 

@@ -3,5 +3,5 @@
 #pragma GCC target("avx2,fma")
 #define VL 8
 #define VARIANT avx2
-#include "conv.h"
+#include "block.h"
 #endif

@@ -2,4 +2,4 @@
 
 #define VL 4
 #define VARIANT plain
-#include "conv.h"
+#include "block.h"

@@ -9,6 +9,7 @@ preset `paper` for a batch of 16 clips.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -36,13 +37,14 @@ def plan_of_paper(frames: int, clips: int = 16, chunk: int = 8) -> list[tuple[st
     """Bytes of the largest parts of a training step of the preset `paper` with `frames` frames a clip, on a GPU."""
     from emonet_scratch.models import EmoNetConfig, ResNet, summary
 
+    os.environ["EMONET_KERNELS"] = "off"                                      # a GPU runs the definitions
     config = EmoNetConfig.preset("paper")
     H, D = config.lstm_size, 64 * (config.frame_size // 4) ** 2
     weights = 4 * (D * 4 * H + 4 * H * H * (2 * config.lstm_layers - 1))
     row = summary(ResNet(), np.zeros((1, 32, 32, 3), np.float32)).splitlines()[-1].split()
     per_frame = int(row[-2].replace(",", "")) * (config.frame_size // 32) ** 2
     steps = frames * clips
-    return [("LSTM weights and gradients", 2 * weights), ("optimizer scratch (SGD)", 2 * 4 * D * 4 * H),
+    return [("LSTM weights and gradients", 2 * weights), ("optimizer scratch (SGD)", 4 * D * 4 * H),
             ("one product for dW_ih", 4 * D * 4 * H), ("frames, uint8", steps * 3 * config.frame_size**2),
             ("LSTM input, float32", 4 * steps * D), ("its gradient, padded and packed", 2 * 4 * steps * D),
             (f"one chunk of {chunk} frames: caches and as much again", 2 * chunk * per_frame)]

@@ -18,7 +18,7 @@ from .layers.base import Parameter
 class Optimizer:
     """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot arrays."""
 
-    def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float, slots: str) -> None:
+    def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float, slots: str, temporaries: int) -> None:
         self.params, self.lr, self.weight_decay, self.t = list(params), lr, weight_decay, 0
         if not (lr >= 0 and weight_decay >= 0):
             raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
@@ -29,9 +29,9 @@ class Optimizer:
         for p in self.params:
             key = (device_of(p.value), p.value.dtype.str)
             if key not in scratch or scratch[key].shape[1] < p.value.size:
-                scratch[key] = array_module(p.value).empty((2, p.value.size), p.value.dtype)
+                scratch[key] = array_module(p.value).empty((temporaries, p.value.size), p.value.dtype)
         self._scratch = [[scratch[device_of(p.value), p.value.dtype.str][i, :p.value.size].reshape(p.value.shape)
-                          for i in (0, 1)] for p in self.params]
+                          for i in range(temporaries)] for p in self.params]
 
     def step(self) -> None:
         """Change every parameter by its gradient, in place."""
@@ -70,7 +70,7 @@ class SGD(Optimizer):
                  weight_decay: float = 0) -> None:
         if not 0 <= momentum < 1 or (nesterov and not momentum):
             raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
-        super().__init__(params, lr, weight_decay, "m" if momentum else "")
+        super().__init__(params, lr, weight_decay, "m" if momentum else "", temporaries=1 + bool(nesterov))
         self.momentum, self.nesterov = momentum, nesterov
 
     def _update(self, xp: Array, p: Parameter, k: int) -> None:
@@ -103,7 +103,7 @@ class Adam(Optimizer):
                  eps: float = 1e-8, weight_decay: float = 0, decoupled: bool = False) -> None:
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and eps > 0):
             raise ValueError(f"beta1 and beta2 must be in [0, 1) and eps positive, got {beta1}, {beta2}, {eps}")
-        super().__init__(params, lr, weight_decay, "m v")
+        super().__init__(params, lr, weight_decay, "m v", temporaries=2)
         self.beta1, self.beta2, self.eps, self.decoupled = beta1, beta2, eps, decoupled
 
     def _update(self, xp: Array, p: Parameter, k: int) -> None:

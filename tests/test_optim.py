@@ -93,6 +93,19 @@ def test_a_step_allocates_no_arrays_and_moves_in_place(make):
     assert all(p.value is a for p, a in zip(params, arrays, strict=True))
 
 
+@pytest.mark.parametrize("make, arrays", [(lambda p: optim.SGD(p, 0.1), 1), (lambda p: optim.SGD(p, 0.1, 0.9), 3),
+                                          (lambda p: optim.SGD(p, 0.1, 0.9, True), 4), (lambda p: optim.Adam(p, 0.1), 6)])
+def test_an_optimizer_holds_its_slots_and_no_more_scratch_than_it_uses(make, arrays):
+    """Of two parameters, with 0, 1 or 2 slots each: the rest is scratch, which they share."""
+    params = [Parameter(np.ones((500, 500), np.float32)) for _ in range(2)]
+    tracemalloc.start()
+    opt = make(params)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held == pytest.approx(arrays * params[0].value.nbytes, rel=0.02)
+    opt.step()
+
+
 @pytest.mark.parametrize("make", [lambda p: optim.SGD(p, 0.1, 0.9), lambda p: optim.Adam(p, 0.1)])
 def test_state_goes_round(make):
     (one, two), seed = (parameters(1, (3, 2), (2,)), parameters(1, (3, 2), (2,))), 3

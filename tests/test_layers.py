@@ -198,7 +198,7 @@ def test_every_public_layer_has_a_gradient_test():
         assert layer in CHECKED, f"{test.__name__} does not check {layer.__name__}"
 
 
-# The contract, on a layer of each kind. A float64 input and the layer.
+# The contract, on a layer of each kind: the layer, then its inputs; (4, 3) is an array of that shape, [4, 1] those lengths.
 EXAMPLES = {
     "Dense": (lambda: layers.Dense(3, 2), (4, 3)),
     "Conv2d": (lambda: layers.Conv2d(2, 3, 3, 2, 1, True), (2, 5, 4, 2)),
@@ -207,43 +207,86 @@ EXAMPLES = {
     "Dropout": (lambda: layers.Dropout(0.5), (4, 3)),
     "GlobalAveragePool": (lambda: layers.GlobalAveragePool(), (2, 3, 3, 2)),
     "Flatten": (lambda: layers.Flatten(), (2, 3, 3, 2)),
+    "PadShortcut": (lambda: layers.PadShortcut(2, 5, 2), (2, 5, 4, 2)),
     "ResidualBlock": (lambda: layers.ResidualBlock(2, 4, 2), (2, 5, 4, 2)),
+    "Sequential": (lambda: layers.Sequential(layers.Dense(3, 2), last=layers.Dense(2, 2)), (5, 3)),
     "Chunked": (lambda: layers.Chunked(layers.Dense(3, 2), 2), (5, 3)),
+    "LSTM": (lambda: layers.LSTM(3, 2, 2), (4, 3, 3), [4, 1, 3], ((2, 3, 2), (2, 3, 2))),
+    "LSTMCell": (lambda: layers.LSTMCell(3, 2), (4, 3), (4, 2), (4, 2)),
+    "Normalize": (lambda: layers.Normalize((0.1, 0.2), (0.3, 0.4)), (3, 4, 2)),
+    "PadSequences": (lambda: layers.PadSequences(), (6, 2), [1, 3, 2]),
 }
+
+
+def test_every_public_layer_has_an_example():
+    assert EXAMPLES.keys() == {layer.__name__ for layer in GRADIENT_TESTS}
+
+
+def inputs(shapes, dtype=np.float64, seed=2):
+    return tuple(np.array(s) if isinstance(s, list) else inputs(s, dtype, seed + k) if isinstance(s[0], tuple)
+                 else values(seed + k, *s).astype(dtype) for k, s in enumerate(shapes))
+
+
+def arrays(tree):
+    return [a for part in tree for a in arrays(part)] if isinstance(tree, tuple) else [tree]
+
+
+def like(tree):
+    """Other values in the shapes of a tree of arrays."""
+    def shape(tree):
+        return tuple(map(shape, tree)) if isinstance(tree, tuple) else tree.shape
+    return inputs(shape(tree), arrays(tree)[0].dtype, seed=9)
+
+
+def run(layer, *x):
+    """(outputs, backward), backward taking a gradient for each output, in their structure."""
+    y, cache = layer.forward(*x)
+    return y if isinstance(y, tuple) else (y,), lambda dy: layer.backward(*dy, cache)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_two_backwards_double_the_gradients(name):
-    make, shape = EXAMPLES[name]
+    make, *shapes = EXAMPLES[name]
     layer = make().astype(np.float64)
-    y, cache = layer.forward(values(2, *shape))
-    dy = values(3, *y.shape)
-    first = layer.backward(dy, cache)
+    y, backward = run(layer, *inputs(shapes))
+    dy = like(y)
+    first = backward(dy)
     once = [p.grad.copy() for p in layer.parameters()]
-    assert np.array_equal(layer.backward(dy, cache), first)
-    assert all(np.allclose(p.grad, 2 * g) for p, g in zip(layer.parameters(), once, strict=True))
+    assert all(map(np.array_equal, arrays(backward(dy)), arrays(first)))
+    assert all(np.allclose(p.grad, 2 * g) and g.any() for p, g in zip(layer.parameters(), once, strict=True))
     layer.zero_grad()
     assert not any(p.grad.any() for p in layer.parameters())
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_argument_is_mutated(name, dtype):
+    make, *shapes = EXAMPLES[name]
+    x = inputs(shapes, dtype)
+    y, backward = run(make().astype(dtype), *x)
+    before, dy = copy.deepcopy(y), like(y)
+    backward(dy)
+    assert all(map(np.array_equal, arrays((x, y, dy)), arrays((inputs(shapes, dtype), before, like(y)))))
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_float32_stays_float32_and_agrees_with_float64(name):
-    make, shape = EXAMPLES[name]
-    layer, x = make(), values(2, *shape)
+    make, *shapes = EXAMPLES[name]
+    layer = make()
     double = copy.deepcopy(layer).astype(np.float64)
-    (y, cache), (y64, cache64) = layer.forward(x.astype(np.float32)), double.forward(x)
-    dx, dx64 = layer.backward(y, cache), double.backward(y64, cache64)
-    assert y.dtype == dx.dtype == np.float32 and y64.dtype == dx64.dtype == np.float64
-    tolerance = 16 * np.finfo(np.float32).eps * np.sqrt(x.size)
-    assert np.abs(y - y64).max() <= tolerance * np.abs(y64).max()
-    assert np.abs(dx - dx64).max() <= tolerance * max(1, np.abs(dx64).max())
+    x = inputs(shapes)
+    (y, backward), (y64, backward64) = run(layer, *inputs(shapes, np.float32)), run(double, *x)
+    tolerance = 16 * np.finfo(np.float32).eps * np.sqrt(x[0].size)
+    for a, a64 in zip(arrays((y, backward(y))), arrays((y64, backward64(y64))), strict=True):
+        assert a.dtype == np.float32 and a64.dtype == np.float64
+        assert np.abs(a - a64).max() <= tolerance * max(1, np.abs(a64).max())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_state_dict_goes_round(name):
-    make, shape = EXAMPLES[name]
+    make, *shapes = EXAMPLES[name]
     one, two = make(), make()
-    one.forward(values(1, *shape).astype(np.float32))
+    one.forward(*inputs(shapes, np.float32))
     two.load_state_dict(one.state_dict())
     assert one.state_dict().keys() == two.state_dict().keys()
     assert all(np.array_equal(a, two.state_dict()[k]) for k, a in one.state_dict().items())

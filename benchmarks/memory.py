@@ -9,7 +9,6 @@ preset `paper` for a batch of 16 clips.
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -37,7 +36,6 @@ def plan_of_paper(frames: int, clips: int = 16, chunk: int = 8) -> list[tuple[st
     """Bytes of the largest parts of a training step of the preset `paper` with `frames` frames a clip, on a GPU."""
     from emonet_scratch.models import EmoNetConfig, ResNet, summary
 
-    os.environ["EMONET_KERNELS"] = "off"                                      # a GPU runs the definitions
     config = EmoNetConfig.preset("paper")
     H, D = config.lstm_size, 64 * (config.frame_size // 4) ** 2
     weights = 4 * (D * 4 * H + 4 * H * H * (2 * config.lstm_layers - 1))

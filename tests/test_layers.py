@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import layers
+from emonet_scratch import kernels, layers
 from emonet_scratch.layers.trace import trace
 from tests import test_lstm
 from tests.strategies import CHECKED, check, seeds, sizes, values
@@ -340,3 +340,23 @@ def test_trace_reports_inner_layers_first_and_leaves_no_trace():
         net.backward(y, cache)
     assert forward == ["0", "1.0", "1", ""] and backward == ["1.0", "1", "0", ""]
     assert not any({"forward", "backward"} & vars(layer).keys() for _, layer in net.walk())
+
+
+def test_trace_runs_the_definitions(monkeypatch):
+    """A twin of a composition would hide what it is composed of."""
+    class Twin:
+        forward = staticmethod(lambda layer, x: (x, None))
+        backward = staticmethod(lambda layer, dy, cache: dy)
+
+    monkeypatch.setattr(kernels, "_find", {"Sequential": Twin}.get)
+    net, paths = layers.Sequential(layers.Sequential(layers.ReLU())), []
+    x = -np.ones((2, 3), np.float32)
+    assert net.forward(x)[0] is x
+    with trace(net, lambda path, *_: paths.append(path), lambda path, *_: paths.append(path)):
+        y, cache = net.forward(x)
+        assert not y.any() and not net.backward(x, cache).any()
+    assert paths == ["0.0", "0", "", "0.0", "0", ""]
+    with trace(net, backward=lambda path, *_: paths.append(path)):
+        y, cache = net.forward(x)
+        net.backward(x, cache)
+    assert paths[6:] == ["0.0", "0", ""]

@@ -6,7 +6,6 @@ import weakref
 from typing import Any
 
 from ..backend import Array
-from ..kernels import TwinCache
 from ..layers.base import Layer
 from ..layers.trace import trace
 
@@ -17,7 +16,8 @@ def summary(model: Layer, *inputs: Array) -> str:
     Activations are the bytes of the arrays in the layer's cache that no earlier row counts and that are still there
     when the whole forward is through: what a training step keeps for the backward pass, without what Chunked drops.
     FLOPs are those of one forward, a multiply-add counted as two. A layer that ran on chunk after chunk has one row,
-    with its outputs joined; a composition has one where it keeps more than its parts do. The run moves no buffers.
+    with its outputs joined; a composition has one where it keeps more than its parts do. The run moves no buffers, and
+    is one of the definitions: a compiled twin may keep less.
     """
     rows: dict[str, tuple[Layer, list, list, list]] = {}
     seen: dict[int, weakref.ref] = {}                                         # a dead array's id may come again
@@ -56,8 +56,6 @@ def summary(model: Layer, *inputs: Array) -> str:
 
 def _arrays(tree: Any) -> list[Array]:
     """The arrays that own the memory that a cache refers to."""
-    if isinstance(tree, TwinCache):
-        return _arrays(tree.data)
     if isinstance(tree, (tuple, list)):
         return [a for part in tree for a in _arrays(part)]
     if not getattr(tree, "ndim", 0):

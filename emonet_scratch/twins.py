@@ -79,10 +79,16 @@ class _ResidualBlock:
     """Both convolutions, their batch norms, both ReLUs and the shortcut; see kernels/cpu/block.h."""
 
     @staticmethod
-    def accepts(layer: ResidualBlock, x: Any) -> bool:
+    def fits(layer: ResidualBlock) -> bool:
+        """Whether all of its arrays are float32 on the CPU, and its shortcut has no parameters."""
         body = layer.body
-        return (type(layer.shortcut).__name__ == "PadShortcut" or not list(layer.shortcut.children())) and _fusable(
-            body.conv1, body.bn1, x) and _ready(body.conv2.W.value, body.bn2.gamma.value, body.bn2.running_mean)
+        arrays = [p.value for p in body.parameters()]
+        buffers = [body.bn1.running_mean, body.bn1.running_var, body.bn2.running_mean, body.bn2.running_var]
+        return layer.F <= 1024 and not layer.shortcut.parameters() and _ready(*arrays, *buffers)
+
+    @staticmethod
+    def accepts(layer: ResidualBlock, x: Any) -> bool:
+        return _ResidualBlock.fits(layer) and _fusable(layer.body.conv1, layer.body.bn1, x)
 
     @staticmethod
     def forward(layer: ResidualBlock, x: Any) -> Any:
@@ -106,8 +112,25 @@ class _ResidualBlock:
         return dx
 
 
+class _Folded(ctypes.Structure):
+    """struct folded of kernels/cpu/infer.h"""
+
+    _fields_ = [(name, ctypes.c_int) for name in "C F stride".split()]
+    _fields_ += [("eps", ctypes.c_float)]
+    _fields_ += [(name, ctypes.c_void_p) for name in "W gamma beta running_mean running_var".split()]
+
+    @classmethod
+    def of(cls, conv: Conv2d, bn: BatchNorm) -> _Folded:
+        arrays = (conv.W.value, bn.gamma.value, bn.beta.value, bn.running_mean, bn.running_var)
+        return cls(conv.C, conv.F, conv.stride, bn.eps, *[a.__array_interface__["data"][0] for a in arrays])
+
+
 class _Sequential:
-    """A row of layers that starts with Conv2d, BatchNorm, ReLU: those three as one (`stem` in kernels/cpu/block.h)."""
+    """A row of layers that starts with Conv2d, BatchNorm, ReLU: those three as one (`stem` in kernels/cpu/block.h).
+
+    In evaluation, where nothing but residual blocks follows, the whole row as one (kernels/cpu/infer.h). That keeps no
+    caches; a backward, which hardly ever comes then, runs the layers once more.
+    """
 
     @staticmethod
     def forward(layer: Sequential, x: Any) -> Any:
@@ -115,19 +138,54 @@ class _Sequential:
         if [type(child) for child in layers[:3]] != [Conv2d, BatchNorm, ReLU] or not _fusable(layers[0], layers[1], x):
             return NotImplemented
         conv, bn, x = layers[0], layers[1], np.ascontiguousarray(x)
+        blocks = _blocks_in_evaluation(layers[3:], x) if not bn.training else None
+        if blocks is None:
+            return _Sequential._keep(layers, x)
+        table = [_Folded.of(conv, bn)]
+        table += [_Folded.of(*pair) for b in blocks
+                  for pair in ((b.body.conv1, b.body.bn1), (b.body.conv2, b.body.bn2))]
+        N, H, W, _ = x.shape
+        for entry in table:
+            H, W = (H - 1) // entry.stride + 1, (W - 1) // entry.stride + 1
+        y = kernels.empty(N, H, W, table[-1].F)
+        kernels.library().trunk(len(table), (_Folded * len(table))(*table), *x.shape[:3], int(kernels.exact), x, y)
+        return y, (x, None)
+
+    @staticmethod
+    def _keep(layers: list, x: np.ndarray) -> Any:
+        conv, bn, _relu, *rest = layers
         z, y, constants = _room(x, conv, 2)
         kernels.library().stem(_sizes(x, conv, bn), _conv_norm(conv, bn, constants, z), x, y)
-        out, caches = Sequential(*layers[3:]).forward(y)
-        return out, (x, y, z, constants, bn.training, caches)
+        out, caches = Sequential(*rest).forward(y)
+        return out, (x, (y, z, constants, bn.training, caches))
 
     @staticmethod
     def backward(layer: Sequential, dy: Any, cache: Any) -> Any:
-        x, y, z, constants, training, caches = cache
-        conv, bn, _relu, *rest = [child for _, child in layer.children()]
+        layers = [child for _, child in layer.children()]
+        x, kept = cache
+        y, z, constants, training, caches = kept or _Sequential._keep(layers, x)[1][1]
+        conv, bn, _relu, *rest = layers
         dy, dx = np.ascontiguousarray(Sequential(*rest).backward(dy, caches), np.float32), kernels.empty(*x.shape)
         sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
         kernels.library().stem_backward(ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)
         return dx
+
+
+def _blocks_in_evaluation(layers: list, x: np.ndarray) -> list[ResidualBlock] | None:
+    """All residual blocks of these layers and rows, or None where there is something else, or anything that trains."""
+    blocks = []
+    for layer in layers:
+        if type(layer) is Sequential:
+            inner = _blocks_in_evaluation([child for _, child in layer.children()], x)
+            if inner is None:
+                return None
+            blocks += inner
+        elif type(layer) is ResidualBlock and _ResidualBlock.fits(layer) and not (layer.body.bn1.training
+                                                                                  or layer.body.bn2.training):
+            blocks.append(layer)
+        else:
+            return None
+    return blocks if len(blocks) < 64 else None
 
 
 for _kernel in (_Conv2d, _ResidualBlock, _Sequential):

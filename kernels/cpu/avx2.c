@@ -3,5 +3,5 @@
 #pragma GCC target("avx2,fma")
 #define VL 8
 #define VARIANT avx2
-#include "block.h"
+#include "infer.h"
 #endif

@@ -3,5 +3,5 @@
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
 #define VL 16
 #define VARIANT avx512
-#include "block.h"
+#include "infer.h"
 #endif

@@ -148,8 +148,10 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
 
 // Filters in the form that the kernels read, for the input channels (forward) or output channels (backward) of
 // thread t: packed to (3, 3, C, P), and for Winograd with C padded, too, and transformed to U (36, C, P). Those of dx
-// are turned round and transposed; for stride 2 they stand in the order of direct_dx_stride2.
-static void prepare_filters(const float *W, const shape *s, int backward, float *packed, float *U, int t, int threads) {
+// are turned round and transposed; for stride 2 they stand in the order of direct_dx_stride2. scale (P) or NULL: a
+// factor for every output channel, forward only.
+static void prepare_filters(const float *W, const float *scale, const shape *s, int backward, float *packed, float *U,
+                            int t, int threads) {
     static const int taps[3][9] = {{0, 1, 2, 3, 4, 5, 6, 7, 8}, {8, 7, 6, 5, 4, 3, 2, 1, 0}, {4, 5, 3, 7, 1, 8, 6, 2, 0}};
     int C = s->C, F = s->F, P = up(F, 16), Cp = up(C, 16);
     int rows = backward ? P : s->winograd ? Cp : C, cols = backward ? Cp : P, from, to;
@@ -164,6 +166,7 @@ static void prepare_filters(const float *W, const shape *s, int backward, float 
             for (int c = from; c < to; c++) {
                 memset(out + (size_t)c * cols, 0, cols * sizeof(float));
                 if (c < C) memcpy(out + (size_t)c * cols, w + (size_t)c * F, F * sizeof(float));
+                for (int f = 0; scale && f < F; f++) out[(size_t)c * cols + f] *= scale[f];
             }
     }
     if (s->winograd) transform_filters(packed, rows, cols, from, to, U);
@@ -219,7 +222,7 @@ static int set_up(conv_work *w) {
 static void prepare_job(void *context, int t, int threads) {
     conv_work *w = context;
     float *packed = pool_scratch(0), *U = packed + (size_t)9 * up(w->s.C, 16) * up(w->s.F, 16);
-    prepare_filters(w->W, &w->s, w->backward, packed, U, t, threads);
+    prepare_filters(w->W, NULL, &w->s, w->backward, packed, U, t, threads);
 }
 
 static const float *prepared(const conv_work *w) {

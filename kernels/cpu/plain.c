@@ -2,4 +2,4 @@
 
 #define VL 4
 #define VARIANT plain
-#include "block.h"
+#include "infer.h"

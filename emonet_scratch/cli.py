@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from .data.video import read_clip
 from .models import EmoNetConfig
 from .models.emonet import PRESETS
 from .training import CheckpointError, NonFiniteError, load_model, run
-from .training.experiment import MODALITIES, find_run, score
+from .training.experiment import MODALITIES, find_run, read_settings, score
 from .training.report import table
 
 SYNTHETIC = (70, 20, 4)
@@ -36,10 +37,10 @@ SYNTHETIC = (70, 20, 4)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 on success, 1 after a one-line error, 2 for a wrong call, 130 when interrupted."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    options.typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return options.command(options, parser) or 0
+        return options.command(options) or 0
     except BrokenPipeError:                                                   # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -47,48 +48,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("emonet: interrupted; `--resume auto` continues a training run", file=sys.stderr)
+        run = getattr(options, "run", None)
+        hint = f"; continue with --resume {shlex.quote(str(run))}" if run and (run / "config.json").exists() else ""
+        print(f"emonet: interrupted{hint}", file=sys.stderr)
         return 130
 
 
-def train(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def train(options: argparse.Namespace) -> int:
     """Train audio, video and fused networks on a data set in AFEW's layout, and report."""
-    runs = Path(options.runs)
-    if options.resume:
-        fixed = [name for name in ("data", "preset", "set", "epochs", "seed", "modalities", "out")
-                 if getattr(options, name) != parser.commands["train"].get_default(name)]
-        if fixed:
-            parser.error(f"--resume continues with the saved settings; leave out --{fixed[0]}")
+    runs, typed = Path(options.runs), _typed(options)
+    if options.resume is not None:
+        if fixed := [name for name in typed if name not in ("--resume", "--runs", "--device")]:
+            options.parser.error(f"--resume continues with the saved settings; leave out {fixed[0]}")
         folder = find_run(options.resume, runs)
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if (folder / "results.json").exists():
-            print(f"{str(folder)!r} is finished already")
+            print(f"{str(folder)!r} is finished:\n\n{(folder / 'results.txt').read_text(encoding='utf-8')}", end="")
+            return 0
+        settings = read_settings(folder) | ({"device": options.device} if "--device" in typed else {})
     else:
-        config = _config(options, parser)
-        folder = Path(options.out) if options.out else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
+        if options.data is not None and "--clips-per-class" in typed:
+            options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
+        config = _config(options)
+        folder = Path(options.out) if options.out is not None else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
-        data = options.data or _synthetic(runs, options.clips_per_class, options.seed)
+        data = options.data if options.data is not None else _synthetic(runs, options.clips_per_class, options.seed)
         names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
         settings = {"data": str(Path(data).absolute()), "config": dataclasses.asdict(config), "modalities": names,
                     "seed": options.seed, "device": options.device, "on_error": options.on_error,
-                    "cache": str((Path(options.cache) if options.cache else runs / "cache").absolute()),
-                    "save_every": options.save_every}
+                    "cache": str(_cache(options)), "save_every": options.save_every}
+    options.run = folder                                                      # what Ctrl-C says how to continue
     print(f"run: {folder}")
-    results = run(settings, folder, resume=bool(options.resume))
+    results = run(settings, folder, resume=options.resume is not None)
     print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {folder}: "
           "results.json, confusion.png, curves.png, checkpoints")
     return 0
 
 
-def evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def evaluate(options: argparse.Namespace) -> int:
     """Measure a checkpoint on a split; write predictions in the challenge's form."""
     device, line = choose_device(options.device)
     model = load_model(options.checkpoint, device)
     print(f"checkpoint: {model.path}\n{line}")
     config = model.config
     data = prepare(options.data, (options.split,), video="video" in config.modalities, sound="audio" in config.modalities,
-                   frame_size=config.frame_size, fit=config.fit, max_frames=config.max_frames, cache=options.cache,
+                   frame_size=config.frame_size, fit=config.fit, max_frames=config.max_frames, cache=_cache(options),
                    on_error=options.on_error)
     model.check_features(data.feature_names)
     split = data.splits[options.split]
@@ -105,13 +109,13 @@ def evaluate(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
                            for name, row in zip(CLASSES, result["confusion"], strict=True)]))
     else:
         print(f"{options.split}: {len(split)} clips without labels")
-    if options.out:
+    if options.out is not None:
         write_predictions(options.out, split.ids, probabilities.argmax(1).tolist(), probabilities)
         print(f"predictions: {options.out}")
     return 0
 
 
-def predict(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def predict(options: argparse.Namespace) -> int:
     """Print the class and seven probabilities of each clip."""
     device, line = choose_device(options.device)
     print(line, file=sys.stderr)
@@ -120,8 +124,9 @@ def predict(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     clips = [Clip(split_of(Path(name).absolute().parts[:-1]) or "test", Path(name).stem, Path(name), None)
              for name in options.clips]
     features = None
-    if options.features:
-        features = load_features(options.features, {s: [c for c in clips if c.split == s] for s in SPLITS})
+    if options.features is not None:
+        features = load_features(options.features, {s: [c for c in clips if c.split == s] for s in SPLITS},
+                                 on_error="skip", log=lambda line: print(line, file=sys.stderr))
         model.check_features(features.names if features else ())
     elif "audio" in config.modalities and model.feature_names != audio.FEATURE_NAMES:
         raise DataError(f"checkpoint {str(model.path)!r} reads {len(model.feature_names)} audio features that come with "
@@ -157,14 +162,14 @@ def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Nam
                   + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)))
 
 
-def synthesize(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def synthesize(options: argparse.Namespace) -> int:
     """Write a synthetic data set in AFEW's layout."""
     _write_synthetic(Path(options.folder), options.clips_per_class, options.seed)
     print(f"wrote {options.folder}: {len(CLASSES) * sum(options.clips_per_class)} clips")
     return 0
 
 
-def doctor(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def doctor(options: argparse.Namespace) -> int:
     """Say what a data set holds; 1 where something is wrong with it."""
     report = examine(options.data)
     print("\n".join(report.lines()))
@@ -187,23 +192,43 @@ def _write_synthetic(root: Path, clips_per_class: Sequence[int], seed: int) -> N
         write_synthetic(root, tuple(clips_per_class), seed, progress=bar.update)
 
 
-def _config(options: argparse.Namespace, parser: argparse.ArgumentParser) -> EmoNetConfig:
+def _cache(options: argparse.Namespace) -> Path:
+    return (Path(options.cache) if options.cache is not None else Path(options.runs) / "cache").absolute()
+
+
+def _typed(options: argparse.Namespace) -> list[str]:
+    """The options that the command was given, even with the value of their default."""
+    unset = argparse.Namespace(**dict.fromkeys(vars(options)))                # defaults fill only what is not there
+    values = vars(options.parser.parse_args(options.typed[1:], unset))
+    return [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
+
+
+def _config(options: argparse.Namespace) -> EmoNetConfig:
     fields = {}
     for item in options.set:
         name, equals, value = item.partition("=")
         if not equals:
-            parser.error(f"--set wants FIELD=VALUE, got {item!r}")
+            options.parser.error(f"--set wants FIELD=VALUE, got {item!r}")
+        if name == "modalities":
+            options.parser.error(f"what is trained is no field to --set: use --modalities {{{','.join(MODALITIES)},all}}")
         try:
             fields[name] = json.loads(value)
         except ValueError:
             fields[name] = value
     if options.epochs is not None:
         fields["epochs"] = options.epochs
-    preset = options.preset or ("default" if options.data else "small")
+    preset = options.preset or ("small" if options.data is None else "default")
     try:
         return EmoNetConfig.preset(preset).replace(**fields)
     except (ValueError, TypeError) as error:
-        parser.error(str(error))
+        options.parser.error(str(error))
+
+
+def _path(text: str) -> str:
+    """An argument type: "" is a shell variable that was not set, not the folder of that name."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one")
+    return text
 
 
 def _integer(least: int) -> Callable[[str], int]:
@@ -221,61 +246,68 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="emonet", description="Emotion recognition from clips, every layer by hand.")
     parser.add_argument("--version", action="version", version=f"emonet_scratch {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    parser.commands = commands.choices
 
     def add(name: str, command: object) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__,
                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub)
         return sub
 
     def add_synthetic(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--clips-per-class", type=_integer(1), nargs=3, default=SYNTHETIC, metavar=("TRAIN", "VAL", "TEST"),
                          help="size of the synthetic data set")
 
-    def add_device(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
+    def add_device(sub: argparse.ArgumentParser, more: str = "") -> None:
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K" + more)
 
     def add_reading(sub: argparse.ArgumentParser) -> None:
-        add_device(sub)
-        sub.add_argument("--on-error", choices=["skip", "stop"], default="skip", help="what to do about unusable clips")
-        sub.add_argument("--cache", metavar="DIR", help="decoded frames and trunk features (train: RUNS/cache)")
+        sub.add_argument("--on-error", choices=["skip", "stop"], default="skip",
+                         help="what to do about clips and feature files that cannot be used")
+        sub.add_argument("--runs", type=_path, metavar="DIR", default="runs",
+                         help="where runs, caches and synthetic data go")
+        sub.add_argument("--cache", type=_path, metavar="DIR",
+                         help="decoded frames and trunk features (default: RUNS/cache)")
 
     sub = add("train", train)
-    sub.add_argument("--data", metavar="DIR", help="a data set in AFEW's layout; without it, a synthetic one is written")
+    sub.add_argument("--data", type=_path, metavar="DIR",
+                     help="a data set in AFEW's layout; without it, a synthetic one is written")
     sub.add_argument("--preset", choices=list(PRESETS), help="small without --data, else default")
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
     sub.add_argument("--epochs", type=int, help="the same as --set epochs=N")
     sub.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
     sub.add_argument("--seed", type=_integer(0), default=0, help="of the synthetic data and the training")
-    sub.add_argument("--runs", metavar="DIR", default="runs", help="where runs, caches and synthetic data go")
-    sub.add_argument("--out", metavar="DIR", help="folder of this run (default: RUNS/<time>)")
-    sub.add_argument("--resume", metavar="PATH|auto", help="continue a run, bit for bit")
+    sub.add_argument("--out", type=_path, metavar="DIR", help="folder of this run (default: RUNS/<time>)")
+    sub.add_argument("--resume", type=_path, metavar="DIR|auto",
+                     help="continue the run in this folder with its own settings, bit for bit; auto: the newest one "
+                          "directly below RUNS that is not finished")
     add_synthetic(sub)
     sub.add_argument("--save-every", type=_integer(1), metavar="STEPS", help="checkpoints inside an epoch, too")
     add_reading(sub)
+    add_device(sub, "; with --resume, if given, in place of the run's own")
 
     sub = add("evaluate", evaluate)
-    sub.add_argument("checkpoint", help="a checkpoint or the folder of a run")
-    sub.add_argument("--data", metavar="DIR", required=True, help="a data set in AFEW's layout")
+    sub.add_argument("checkpoint", type=_path, help="a checkpoint or the folder of a run")
+    sub.add_argument("--data", type=_path, metavar="DIR", required=True, help="a data set in AFEW's layout")
     sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="which part of it")
-    sub.add_argument("--out", metavar="DIR", help="write <id>.txt and predictions.csv here")
+    sub.add_argument("--out", type=_path, metavar="DIR", help="write <id>.txt and predictions.csv here")
     add_reading(sub)
+    add_device(sub)
 
     sub = add("predict", predict)
-    sub.add_argument("clips", nargs="+", metavar="CLIP", help="media files; put -- before names that begin with a dash")
-    sub.add_argument("--checkpoint", required=True, help="a checkpoint or the folder of a run")
-    sub.add_argument("--features", metavar="DIR", help="ARFF or CSV files with the clips' audio vectors")
+    sub.add_argument("clips", type=_path, nargs="+", metavar="CLIP",
+                     help="media files; put -- before names that begin with a dash")
+    sub.add_argument("--checkpoint", type=_path, required=True, help="a checkpoint or the folder of a run")
+    sub.add_argument("--features", type=_path, metavar="DIR", help="ARFF or CSV files with the clips' audio vectors")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
     add_device(sub)
 
     sub = add("synthesize", synthesize)
-    sub.add_argument("folder", help="where to write; must not exist")
+    sub.add_argument("folder", type=_path, help="where to write; must not exist")
     sub.add_argument("--seed", type=_integer(0), default=0, help="of everything that is drawn")
     add_synthetic(sub)
 
     sub = add("doctor", doctor)
-    sub.add_argument("data", help="a data set in AFEW's layout")
+    sub.add_argument("data", type=_path, help="a data set in AFEW's layout")
     return parser

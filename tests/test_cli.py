@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,18 @@ from emonet_scratch.cli import main
 from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.training import read_checkpoint
+from emonet_scratch.training.projection import AudioProjection
 from tests.media import tone, write_clip
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--preset", "small", "--device", "cpu", "--epochs", "2", "--set", "frame_size=16", "--set", "frames=3",
          "--set", "trunk_width=2", "--set", "lstm_size=4"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Default folders such as runs/ are made in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
 
 
 def build(root, features=5):
@@ -88,7 +96,8 @@ def test_train_leaves_a_report(trained):
     for name in ("confusion.png", "curves.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG") and (trained / name).stat().st_size > 5000
     config = json.loads((trained / "config.json").read_text())
-    assert config["config"]["frame_size"] == 16 and config["versions"]["numpy"] == np.__version__
+    assert config["device"] == "cpu" and config["config"]["frame_size"] == 16
+    assert config["versions"]["numpy"] == np.__version__
     for name in results:
         assert len((trained / name / "metrics.jsonl").read_text().splitlines()) == 4
         assert (trained / name / "best.safetensors").exists() and (trained / name / "last.safetensors").exists()
@@ -113,6 +122,19 @@ def test_evaluate_repeats_the_figure_of_the_run(trained, data, capsys):
     accuracy = json.loads((trained / "results.json").read_text())["fused"]["accuracy"]
     out = capsys.readouterr().out
     assert f"val: 7 clips, accuracy {accuracy:.3f}" in out and "Surprise" in out
+
+
+def test_evaluate_keeps_frames_where_training_does(trained, data, tmp_path, monkeypatch):
+    from emonet_scratch.data import video
+    cache = trained.parent / "cache"
+    files = sorted(cache.iterdir())
+    monkeypatch.setattr(video, "_blocks", None)                               # every clip of the split is in the cache
+    assert main(["evaluate", str(trained), "--data", str(data), "--runs", str(trained.parent)]) == 0
+    assert sorted(cache.iterdir()) == files
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(trained), "--data", str(data)]) == 0
+    assert len(list((tmp_path / "runs" / "cache").iterdir())) == 7
 
 
 def test_evaluate_writes_what_the_challenge_wants(trained, data, tmp_path, capsys):
@@ -163,6 +185,15 @@ def test_predict_goes_on_after_a_bad_clip(trained_on_sound, data_without_feature
     assert captured.err.count("emonet: error: ") == 1 and "bad.avi" in captured.err
 
 
+def test_predict_goes_on_after_a_bad_feature_file(trained, data, tmp_path, capsys):
+    clip = data / "Test_AFEW" / "000000001.avi"
+    (tmp_path / "000000001.arff").write_bytes(clip.with_suffix(".arff").read_bytes())
+    (tmp_path / "000000002.arff").write_bytes(b"@relation r")
+    assert main(["predict", "--checkpoint", str(trained), str(clip), "--features", str(tmp_path), "--csv"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2 and "feature file left out: " in captured.err
+
+
 def test_a_name_that_begins_with_a_dash(trained_on_sound, data_without_features, tmp_path, monkeypatch, capsys):
     (tmp_path / "-x.avi").write_bytes((data_without_features / "Test_AFEW" / "000000001.avi").read_bytes())
     monkeypatch.chdir(tmp_path)
@@ -180,10 +211,12 @@ def test_resume_ends_with_the_same_bytes_and_auto_finds_the_run(trained, data, t
             raise KeyboardInterrupt
         end(self, started)
     monkeypatch.setattr(Trainer, "_end_epoch", interrupted)
-    out = tmp_path / "run"
+    out = tmp_path / "a run"
     assert main(["train", "--data", str(data), "--runs", str(tmp_path), "--out", str(out), *QUICK]) == 130
-    assert "--resume auto" in capsys.readouterr().err and not (out / "results.json").exists()
+    assert capsys.readouterr().err.endswith(f"emonet: interrupted; continue with --resume '{out}'\n")
+    assert not (out / "results.json").exists()
     monkeypatch.undo()
+    monkeypatch.setattr(AudioProjection, "fit", None)                         # that of the checkpoint is used
     assert main(["train", "--runs", str(tmp_path), "--resume", "auto"]) == 0
     for name in ("audio", "video", "fused"):
         for state in ("last", "best"):
@@ -191,6 +224,77 @@ def test_resume_ends_with_the_same_bytes_and_auto_finds_the_run(trained, data, t
             assert (out / file).read_bytes() == (trained / file).read_bytes()
     capsys.readouterr()
     assert "no unfinished run" in fails(capsys, "train", "--runs", tmp_path, "--resume", "auto")
+
+
+@pytest.fixture
+def interrupted(data, tmp_path, monkeypatch):
+    """A run that was stopped after its first epoch, and the data set of its own."""
+    from emonet_scratch.training import Trainer
+    monkeypatch.setattr(Trainer, "_out_of_patience", lambda self: self.progress["epoch"] == 1 and 1 / 0)
+    shutil.copytree(data, tmp_path / "data")
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--data", "data", "--out", "run", "--modalities", "audio", *QUICK])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "run"
+
+
+def test_a_run_is_not_resumed_on_other_data(interrupted, tmp_path, capsys):
+    for k, clip in enumerate(sorted((tmp_path / "data" / "Train_AFEW" / "Fear").glob("*.avi"))):
+        clip.unlink()
+        line = fails(capsys, "train", "--resume", "run")
+        assert f"was trained on other data: the train split has {20 - k} clips, had 21: restore the data" in line
+
+
+def test_a_run_is_not_resumed_on_other_features(interrupted, tmp_path, capsys):
+    arff = next((tmp_path / "data" / "Train_AFEW" / "Fear").glob("*.arff"))
+    write_arff(arff, "r", [f"f{j}" for j in range(5)], [(arff.stem, "Fear", np.zeros(5))])
+    assert "the train split has other audio vectors" in fails(capsys, "train", "--resume", "run")
+    for arff in (tmp_path / "data").rglob("*.arff"):
+        arff.unlink()
+    assert "the train split has other audio vectors" in fails(capsys, "train", "--resume", "run")
+
+
+def test_resume_on_a_device_that_is_given(interrupted, capsys):
+    config = json.loads((interrupted / "config.json").read_text())
+    (interrupted / "config.json").write_text(json.dumps(config | {"device": "cuda:9"}))
+    assert "cuda:9 cannot be used" in fails(capsys, "train", "--resume", "run")
+    assert main(["train", "--resume", "run", "--device", "cpu"]) == 0
+    assert json.loads((interrupted / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("harm", [
+    lambda text: "", lambda text: text[:90], lambda text: "[1]", lambda text: "\xff", lambda text: "{}",
+    *(lambda text, change=change: json.dumps(json.loads(text) | change) for change in (
+        {"config": 3}, {"config": {"lr": "x"}}, {"config": {"speed": 1}}, {"modalities": ["dance"]},
+        {"modalities": [["audio"]]}, {"modalities": "audio"}, {"seed": "3"}, {"data": None}, {"cache": 1},
+        {"save_every": "x"}))])
+def test_damaged_settings_get_one_line(interrupted, harm, capsys):
+    file = interrupted / "config.json"
+    file.write_text(harm(file.read_text()), encoding="latin-1")
+    assert "config.json' does not hold the settings of a run (" in fails(capsys, "train", "--resume", "run")
+
+
+def test_a_finished_run_shows_its_results(trained, capsys):
+    before = {file: file.stat().st_mtime_ns for file in trained.rglob("*")}
+    assert main(["train", "--resume", str(trained)]) == 0
+    assert capsys.readouterr().out.endswith(f"is finished:\n\n{(trained / 'results.txt').read_text()}")
+    assert before == {file: file.stat().st_mtime_ns for file in trained.rglob("*")}
+
+
+def test_a_run_that_cannot_begin_is_not_resumed(tmp_path, capsys):
+    build(tmp_path / "data", features=20)
+    line = fails(capsys, "train", "--data", "data", "--modalities", "audio", *QUICK, "--set", "lda_shrinkage=null")
+    assert "S_W has rank" in line and line.endswith("(--set lda_shrinkage=0.1)")
+    assert "no unfinished run" in fails(capsys, "train", "--resume", "auto")
+
+
+def test_ctrl_c_without_a_run_names_none(tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("emonet_scratch.cli.examine", interrupt)
+    assert main(["doctor", "data"]) == 130
+    assert capsys.readouterr().err == "emonet: interrupted\n"
 
 
 def test_a_run_is_never_overwritten(trained, data, capsys):
@@ -246,7 +350,19 @@ def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_pa
     (["train", "--set", "fusion_layers=3"], "a list of positive integers"), (["train", "--set", "lr=NaN"], "lr must be"),
     (["train", "--set", "trunk_depth=9"], "6n + 2"), (["train", "--set", "augment=1"], "true or false"),
     (["train", "--seed", "-1"], "expected an integer from 0"), (["train", "--epochs", "x"], "invalid int"),
-    (["train", "--save-every", "0"], "expected an integer from 1")])
+    (["train", "--save-every", "0"], "expected an integer from 1"), (["train", "--set", "rate=1"], "usage: emonet train"),
+    (["train", "--set", "modalities=[[\"audio\"]]"], "use --modalities {audio,video,fused,all}"),
+    (["train", "--set", "modalities=audio"], "use --modalities"),
+    (["train", "--data", "x", "--clips-per-class", "1", "1", "1"], "leave it out with --data"),
+    *((["train", "--resume", "auto", *given], f"leave out {given[0]}\n") for given in (
+        ["--on-error", "skip"], ["--cache", "c"], ["--save-every", "1"], ["--clips-per-class", "70", "20", "4"],
+        ["--seed", "0"], ["--data", "x"], ["--preset", "small"], ["--set", "lr=1"], ["--epochs", "3"],
+        ["--modalities", "all"], ["--out", "x"])),
+    *(([*command, ""], "expected a path, got an empty one") for command in (
+        ["train", "--data"], ["train", "--runs"], ["train", "--out"], ["train", "--resume"], ["train", "--cache"],
+        ["doctor"], ["synthesize"], ["evaluate"], ["evaluate", "x", "--data"], ["evaluate", "x", "--data", "x", "--out"],
+        ["predict", "--checkpoint", "x"], ["predict", "x", "--checkpoint"],
+        ["predict", "x", "--checkpoint", "x", "--features"]))])
 def test_wrong_calls_get_a_usage_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)

@@ -18,6 +18,7 @@ import ctypes
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ VARIANTS = ("plain", "avx2", "avx512")
 exact = os.environ.get("EMONET_EXACT", "") not in ("", "0")
 
 _twins: dict[str, Any] = {}
+_lock = threading.Lock()
+
+
+def _unlock_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()                                                  # who held it does not live here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 class KernelError(RuntimeError):
@@ -56,7 +67,9 @@ class Library:
         function = getattr(self._dll, f"emonet_{name}_{self.variant}")
 
         def call(*arguments: Any) -> None:
-            if function(*[_argument(a) for a in arguments]):
+            with _lock:                                                       # one scratch memory for all callers
+                failed = function(*[_argument(a) for a in arguments])
+            if failed:
                 raise MemoryError(f"no memory for the scratch buffers of {name}")
         setattr(self, name, call)                                             # the next call finds it at once
         return call

@@ -20,13 +20,20 @@ def _ready(*arrays: Any) -> bool:
     return all(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in arrays)
 
 
+def _owned(layer: Any) -> bool:
+    """Whether all parameters and buffers of the tree are float32, on the CPU and contiguous, as the kernels address them."""
+    arrays = [a for p in layer.parameters() for a in (p.value, p.grad)]
+    arrays += [getattr(part, name) for _, part in layer.walk() for name in part.buffers]
+    return _ready(*arrays) and all(a.flags.c_contiguous for a in arrays)
+
+
 class _Conv2d:
     """3x3, padding 1, stride 1 or 2, no bias; see kernels/cpu/conv.h."""
 
     @staticmethod
     def accepts(layer: Conv2d, x: Any) -> bool:
         return (layer.K == 3 and layer.padding == 1 and layer.stride in (1, 2) and layer.b is None
-                and _ready(x, layer.W.value) and x.ndim == 4 and x.size > 0 and x.shape[3] == layer.C)
+                and _ready(x) and x.ndim == 4 and x.shape[3] == layer.C and 0 < x.size < 1 << 31 and _owned(layer))
 
     @staticmethod
     def forward(layer: Conv2d, x: Any) -> Any:
@@ -64,8 +71,7 @@ def _conv_norm(conv: Conv2d, bn: BatchNorm, constants: np.ndarray, z: np.ndarray
 
 
 def _fusable(conv: Conv2d, bn: BatchNorm, x: Any) -> bool:
-    return (_Conv2d.accepts(conv, x) and conv.F <= 1024 and bn.C == conv.F and 0 < x.size < 1 << 31
-            and _ready(bn.gamma.value, bn.beta.value, bn.running_mean, bn.running_var))
+    return _Conv2d.accepts(conv, x) and conv.F <= 1024 and bn.C == conv.F and _owned(bn)
 
 
 def _room(x: np.ndarray, conv: Conv2d, count: int) -> list[np.ndarray]:
@@ -80,11 +86,10 @@ class _ResidualBlock:
 
     @staticmethod
     def fits(layer: ResidualBlock) -> bool:
-        """Whether all of its arrays are float32 on the CPU, and its shortcut has no parameters."""
-        body = layer.body
-        arrays = [p.value for p in body.parameters()]
-        buffers = [body.bn1.running_mean, body.bn1.running_var, body.bn2.running_mean, body.bn2.running_var]
-        return layer.F <= 1024 and not layer.shortcut.parameters() and _ready(*arrays, *buffers)
+        """Whether its arrays are as the kernels want them, both norms alike, and the shortcut without parameters."""
+        bn1, bn2 = layer.body.bn1, layer.body.bn2
+        return (layer.F <= 1024 and _owned(layer) and not layer.shortcut.parameters()
+                and (bn1.training, bn1.eps, bn1.momentum) == (bn2.training, bn2.eps, bn2.momentum))
 
     @staticmethod
     def accepts(layer: ResidualBlock, x: Any) -> bool:
@@ -180,8 +185,7 @@ def _blocks_in_evaluation(layers: list, x: np.ndarray) -> list[ResidualBlock] | 
             if inner is None:
                 return None
             blocks += inner
-        elif type(layer) is ResidualBlock and _ResidualBlock.fits(layer) and not (layer.body.bn1.training
-                                                                                  or layer.body.bn2.training):
+        elif type(layer) is ResidualBlock and _ResidualBlock.fits(layer) and not layer.body.bn1.training:
             blocks.append(layer)
         else:
             return None

@@ -121,9 +121,10 @@ static void reduce_job(void *context, int t, int threads) {
 static int reduce(pass *p, double *sums) {
     int P = up(p->C, 16);
     if (pool_reserve(4 * P)) return -1;
-    pool_run(reduce_job, p);
+    int threads = threads_for(20. * p->N * p->H * p->W * p->C);
+    pool_run_on(threads, reduce_job, p);
     memset(sums, 0, 2 * P * sizeof(double));
-    for (int t = 0; t < pool_threads(); t++)
+    for (int t = 0; t < threads; t++)
         for (int c = 0; c < 2 * P; c++) sums[c] += ((double *)pool_scratch(t))[c];
     return 0;
 }
@@ -153,7 +154,7 @@ int API(stem)(const block *b, const conv_norm *c, const float *x, float *y) {
     if (conv_norm_forward(b, &s, &in, c)) return -1;
     pass p = {b->N, out_size(b->H, b->stride), out_size(b->W, b->stride), b->F, .z = c->z, .y = y,
               .bn = constants_of(c, up(b->F, 16))};
-    pool_run(finish_job, &p);
+    pool_run_on(threads_for(20. * p.N * p.H * p.W * p.C), finish_job, &p);
     return 0;
 }
 
@@ -182,7 +183,7 @@ int API(block)(const block *b, const conv_norm *first, const conv_norm *second, 
     if (conv_norm_forward(b, &s2, &in2, second)) return -1;
     shortcut cut = {b->stride, b->H, b->W, b->C, (b->F - b->C) / 2};
     pass p = {b->N, OH, OW, b->F, .z = second->z, .x = x, .y = y, .bn = constants_of(second, P), .cut = &cut};
-    pool_run(finish_job, &p);
+    pool_run_on(threads_for(20. * p.N * p.H * p.W * p.C), finish_job, &p);
     return 0;
 }
 

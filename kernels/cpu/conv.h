@@ -173,7 +173,7 @@ static void prepare_filters(const float *W, const float *scale, const shape *s, 
 }
 
 // dW (3, 3, C, F) += the sums of all threads, for the channels of thread t.
-static void add_filter_gradient(const shape *s, float *const *parts, int t, int threads, float *dW) {
+static void add_filter_gradient(const shape *s, float *const *parts, int part_count, int t, int threads, float *dW) {
     int P = up(s->F, 16), wino = s->winograd && s->C >= 8, Cb = wino ? up(s->C, 16) : s->C, points = wino ? 36 : 9, from, to;
     size_t plane = (size_t)Cb * P;
     share(s->C, t, threads, &from, &to);
@@ -182,7 +182,7 @@ static void add_filter_gradient(const shape *s, float *const *parts, int t, int 
             float u[36 * VL], g[9 * VL];
             for (int k = 0; k < points; k++) {
                 vec sum = {0};
-                for (int other = 0; other < threads; other++) sum += load(parts[other] + k * plane + (size_t)c * P + f);
+                for (int other = 0; other < part_count; other++) sum += load(parts[other] + k * plane + (size_t)c * P + f);
                 store(u + k * VL, sum);
             }
             if (wino) filter_gradient_transform(u, 6 * VL, VL, g, 3 * VL, VL);
@@ -200,18 +200,23 @@ typedef struct {
     shape s;
     plan p;
     const float *W;
-    int backward, has_moments;
+    int backward, has_moments, threads;
     source in, dz;
     sink out;
     float *dW;
     size_t sums_at, doubles_at, bands_at;
+    int part_count;
     float *parts[256];
 } conv_work;
+
+// All threads, or one where the work (in multiply-adds) is less than handing half of it over costs.
+INLINE int threads_for(double work) { return work < 1e6 ? 1 : pool_threads(); }
 
 static int set_up(conv_work *w) {
     const shape *s = &w->s;
     int P = up(s->F, 16), Cp = up(s->C, 16), wide = most(P, Cp);
-    w->p = plan_bands(s, s->N, pool_threads());
+    w->threads = threads_for((double)s->N * out_size(s->H, s->stride) * out_size(s->W, s->stride) * s->C * s->F * 9);
+    w->p = plan_bands(s, s->N, w->threads);
     w->sums_at = (size_t)45 * Cp * P;
     w->doubles_at = w->sums_at + (w->dW ? (size_t)36 * Cp * P : 0);
     w->bands_at = w->doubles_at + (size_t)2 * 3 * wide;
@@ -256,17 +261,18 @@ static void backward_job(void *context, int t, int threads) {
 
 static void add_job(void *context, int t, int threads) {
     conv_work *w = context;
-    add_filter_gradient(&w->s, w->parts, t, threads, w->dW);
+    add_filter_gradient(&w->s, w->parts, w->part_count, t, threads, w->dW);
 }
 
 // moments: NULL, or what is to be filled with count, mean and squared deviations of every output channel, (3, P).
 static int conv_forward(const shape *s, const source *in, const float *W, const sink *out, double *moments) {
     conv_work w = {.s = *s, .W = W, .in = *in, .out = *out, .has_moments = moments != NULL};
     if (set_up(&w)) return -1;
-    pool_run(prepare_job, &w);
-    pool_run(forward_job, &w);
+    int filters = threads_for(450. * s->C * s->F);
+    pool_run_on(filters, prepare_job, &w);
+    pool_run_on(w.threads, forward_job, &w);
     int P = up(s->F, 16);
-    for (int t = 0; moments && t < pool_threads(); t++) {
+    for (int t = 0; moments && t < w.threads; t++) {
         const double *m = (double *)(pool_scratch(t) + w.doubles_at);
         for (int c = 0; c < P; c++) {
             double before = moments[c], count = before + m[c], delta = m[P + c] - moments[P + c];
@@ -284,11 +290,12 @@ static int conv_backward(const shape *s, const source *dz, const source *in, con
                          double *sums) {
     conv_work w = {.s = *s, .W = W, .in = *in, .dz = *dz, .out = *dx, .dW = dW, .backward = 1};
     if (set_up(&w)) return -1;
-    int threads = pool_threads();
-    if (W) pool_run(prepare_job, &w);
-    pool_run(backward_job, &w);
+    int threads = w.threads, filters = threads_for(450. * s->C * s->F);
+    if (W) pool_run_on(filters, prepare_job, &w);
+    pool_run_on(threads, backward_job, &w);
+    w.part_count = threads;
     for (int t = 0; t < threads; t++) w.parts[t] = pool_scratch(t) + w.sums_at;
-    if (dW) pool_run(add_job, &w);
+    if (dW) pool_run_on(filters, add_job, &w);
     for (int t = 0; sums && t < threads; t++)
         for (int c = 0; c < 2 * up(s->C, 16); c++) sums[c] += ((double *)(pool_scratch(t) + w.doubles_at))[c];
     return 0;

@@ -26,6 +26,7 @@ static atomic_int busy;                                           // workers not
 static unsigned first_ticket[MAX_THREADS];                        // what a worker has seen when it starts
 static job current;
 static void *current_context;
+static int current_threads;
 static float *scratch[MAX_THREADS];
 static size_t scratch_floats;
 
@@ -40,7 +41,7 @@ static void *worker(void *argument) {
             pthread_mutex_unlock(&lock);
         }
         seen = now;
-        if (me < wanted) current(current_context, me, wanted);
+        if (me < current_threads) current(current_context, me, current_threads);
         atomic_fetch_sub_explicit(&busy, 1, memory_order_release);
     }
     return NULL;
@@ -69,10 +70,20 @@ static void start_threads(void) {
     }
 }
 
-void pool_run(job work, void *context) {
+int pool_threads(void) {
     pthread_mutex_lock(&callers);
     if (started < wanted) start_threads();
-    if (started > 1) {
+    pthread_mutex_unlock(&callers);
+    return wanted;
+}
+
+void pool_run(job work, void *context) { pool_run_on(pool_threads(), work, context); }
+
+void pool_run_on(int threads, job work, void *context) {
+    pthread_mutex_lock(&callers);
+    int shared = threads > 1;
+    if (shared) {
+        current_threads = threads;
         current = work;
         current_context = context;
         atomic_store(&busy, started - 1);
@@ -81,15 +92,13 @@ void pool_run(job work, void *context) {
         pthread_cond_broadcast(&wake);
         pthread_mutex_unlock(&lock);
     }
-    work(context, 0, wanted);
-    for (int k = 0; atomic_load_explicit(&busy, memory_order_acquire) > 0; k++) {
+    work(context, 0, threads);
+    for (int k = 0; shared && atomic_load_explicit(&busy, memory_order_acquire) > 0; k++) {
         RELAX();
         if (k > 100000) { k = 0; sched_yield(); }                 // more threads than free cores
     }
     pthread_mutex_unlock(&callers);
 }
-
-int pool_threads(void) { return wanted; }
 
 void emonet_set_threads(int threads) {
     pthread_mutex_lock(&callers);

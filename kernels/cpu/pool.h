@@ -4,9 +4,11 @@
 
 typedef void (*job)(void *context, int thread, int threads);
 
-// Run job(context, t, threads) for every t in 0..threads-1, the last on the caller; returns when all are done.
-void pool_run(job work, void *context);
-int pool_threads(void);
+// Run job(context, t, threads) for every t in 0..threads-1, 0 on the caller; returns when all are done. Handing work to
+// another thread costs some microseconds, and much more on a busy machine: run on 1 where there is little to do.
+void pool_run_on(int threads, job work, void *context);
+void pool_run(job work, void *context);                           // on all
+int pool_threads(void);                                           // how many there are; starts them when first asked
 
 // Make sure that every thread owns `floats` of scratch memory, 64-byte aligned; 0, or -1 when there is no memory.
 // Scratch is kept between calls and grows only, so a steady training step allocates nothing.

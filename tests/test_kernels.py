@@ -1,0 +1,309 @@
+"""Every twin against its definition in float64: drawn shapes, special values, every instruction set, 1 and 2 threads."""
+
+import copy
+import functools
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from emonet_scratch import kernels, layers, losses, models, optim
+from tests.strategies import seeds
+
+LIBRARY = kernels.library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=kernels.why())
+VARIANTS = [] if LIBRARY is None else kernels.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
+drawn = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EPS = np.finfo(np.float32).eps
+
+
+@pytest.fixture(params=[(v, t) for v in VARIANTS for t in (1, 2)], ids=lambda p: f"{p[0]}-{p[1]}")
+def library(request, monkeypatch):
+    """The kernels of one instruction set, with so many threads, as all twins see them."""
+    variant, threads = request.param
+    chosen = kernels.Library(LIBRARY.path, variant)
+    chosen.set_threads(threads)
+    monkeypatch.setattr(kernels, "library", lambda: chosen)
+    yield chosen
+    chosen.set_threads(LIBRARY.threads)
+
+
+@pytest.fixture(params=[True, False], ids=["direct", "winograd"])
+def exact(request, monkeypatch):
+    monkeypatch.setattr(kernels, "exact", request.param)
+    return request.param
+
+
+def randomise(layer, seed):
+    """Parameters and running statistics at which no term of a gradient vanishes."""
+    rng = np.random.default_rng(seed)
+    for p in layer.parameters():
+        p.value[...] += 0.2 * rng.standard_normal(p.value.shape)
+    for _, part in layer.walk():
+        if isinstance(part, layers.BatchNorm):
+            part.running_mean[...] = rng.standard_normal(part.C)
+            part.running_var[...] = 0.5 + rng.random(part.C)
+
+
+def near(got, want, terms, name, factor=1.0):
+    """Within `factor` 16 eps sqrt(terms) of the largest number: what rounding does to a sum of so many terms."""
+    assert got.shape == want.shape and got.dtype == np.float32
+    limit = factor * 16 * EPS * np.sqrt(terms) * np.abs(want).max(initial=1e-30)
+    worst = np.abs(got - want).max(initial=0)
+    assert worst <= limit, f"{name}: off by {worst:.3g}, allowed {limit:.3g}"
+
+
+def agree(make, x, seed, training=True, factor=1.0):
+    """One forward and two backwards of the twin against the definition in float64: all outputs, gradients, buffers."""
+    layer, reference = make(), make()
+    randomise(layer, seed)
+    reference.load_state_dict(layer.state_dict())
+    reference.astype(np.float64)
+    layer.train(training), reference.train(training)
+    before = x.copy()
+    y, cache = layer.forward(x)
+    assert isinstance(cache, kernels.TwinCache), "the definition ran, not the twin"
+    want, want_cache = reference.forward(x.astype(np.float64))
+    dy = np.random.default_rng(seed + 1).standard_normal(y.shape).astype(np.float32)[::-1][::-1]
+    # No gradient through a ReLU whose input is nearer to 0 than rounding: which side it is on is a matter of chance.
+    dy[np.abs(want) < 1e-3] = 0
+    dx = layer.backward(dy, cache)
+    want_dx = reference.backward(dy.astype(np.float64), want_cache)
+    np.testing.assert_array_equal(x, before)
+    pixels, terms = x.size // x.shape[-1], 9 * max(x.shape[-1], y.shape[-1])
+    near(y, want, terms, "y", factor)
+    return layer, reference, dx, want_dx, pixels, terms
+
+
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 13), st.integers(1, 21))
+channels = st.sampled_from([3, 8, 16, 20, 32, 64])
+
+
+def filters_agree(layer, reference, pixels, factor):
+    for p, q in zip(layer.parameters(), reference.parameters(), strict=True):
+        near(p.grad, q.grad, pixels, p.name, factor)
+
+
+@drawn
+@given(shapes, channels, channels, st.sampled_from([1, 2]), seeds)
+def test_twin_Conv2d(library, exact, size, C, F, stride, seed):
+    factor = 1 if exact or stride == 2 else 10
+    x = np.random.default_rng(seed).standard_normal((*size, C)).astype(np.float32)
+    make = functools.partial(layers.Conv2d, C, F, 3, stride, 1)
+    layer, reference, dx, want_dx, pixels, terms = agree(make, x, seed, factor=factor)
+    near(dx, want_dx, terms, "dx", factor)
+    filters_agree(layer, reference, pixels, factor)
+
+
+def smooth(make):
+    """The same layer with every ReLU taken at inputs of one sign, where its derivative is not a matter of rounding."""
+    layer = make()
+    for _, part in layer.walk():
+        if isinstance(part, layers.BatchNorm):
+            part.beta.value[...] = np.where(np.arange(part.C) % 2, 6, -6)
+            part.gamma.value[...] = 0.5
+    return layer
+
+
+@drawn
+@given(shapes, st.sampled_from([(3, 16), (8, 8), (16, 16), (16, 32), (20, 24), (64, 64)]), st.sampled_from([1, 2]),
+       st.booleans(), seeds)
+def test_twin_ResidualBlock(library, exact, size, widths, stride, training, seed):
+    (C, F), factor = widths, 4 if exact else 40                   # two convolutions, two norms and their gradients
+    if training and size[0] * size[1] * size[2] < 8:
+        training = False                                          # the variance of a few values magnifies rounding
+    x = np.random.default_rng(seed).standard_normal((*size, C)).astype(np.float32)
+    layer, reference, dx, want_dx, pixels, terms = agree(lambda: smooth(lambda: layers.ResidualBlock(C, F, stride)), x, seed,
+                                                         training, factor)
+    near(dx, want_dx, terms, "dx", 4 * factor)
+    filters_agree(layer, reference, max(pixels, terms), 4 * factor)
+    for name, value in layer.state_dict().items():
+        near(value, reference.state_dict()[name].astype(np.float32), terms, name, factor)
+
+
+@drawn
+@given(shapes, st.sampled_from([8, 16]), st.booleans(), st.booleans(), seeds)
+def test_twin_Sequential(library, exact, size, width, training, with_blocks, seed):
+    factor = 10 if exact else 100
+    if training and size[0] * size[1] * size[2] < 64:
+        training = False
+    blocks = [layers.Sequential(layers.ResidualBlock(width, 2 * width, 2), layers.ResidualBlock(2 * width, 2 * width))]
+    make = functools.partial(smooth, lambda: layers.Sequential(
+        layers.Conv2d(3, width, 3, 1, 1), layers.BatchNorm(width), layers.ReLU(), *(blocks if with_blocks else [])))
+    x = np.random.default_rng(seed).standard_normal((*size, 3)).astype(np.float32)
+    layer, reference, dx, want_dx, pixels, terms = agree(lambda: copy.deepcopy(make()), x, seed, training, factor)
+    near(dx, want_dx, terms, "dx", 4 * factor)
+    filters_agree(layer, reference, max(pixels, terms), 4 * factor)
+
+
+def test_every_twin_is_tested():
+    tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_kernels*.py"))
+    assert kernels._twins and [n for n in kernels._twins if f"def test_twin_{n.replace('.', '_')}(" not in tested] == []
+
+
+def test_a_planted_bug_is_caught(library, monkeypatch):
+    """The comparison itself: a twin that forgets the last tap of the filters' gradient, one that adds a thousandth."""
+    make, x = functools.partial(layers.Conv2d, 16, 16, 3, 1, 1), np.ones((1, 8, 8, 16), np.float32)
+    good = kernels._twins["Conv2d"]
+
+    class Forgetful(good):
+        @staticmethod
+        def backward(layer, dy, cache):
+            before = layer.W.grad[2, 2].copy()
+            dx = good.backward(layer, dy, cache)
+            layer.W.grad[2, 2] = before
+            return dx
+    monkeypatch.setitem(kernels._twins, "Conv2d", Forgetful)
+    layer, reference, dx, want_dx, pixels, terms = agree(make, x, 0, factor=10)
+    near(dx, want_dx, terms, "dx", 10)
+    with pytest.raises(AssertionError, match="W: off by"):
+        filters_agree(layer, reference, pixels, 10)
+
+    class Off(good):
+        @staticmethod
+        def forward(layer, x):
+            result = good.forward(layer, x)
+            return result if result is NotImplemented else (result[0] * np.float32(1.001), result[1])
+    monkeypatch.setitem(kernels._twins, "Conv2d", Off)
+    with pytest.raises(AssertionError, match="y: off by"):
+        agree(make, x, 0, factor=10)
+
+
+@pytest.mark.parametrize("special", [0.0, 1e-42, 1e30, np.nan, np.inf])
+def test_special_values(library, exact, special):
+    """Zeros give zeros, denormals and 1e30 stay accurate relative to the largest, NaN and inf reach what they should."""
+    layer = layers.Conv2d(16, 16, 3, 1, 1, rng=np.random.default_rng(0))
+    reference = layers.Conv2d(16, 16, 3, 1, 1, rng=np.random.default_rng(0)).astype(np.float64)
+    x = np.full((1, 9, 9, 16), special, np.float32)
+    if not np.isfinite(special):
+        x[:] = 1
+        x[0, 4, 4, 3] = special
+    with np.errstate(invalid="ignore"):
+        y, want = layer.forward(x)[0], reference.forward(x.astype(np.float64))[0]
+    bad = ~np.isfinite(want)
+    assert not np.isfinite(y[bad]).any(), "a NaN was swallowed"
+    if exact or not bad.any():
+        np.testing.assert_array_equal(np.isfinite(y), ~bad)
+        np.testing.assert_allclose(y[~bad], want[~bad], rtol=0, atol=200 * EPS * max(np.abs(want[~bad]).max(), 1e-38))
+    else:                                                         # Winograd spreads it over tiles of 4 x 4 outputs
+        assert np.isfinite(y[0, 8]).all()
+
+
+def test_nan_passes_through_a_block(library):
+    block, x = layers.ResidualBlock(16, 16).eval(), np.ones((1, 8, 8, 16), np.float32)
+    x[0, 0, 0, 0] = np.nan
+    assert np.isnan(block.forward(x)[0][0, 0, 0]).any()
+
+
+def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(library):
+    layer, x = layers.Conv2d(16, 16, 3, 1, 1), np.random.default_rng(0).standard_normal((16, 9, 8, 4)).astype(np.float32)
+    y, cache = layer.forward(x.transpose(3, 1, 2, 0))
+    same, _ = layer.forward(np.ascontiguousarray(x.transpose(3, 1, 2, 0)))
+    np.testing.assert_array_equal(y, same)
+    dy = np.random.default_rng(1).standard_normal(y.shape[::-1]).astype(np.float32).T
+    np.testing.assert_array_equal(layer.backward(dy, cache), layer.backward(np.ascontiguousarray(dy), cache))
+    assert not isinstance(layer.astype(np.float64).forward(np.ones((1, 3, 3, 16)))[1], kernels.TwinCache)
+    transposed = layers.Conv2d(16, 16, 3, 1, 1)
+    transposed.W.value = transposed.W.value.transpose(1, 0, 2, 3)
+    assert not isinstance(transposed.forward(np.ones((1, 3, 3, 16), np.float32))[1], kernels.TwinCache)
+    with pytest.raises(ValueError, match="expected 4 axes and a last axis of 16"):
+        layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 3, 3, 8), np.float32))
+
+
+def test_same_bits_every_time(library):
+    def once():
+        model = models.ResNet(8, rng=np.random.default_rng(0))
+        x = np.random.default_rng(1).standard_normal((5, 33, 31, 3)).astype(np.float32)
+        y, cache = model.forward(x)
+        model.backward(np.ones_like(y), cache)
+        return [y, *[p.grad for p in model.parameters()], *model.save_buffers(), model.eval().forward(x)[0]]
+    for a, b in zip(once(), once(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_with_twins_goes_as_without(library, monkeypatch):
+    def losses_of(steps=6):
+        model = models.ResNet(8, rng=np.random.default_rng(0))
+        optimizer = optim.SGD(model.parameters(), 0.05, momentum=0.9)
+        rng, found = np.random.default_rng(1), []
+        for _ in range(steps):
+            x, labels = rng.standard_normal((8, 16, 16, 3)).astype(np.float32), rng.integers(0, 10, 8)
+            y, cache = model.forward(x)
+            loss, dy = losses.softmax_cross_entropy(y, labels)
+            model.zero_grad()
+            model.backward(dy, cache)
+            optimizer.step()
+            found.append(loss)
+        return found
+    fast = losses_of()
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    assert fast == pytest.approx(losses_of(), rel=2e-3)
+
+
+def test_memory_is_given_back_and_never_while_a_view_lives():
+    a = kernels.empty(64, 1024)
+    a[...] = 7
+    address, view = a.ctypes.data, a[3:5]
+    del a
+    assert kernels.empty(64, 1024).ctypes.data != address          # the view still needs it
+    assert (view == 7).all()
+    del view
+    assert kernels.empty(64, 1024).ctypes.data == address
+    assert kernels.empty(0, 5).shape == (0, 5)
+
+
+def test_a_steady_step_allocates_no_large_array(monkeypatch):
+    model, x = models.ResNet(8), np.ones((8, 32, 32, 3), np.float32)
+
+    def step():
+        y, cache = model.forward(x)
+        model.backward(y, cache)
+    step()
+    blocks = {m.ctypes.data for free in kernels._free.values() for m in free}
+    step()
+    assert {m.ctypes.data for free in kernels._free.values() for m in free} == blocks
+
+
+def _in_child(queue):
+    layer = layers.Conv2d(16, 16, 3, 1, 1, rng=np.random.default_rng(0))
+    queue.put(float(layer.forward(np.ones((4, 64, 64, 16), np.float32))[0].sum()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_uses_the_kernels():
+    layer = layers.Conv2d(16, 16, 3, 1, 1, rng=np.random.default_rng(0))
+    here = float(layer.forward(np.ones((4, 64, 64, 16), np.float32))[0].sum())
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == here
+    child.join(60)
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("value, expected", [
+    ("off", "CPU kernels: off"), ("plain", "CPU kernels: plain"), ("sse9", "EMONET_KERNELS must be on, off or one of")])
+def test_the_environment_chooses(value, expected):
+    code = "from emonet_scratch import kernels\ntry: print(kernels.why())\nexcept kernels.KernelError as e: print(e)"
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"EMONET_KERNELS": value, "EMONET_THREADS": "1"},
+                         capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(expected) and run.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["EMONET_THREADS", "OMP_NUM_THREADS"])
+def test_threads_are_taken_from_the_environment(name, monkeypatch):
+    for other in ("EMONET_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "3")
+    assert kernels.Library(LIBRARY.path, None).threads == 3
+    monkeypatch.setenv(name, "many")
+    with pytest.raises(kernels.KernelError, match=f"{name} must be a positive integer, got 'many'"):
+        kernels.Library(LIBRARY.path, None)

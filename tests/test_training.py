@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import files, layers, models
+from emonet_scratch import backend, files, kernels, layers, models
 from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.batches import Split
 from emonet_scratch.data.errors import DataError
@@ -30,6 +30,7 @@ from emonet_scratch.training import (
 )
 from emonet_scratch.training import trainer as trainer_module
 from emonet_scratch.training.projection import AudioProjection
+from tests.device import cupy
 
 TINY = models.EmoNetConfig.preset("small").replace(
     frame_size=8, frames=3, trunk_width=2, lstm_size=4, lstm_layers=2, audio_layers=(6, 6, 6), fusion_layers=(8, 8),
@@ -451,3 +452,37 @@ def test_the_whole_configuration_is_in_the_checkpoint(uninterrupted):
     _, meta = read_checkpoint(uninterrupted / "best.safetensors")
     assert models.EmoNetConfig().replace(**meta["config"]) == TINY and meta["seed"] == 3
     assert json.loads(json.dumps(dataclasses.asdict(TINY))) == meta["config"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The stand-in for CuPy as device cuda:0, and the same definitions on both sides."""
+    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    return "cuda:0"
+
+
+@pytest.mark.parametrize("changes", [
+    dict(), dict(trunk_norm="running"), dict(freeze_trunk=True), dict(trunk_pooling="average", frames_per_chunk=2),
+    dict(trunk_norm="running", frames_per_chunk=2, label_smoothing=0.1), dict(optimizer="sgd", schedule="one_cycle"),
+    dict(modalities=("audio",), class_weights=False), dict(modalities=("video",), clip_norm=None)], ids=str)
+def test_training_on_a_device_is_training_on_the_host(tmp_path, gpu, changes):
+    """Whole runs on the stand-in for CuPy, one of them stopped and resumed: no array meets one of the other side."""
+    config = TINY.replace(epochs=2, **changes)
+    make(tmp_path / "host", config).fit()
+    make(tmp_path / "device", config, device=gpu, cache=tmp_path / "cache").fit()
+    assert states(tmp_path / "device") == states(tmp_path / "host")
+    stopped = make(tmp_path / "resumed", config, device=gpu, save_every=1)
+    step, steps = stopped._step, iter(range(7))
+    stopped._step = lambda batch: step(batch) if next(steps) < 6 else (_ for _ in ()).throw(Died)
+    with pytest.raises(Died):
+        stopped.fit()
+    make(tmp_path / "resumed", config, device=gpu, save_every=1).fit(resume=True)
+    assert states(tmp_path / "resumed") == states(tmp_path / "device")
+
+
+def test_a_value_that_is_not_finite_on_a_device_is_traced(tmp_path, gpu):
+    trainer = make(tmp_path, device=gpu)
+    trainer.model.audio.poison = Poisoned("forward", 1)
+    with pytest.raises(NonFiniteError, match="in the output of audio.poison"):
+        trainer.fit()

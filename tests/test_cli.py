@@ -410,6 +410,17 @@ def test_synthesize_and_the_whole_example_in_a_small_size(tmp_path, capsys):
     assert main(["synthesize", str(root)]) == 1
 
 
+def test_the_ablation_example_in_a_small_size(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "ablation.py"), "--clips-per-class", "3", "2", "1", "--epochs", "1",
+               "--seeds", "1", "--out", "runs"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["change", "accuracy", "from", "to", "loss"] and [len(row.split()) for row in rows] == [5] * 9
+    configs = [json.loads(file.read_text())["config"] for file in (tmp_path / "runs").glob("*/config.json")]
+    assert len(configs) == len(set(map(str, configs))) == 9
+
+
 def test_the_paper_preset_runs_and_stays_at_ln_7(data, tmp_path):
     """The paper's network and training, on small frames: the loss does not move, as its author saw."""
     assert main(["train", "--data", str(data), "--runs", str(tmp_path), "--out", str(tmp_path / "run"), "--preset", "paper",

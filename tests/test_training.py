@@ -484,5 +484,5 @@ def test_training_on_a_device_is_training_on_the_host(tmp_path, gpu, changes):
 def test_a_value_that_is_not_finite_on_a_device_is_traced(tmp_path, gpu):
     trainer = make(tmp_path, device=gpu)
     trainer.model.audio.poison = Poisoned("forward", 1)
-    with pytest.raises(NonFiniteError, match="in the output of audio.poison"):
+    with pytest.raises(NonFiniteError, match=r"in the output of audio\.poison"):
         trainer.fit()

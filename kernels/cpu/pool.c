@@ -23,6 +23,8 @@ static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static int wanted = 1, started = 1;                               // threads, the caller among them
 static atomic_uint ticket;                                        // jobs handed out so far
 static atomic_int busy;                                           // workers not yet ready with the last one
+static atomic_int arrived;                                        // threads that wait at the barrier
+static atomic_uint barriers;                                      // barriers passed so far
 static unsigned first_ticket[MAX_THREADS];                        // what a worker has seen when it starts
 static job current;
 static void *current_context;
@@ -50,6 +52,7 @@ static void *worker(void *argument) {
 static void forget_threads(void) {                                // in a forked child, where only the caller lives
     started = 1;
     atomic_store(&busy, 0);
+    atomic_store(&arrived, 0);
     pthread_mutex_init(&callers, NULL);
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&wake, NULL);
@@ -98,6 +101,20 @@ void pool_run_on(int threads, job work, void *context) {
         if (k > 100000) { k = 0; sched_yield(); }                 // more threads than free cores
     }
     pthread_mutex_unlock(&callers);
+}
+
+void pool_barrier(int threads) {
+    if (threads == 1) return;
+    unsigned before = atomic_load_explicit(&barriers, memory_order_acquire);
+    if (atomic_fetch_add(&arrived, 1) + 1 == threads) {           // the last one opens it
+        atomic_store(&arrived, 0);
+        atomic_fetch_add(&barriers, 1);
+        return;
+    }
+    for (int k = 0; atomic_load_explicit(&barriers, memory_order_acquire) == before; k++) {
+        RELAX();
+        if (k > 10000) { k = 0; sched_yield(); }                  // the others wait for a core
+    }
 }
 
 void emonet_set_threads(int threads) {

@@ -10,6 +10,9 @@ void pool_run_on(int threads, job work, void *context);
 void pool_run(job work, void *context);                           // on all
 int pool_threads(void);                                           // how many there are; starts them when first asked
 
+// Inside a job, called by each of its threads: returns when all have come here; what they wrote before is seen behind it.
+void pool_barrier(int threads);
+
 // Make sure that every thread owns `floats` of scratch memory, 64-byte aligned; 0, or -1 when there is no memory.
 // Scratch is kept between calls and grows only, so a steady training step allocates nothing.
 int pool_reserve(size_t floats);

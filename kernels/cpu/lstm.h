@@ -1,0 +1,234 @@
+// One LSTM layer over a batch of sequences, forward and backward.
+//
+// Only the product with W_hh waits for the step before, so everything else leaves the loop over time: x @ W_ih for all steps
+// is one large product before it, the gradients of the weights and of x are three large ones behind it (matmul.h).
+// What stays in the loop is h (N, H) @ W_hh (H, 4H) with N about 16, where a library's matrix product spends its time on
+// copying W_hh again in every step. Here W_hh is packed once for all steps, every thread owns some hidden units with all
+// four gates of each, and keeps their part of W_hh (and of c) to itself: what the threads exchange is h, 64 KB or less, and
+// one barrier a step is enough because h is written to two buffers in turn. The gates are computed right behind the
+// product, while its result is in the first-level cache.
+//
+// Sequences are sorted by length, longest first, and rows behind an end are left out: step t works on the first
+// counts[t] sequences, whose rows lie behind those of step t - 1. R is the sum of counts.
+#pragma once
+#include "matmul.h"
+
+typedef struct {
+    int T, N, D, H, has_initial, truncate;
+    const int32_t *counts;                              // (T), falling
+    const float *x, *W_ih, *W_hh, *b;                   // (R, D), (D, 4H), (H, 4H), (4H)
+    float *gates, *c_prev, *tanh_c, *h_prev, *y;        // (R, 4H) i f g o; (R, H)
+    float *h, *c;                                       // (N, H): the initial state becomes the final one
+    const float *dy;                                    // (R, H) or NULL
+    float *dh, *dc;                                     // (N, H): those of the final state become those of the initial
+    float *da, *dx, *dW_ih, *dW_hh, *db;                // (R, 4H), (R, D) or NULL; the last three are added to
+} lstm;
+
+// C[i][v] = sum over k of A[k lda + i] * B[k NV VL + v]: MR rows, NV vectors, all in registers.
+INLINE void narrow(const int R, const int NV, int K, const float *A, int lda, const float *B, int ldb, float *C, int ldc) {
+    vec acc[16][2];
+    UNROLL for (int i = 0; i < R; i++)
+        UNROLL for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
+    for (int k = 0; k < K; k++, A += lda, B += ldb) {
+        vec w[2];
+        UNROLL for (int v = 0; v < NV; v++) w[v] = load(B + v * VL);
+        UNROLL for (int i = 0; i < R; i++)
+            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += A[i] * w[v];
+    }
+    UNROLL for (int i = 0; i < R; i++)
+        UNROLL for (int v = 0; v < NV; v++) store(C + i * ldc + v * VL, acc[i][v]);
+}
+
+// `rows` of A (transposed: A[k][row]) times one packed panel (K, NR). Rows are computed in fours: C and A have room.
+static void product(int rows, int K, const float *A, int lda, const float *panel, float *C, int ldc) {
+    for (int m; rows > 0; rows -= m, A += m, C += m * ldc) {
+#if VL == 16
+        if (rows > 12) { m = 16; narrow(8, 2, K, A, lda, panel, NR, C, ldc); narrow(8, 2, K, A + 8, lda, panel, NR, C + 8 * ldc, ldc); continue; }
+        if (rows > 8) { m = 12; narrow(12, 2, K, A, lda, panel, NR, C, ldc); continue; }
+        if (rows > 4) { m = 8; narrow(8, 2, K, A, lda, panel, NR, C, ldc); continue; }
+#endif
+        m = 4;
+        narrow(4, 2, K, A, lda, panel, NR, C, ldc);
+    }
+}
+
+// Panels of W_hh for the groups of VL hidden units from .. to - 1: for each (H, [i f]) and (H, [g o]).
+static void pack_forward(const lstm *s, int from, int to, float *dst) {
+    int H = s->H;
+    for (int u = from * VL; u < to * VL; u += VL)
+        for (int gate = 0; gate < 4; gate += 2)
+            for (int k = 0; k < H; k++, dst += NR) {
+                const float *w = s->W_hh + (size_t)k * 4 * H + gate * H + u;
+                store(dst, load_n(w, H - u));
+                store(dst + VL, load_n(w + H, H - u));
+            }
+}
+
+// h as the product wants it: dst[unit][sequence], for `count` sequences and the units of one group.
+INLINE void store_transposed(vec *r, float *dst, int lda, int units) {
+    transpose(r);
+    for (int j = 0; j < least(VL, units); j++) store(dst + (size_t)j * lda, r[j]);
+}
+
+static void pack_state(const lstm *s, int from, int to, int lda, float *dst) {
+    for (int u = from * VL; u < to * VL; u += VL)
+        for (int n = 0; n < lda; n += VL) {
+            vec r[VL];
+            for (int i = 0; i < VL; i++) r[i] = n + i < s->N ? load_n(s->h + (size_t)(n + i) * s->H + u, s->H - u) : (vec){0};
+            store_transposed(r, dst + (size_t)u * lda + n, lda, s->H - u);
+        }
+}
+
+// The gates of `count` sequences for one group of units: z (count, 4 VL) = h @ W_hh joins x @ W_ih + b in s->gates.
+static void gates_forward(const lstm *s, int count, int next, size_t row, int u, const float *z, int lda, float *packed) {
+    int H = s->H, m = least(VL, H - u);
+    vec bias[4];
+    for (int q = 0; q < 4; q++) bias[q] = load_n(s->b + q * H + u, m);
+    for (int n = 0; n < count; n += VL) {
+        vec r[VL];
+        for (int i = 0; i < VL; i++) {
+            if (n + i >= count) { r[i] = (vec){0}; continue; }
+            float *a = s->gates + (row + n + i) * 4 * H + u;
+            const float *p = z + (size_t)(n + i) * 4 * VL;
+            size_t at = (row + n + i) * H + u, mine = (size_t)(n + i) * H + u;
+            vec in = sigmoid_of(load_n(a, m) + load(p) + bias[0]), forget = sigmoid_of(load_n(a + H, m) + load(p + VL) + bias[1]);
+            vec g = tanh_of(load_n(a + 2 * H, m) + load(p + 2 * VL) + bias[2]);
+            vec out = sigmoid_of(load_n(a + 3 * H, m) + load(p + 3 * VL) + bias[3]);
+            vec before = load_n(s->c + mine, m), c = forget * before + in * g, tc = tanh_of(c), h = out * tc;
+            store_n(a, in, m), store_n(a + H, forget, m), store_n(a + 2 * H, g, m), store_n(a + 3 * H, out, m);
+            store_n(s->c_prev + at, before, m), store_n(s->tanh_c + at, tc, m), store_n(s->y + at, h, m);
+            store_n(s->c + mine, c, m), store_n(s->h + mine, h, m);
+            if (n + i < next) store_n(s->h_prev + at + (size_t)count * H, h, m);
+            r[i] = h;
+        }
+        store_transposed(r, packed + (size_t)u * lda + n, lda, m);
+    }
+}
+
+static size_t rows_of(const lstm *s) {
+    size_t R = 0;
+    for (int t = 0; t < s->T; t++) R += s->counts[t];
+    return R;
+}
+
+static void lstm_forward_part(void *context, int t, int threads) {
+    const lstm *s = context;
+    int H = s->H, lda = up(s->N, VL), from, to;
+    size_t exchanged = (size_t)up(H, VL) * lda, row = 0;
+    share((H + VL - 1) / VL, t, threads, &from, &to);
+    float *state[2] = {pool_scratch(0), pool_scratch(0) + exchanged};
+    float *z = pool_scratch(t) + 2 * exchanged, *weights = z + (size_t)lda * 4 * VL, *room = weights + (size_t)(to - from) * 4 * VL * H;
+    matmul_shared((int)rows_of(s), 4 * H, s->D, (matrix){s->x, s->D, 1}, (matrix){s->W_ih, 4 * H, 1}, s->gates, 4 * H, 0,
+                  t, threads, room);
+    pack_forward(s, from, to, weights);
+    pack_state(s, from, to, lda, state[0]);
+    for (int n = 0; n < s->counts[0]; n++)                        // h_prev of the first step, own units
+        for (int u = from * VL; u < least(H, to * VL); u++) s->h_prev[(size_t)n * H + u] = s->h[(size_t)n * H + u];
+    for (int k = 0; k < s->T; k++) {
+        int count = s->counts[k], next = k + 1 < s->T ? s->counts[k + 1] : 0;
+        pool_barrier(threads);                                    // x @ W_ih, or the h of the step before, is complete
+        for (int g = from; g < to; g++) {
+            const float *w = weights + (size_t)(g - from) * 4 * VL * H;
+            if (k == 0 && !s->has_initial) memset(z, 0, (size_t)lda * 4 * VL * sizeof(float));
+            else for (int p = 0; p < 2; p++) product(count, H, state[k % 2], lda, w + (size_t)p * H * NR, z + p * NR, 4 * VL);
+            gates_forward(s, count, next, row, g * VL, z, lda, state[(k + 1) % 2]);
+        }
+        row += count;
+    }
+}
+
+int API(lstm_forward)(lstm *s) {
+    size_t lda = up(s->N, VL), H = up(s->H, VL);
+    if (pool_reserve(2 * H * lda + lda * 4 * VL + 4 * H * H + MATMUL_ROOM)) return -1;
+    pool_run(lstm_forward_part, s);
+    return 0;
+}
+
+// Panels of W_hh transposed for the same groups: (4H, two groups), the gradient of their h from da of all gates.
+static void pack_backward(const lstm *s, int from, int to, float *dst) {
+    int H = s->H;
+    for (int u = from * VL; u < to * VL; u += NR, dst += (size_t)4 * H * NR)
+        pack_panel(4 * H, least(NR, least(H, to * VL) - u), NR, s->W_hh + (size_t)u * 4 * H, 4 * H, 1, dst);
+}
+
+// da of `count` sequences for one group of units, from dy + dh and dc; to s->da, and transposed for the product.
+static void gates_backward(const lstm *s, int count, size_t row, int u, int lda, float *packed, float *db) {
+    int H = s->H, m = least(VL, H - u);
+    vec sum[4];
+    for (int q = 0; q < 4; q++) sum[q] = load(db + q * VL);
+    for (int n = 0; n < count; n += VL) {
+        vec r[4][VL];
+        for (int i = 0; i < VL; i++) {
+            if (n + i >= count) { for (int q = 0; q < 4; q++) r[q][i] = (vec){0}; continue; }
+            const float *a = s->gates + (row + n + i) * 4 * H + u;
+            size_t at = (row + n + i) * H + u, mine = (size_t)(n + i) * H + u;
+            vec in = load_n(a, m), forget = load_n(a + H, m), g = load_n(a + 2 * H, m), out = load_n(a + 3 * H, m);
+            vec tc = load_n(s->tanh_c + at, m), dh = load_n(s->dh + mine, m), d[4];
+            if (s->dy) dh += load_n(s->dy + at, m);
+            vec dc = load_n(s->dc + mine, m) + dh * out * (1 - tc * tc);
+            d[0] = dc * g * in * (1 - in);
+            d[1] = dc * load_n(s->c_prev + at, m) * forget * (1 - forget);
+            d[2] = dc * in * (1 - g * g);
+            d[3] = dh * tc * out * (1 - out);
+            store_n(s->dc + mine, dc * forget, m);
+            for (int q = 0; q < 4; q++) {
+                store_n(s->da + (row + n + i) * 4 * H + q * H + u, d[q], m);
+                sum[q] += d[q];
+                r[q][i] = d[q];
+            }
+        }
+        for (int q = 0; q < 4; q++) store_transposed(r[q], packed + (size_t)(q * H + u) * lda + n, lda, m);
+    }
+    for (int q = 0; q < 4; q++) store(db + q * VL, sum[q]);
+}
+
+// dh (count, own units) = da @ W_hh transposed, or zeros where backward forgets.
+static void hidden_backward(const lstm *s, int count, int from, int to, int forget, int lda, const float *packed,
+                            const float *weights, float *z) {
+    int H = s->H, end = least(H, to * VL);
+    for (int u = from * VL; u < end; u += NR, weights += (size_t)4 * H * NR) {
+        if (!forget) product(count, 4 * H, packed, lda, weights, z, NR);
+        for (int n = 0; n < count; n++)
+            for (int v = u; v < least(end, u + NR); v += VL) {
+                size_t at = (size_t)n * H + v;
+                store_n(s->dh + at, forget ? (vec){0} : load(z + n * NR + v - u), end - v);
+                if (forget) store_n(s->dc + at, (vec){0}, end - v);
+            }
+    }
+}
+
+static void lstm_backward_part(void *context, int t, int threads) {
+    const lstm *s = context;
+    int H = s->H, lda = up(s->N, VL), from, to;
+    size_t exchanged = (size_t)4 * H * lda, R = rows_of(s), row = R;
+    share((H + VL - 1) / VL, t, threads, &from, &to);
+    float *passed[2] = {pool_scratch(0), pool_scratch(0) + exchanged};
+    float *z = pool_scratch(t) + 2 * exchanged, *db = z + (size_t)lda * NR, *weights = db + (size_t)(to - from) * 4 * VL;
+    float *room = weights + (size_t)up((to - from) * VL, NR) * 4 * H;
+    memset(db, 0, (size_t)(to - from) * 4 * VL * sizeof(float));
+    pack_backward(s, from, to, weights);
+    for (int k = s->T - 1; k >= 0; k--) {
+        int count = s->counts[k];
+        row -= count;
+        for (int g = from; g < to; g++)
+            gates_backward(s, count, row, g * VL, lda, passed[k % 2], db + (size_t)(g - from) * 4 * VL);
+        pool_barrier(threads);                                    // da of all units is there
+        hidden_backward(s, count, from, to, s->truncate && k && k % s->truncate == 0, lda, passed[k % 2], weights, z);
+    }
+    for (int g = from; g < to; g++)
+        for (int q = 0; q < 4; q++) {
+            float *b = s->db + q * H + g * VL, *sum = db + ((size_t)(g - from) * 4 + q) * VL;
+            store_n(b, load_n(b, H - g * VL) + load(sum), H - g * VL);
+        }
+    matrix da = {s->da, 4 * H, 1};
+    matmul_shared(s->D, 4 * H, (int)R, (matrix){s->x, 1, s->D}, da, s->dW_ih, 4 * H, 1, t, threads, room);
+    matmul_shared(H, 4 * H, (int)R, (matrix){s->h_prev, 1, H}, da, s->dW_hh, 4 * H, 1, t, threads, room);
+    if (s->dx) matmul_shared((int)R, s->D, 4 * H, da, (matrix){s->W_ih, 1, 4 * H}, s->dx, s->D, 0, t, threads, room);
+}
+
+int API(lstm_backward)(lstm *s) {
+    size_t lda = up(s->N, VL), H = up(s->H, VL);
+    if (pool_reserve(8 * H * lda + lda * NR + 4 * H + 4 * H * (H + 2 * VL) + MATMUL_ROOM)) return -1;
+    pool_run(lstm_backward_part, s);
+    return 0;
+}

@@ -1,0 +1,101 @@
+// The product of large matrices, cut into blocks that fit the caches (Goto & van de Geijn 2008):
+//
+//     C[i][j] (+)= sum over k of A[i ai + k ak] * B[k bk + j bj]
+//
+// One of each pair of strides is 1, so either matrix may come transposed. A block of B, KC x NC, is copied ("packed") such
+// that a register tile reads it from one address to the next, and stays in the second-level cache while all of A passes by;
+// of A, MR rows at a time are packed and stay in the first-level cache while they meet the whole block. So each number that
+// is fetched from main memory is used hundreds of times, each that comes from the second-level cache MR times.
+// `gemm.h` has the tile for matrices that are in cache already.
+#pragma once
+#include "math.h"
+
+#if VL == 16
+enum { MR = 12 };
+#elif VL == 8
+enum { MR = 6 };
+#else
+enum { MR = 4 };
+#endif
+enum { NR = 2 * VL, KC = 256, NC = 512, MATMUL_ROOM = KC * NC + KC * MR + 4 * VL };    // floats of scratch a thread
+
+typedef struct { const float *at; ptrdiff_t row, column; } matrix;
+
+// dst[k][i] = A[i][k] for i < n <= width, zero for the rest of the width; `along` is the stride of k, `across` of i. Where
+// width < VL, whole vectors are stored all the same: the next k overwrites what is too much, the last needs room.
+INLINE void pack_panel(int K, int n, const int width, const float *A, ptrdiff_t across, ptrdiff_t along, float *dst) {
+    int k = 0;
+    if (across == 1 && n == width)
+        for (; k < K; k++) memcpy(dst + (size_t)k * width, A + k * along, width * sizeof(float));
+    if (along == 1)
+        for (; k + VL <= K; k += VL)                              // blocks of VL x VL through registers
+            for (int v = 0; v < width; v += VL) {
+                vec r[VL];
+                UNROLL for (int i = 0; i < VL; i++) r[i] = v + i < n ? load(A + (v + i) * across + k) : (vec){0};
+                transpose(r);
+                UNROLL for (int j = 0; j < VL; j++) store(dst + (size_t)(k + j) * width + v, r[j]);
+            }
+    for (; k < K; k++)
+        for (int i = 0; i < width; i++) dst[(size_t)k * width + i] = i < n ? A[i * across + k * along] : 0;
+}
+
+// MR x NR of C from packed panels; only m x n of it exist.
+static void panel_product(int K, const float *a, const float *b, float *C, ptrdiff_t ldc, int m, int n, int add) {
+    vec acc[MR][2];
+    UNROLL for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vec){0};
+    for (int k = 0; k < K; k++, a += MR, b += NR) {
+        vec w0 = load(b), w1 = load(b + VL);
+        UNROLL for (int i = 0; i < MR; i++) {
+            acc[i][0] += a[i] * w0;
+            acc[i][1] += a[i] * w1;
+        }
+    }
+    if (m == MR && n == NR) {
+        UNROLL for (int i = 0; i < MR; i++) {
+            float *c = C + i * ldc;
+            if (add) acc[i][0] += load(c), acc[i][1] += load(c + VL);
+            store(c, acc[i][0]), store(c + VL, acc[i][1]);
+        }
+        return;
+    }
+    float t[MR][NR];
+    UNROLL for (int i = 0; i < MR; i++) store(t[i], acc[i][0]), store(t[i] + VL, acc[i][1]);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) C[i * ldc + j] = add ? C[i * ldc + j] + t[i][j] : t[i][j];
+}
+
+// On one thread, with its own room of MATMUL_ROOM floats.
+static void matmul(int M, int N, int K, matrix A, matrix B, float *C, ptrdiff_t ldc, int add, float *room) {
+    float *panel = room + KC * NC;
+    for (int j0 = 0; j0 < N; j0 += NC)
+        for (int k0 = 0; k0 < K; k0 += KC) {
+            int kc = least(KC, K - k0), nc = least(NC, N - j0);
+            const float *b = B.at + k0 * B.row + j0 * B.column, *a = A.at + k0 * A.column;
+            for (int j = 0; j < nc; j += NR)
+                pack_panel(kc, least(NR, nc - j), NR, b + j * B.column, B.column, B.row, room + (size_t)j * kc);
+            for (int i = 0; i < M; i += MR) {
+                int m = least(MR, M - i);
+                pack_panel(kc, m, MR, a + i * A.row, A.row, A.column, panel);
+                for (int j = 0; j < nc; j += NR)
+                    panel_product(kc, panel, room + (size_t)j * kc, C + i * ldc + j0 + j, ldc, m, least(NR, nc - j), add || k0);
+            }
+        }
+}
+
+// The same, shared among threads by columns or, where these are few, by rows of C. The order of each sum is the same
+// for any number of threads.
+static void matmul_shared(int M, int N, int K, matrix A, matrix B, float *C, ptrdiff_t ldc, int add,
+                          int t, int threads, float *room) {
+    int from, to;
+    if (N >= 4 * NR * threads || N >= M) {
+        share((N + NR - 1) / NR, t, threads, &from, &to);
+        from *= NR, to = least(N, to * NR);
+        B.at += from * B.column;
+        if (from < to) matmul(M, to - from, K, A, B, C + from, ldc, add, room);
+    } else {
+        share((M + MR - 1) / MR, t, threads, &from, &to);
+        from *= MR, to = least(M, to * MR);
+        A.at += from * A.row;
+        if (from < to) matmul(to - from, N, K, A, B, C + from * ldc, ldc, add, room);
+    }
+}

@@ -51,7 +51,7 @@ INLINE int band_channels(const shape *s) { return s->winograd ? up(s->C, 16) : s
 
 static size_t conv_scratch(const shape *s, const plan *p) {
     int OW = out_size(s->W, s->stride), P = up(s->F, 16), Cb = up(s->C, 16);
-    return band_floats(p, s->stride, 2, OW, Cb) + band_floats(p, 1, 0, OW, P) + 36 * BATCH * (size_t)(P + Cb);
+    return band_floats(p, s->stride, 2, OW, Cb) + band_floats(p, 1, 0, OW, P) + winograd_scratch(Cb, P);
 }
 
 // Items from .. to - 1 for images offset .. offset + N - 1; buffer is this thread's.
@@ -59,14 +59,14 @@ static void conv_items(const conv *c, const plan *p, int offset, int N, int from
     const shape *s = &c->s;
     int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride), P = up(s->F, 16), Cb = band_channels(s);
     float *band = buffer, *out = band + band_floats(p, s->stride, 2, OW, up(s->C, 16));
-    float *V = out + band_floats(p, 1, 0, OW, P), *M = V + 36 * BATCH * (size_t)up(s->C, 16);
+    float *scratch = out + band_floats(p, 1, 0, OW, P);
     for (int k = from; k < to; k++) {
         item it = item_at(p, k, N, OH, OW);
         int n = offset + it.n, cols = s->winograd ? 4 * it.t.across : OW, rows = s->winograd ? 4 * it.t.down : it.R;
         int in_rows = s->stride == 1 ? rows + 2 : 2 * rows + 1, in_cols = s->stride == 1 ? cols + 2 : 2 * cols + 1;
         ptrdiff_t out_row = (ptrdiff_t)cols * P, in_row = (ptrdiff_t)in_cols * Cb;
         load_band(&c->in, s->H, s->W, s->C, n, it.G, s->stride * it.first - 1, in_rows, 1, in_cols - 1 - s->W, Cb, band);
-        if (s->winograd) winograd_forward(&it.t, band, Cb, c->filters, P, out, V, M);
+        if (s->winograd) winograd_forward(&it.t, band, Cb, c->filters, P, out, scratch);
         else
             for (int g = 0; g < it.G; g++)
                 for (int i = 0; i < it.R; i++)
@@ -85,7 +85,7 @@ typedef struct { shape s; source dz, in; const float *back; sink dx; } conv_grad
 
 static size_t conv_grad_scratch(const shape *s, const plan *p) {
     int OW = out_size(s->W, s->stride), P = up(s->F, 16), Cb = up(s->C, 16);
-    return band_floats(p, 1, 2, OW, P) + band_floats(p, s->stride, 2, OW, Cb) + 72 * BATCH * (size_t)most(P, Cb);
+    return band_floats(p, 1, 2, OW, P) + band_floats(p, s->stride, 2, OW, Cb) + winograd_scratch(most(P, Cb), most(P, Cb));
 }
 
 // dx of stride 2, one of four classes of pixels (2 i + a, 2 j + b): only taps of matching parity meet it, 1 + a rows and
@@ -107,8 +107,8 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
     const shape *s = &c->s;
     int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride), P = up(s->F, 16), Cp = up(s->C, 16);
     int Cb = s->winograd && s->C >= 8 ? Cp : s->C, halo = s->stride == 1;
-    float *dz = buffer, *band = dz + band_floats(p, 1, 2, OW, P), *V = band + band_floats(p, s->stride, 2, OW, Cp);
-    float *M = V + 36 * BATCH * (size_t)most(Cp, P);
+    float *dz = buffer, *band = dz + band_floats(p, 1, 2, OW, P);
+    float *scratch = band + band_floats(p, s->stride, 2, OW, Cp);
     for (int k = from; k < to; k++) {
         item it = item_at(p, k, s->N, OH, OW);
         int cols = s->winograd ? 4 * it.t.across : OW, rows = s->winograd ? 4 * it.t.down : it.R;
@@ -117,7 +117,7 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
         load_band(&c->dz, OH, OW, s->F, it.n, it.G, it.first - halo, dz_rows, halo, dz_cols - halo - OW, P, dz);
         if (c->back) {
             ptrdiff_t out_row = (ptrdiff_t)s->stride * cols * Cp;
-            if (s->winograd) winograd_forward(&it.t, dz, P, c->back, Cp, band, V, M);
+            if (s->winograd) winograd_forward(&it.t, dz, P, c->back, Cp, band, scratch);
             else if (s->stride == 2) direct_dx_stride2(&it, dz, dz_row, P, c->back, Cp, OW, band);
             else
                 for (int g = 0; g < it.G; g++)
@@ -136,7 +136,7 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
             const float *inner = dz + halo * (dz_row + P);
             load_band(&c->in, s->H, s->W, s->C, it.n, it.G, s->stride * it.first - 1, in_rows, 1, in_cols - 1 - s->W, Cb, band);
             if (s->winograd && s->C >= 8)
-                winograd_filters(&it.t, band, Cb, inner, P, dz_row, dz_rows * dz_row, dW_part, V, M);
+                winograd_filters(&it.t, band, Cb, inner, P, dz_row, dz_rows * dz_row, dW_part, scratch);
             else
                 for (int g = 0; g < it.G; g++)
                     for (int q = 0; q < 3; q++)

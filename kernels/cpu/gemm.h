@@ -37,7 +37,7 @@ INLINE void tile(const int MR, const int NV, int rows, int run, const float *A, 
 
 #define TILE(MR, NV) tile(MR, NV, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add)
 #define COLUMN(NV, FULL)                                                                                              \
-    static void column##NV(int M, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,        \
+    INLINE void column##NV(int M, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,        \
                            const float *B, ptrdiff_t bk, ptrdiff_t br, float *C, ptrdiff_t ldc, int add) {            \
         for (int m; M > 0; M -= m, A += m * ai, C += m * ldc) {                                                       \
             if (M >= FULL) { m = FULL; TILE(FULL, NV); }                                                              \
@@ -54,8 +54,8 @@ COLUMN(1, 12)
 COLUMN(2, 6)
 #endif
 
-// N must be a multiple of 16; B and C are read and written in whole vectors.
-static void multiply(int M, int N, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,
+// N must be a multiple of 16; B and C are read and written in whole vectors. multiply_as is for constant sizes and strides.
+INLINE void multiply_as(int M, int N, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,
                      const float *B, ptrdiff_t bk, ptrdiff_t br, float *C, ptrdiff_t ldc, int add) {
 #if VL == 16
     for (; N >= 64; N -= 64, B += 64, C += 64) column4(M, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add);
@@ -64,4 +64,9 @@ static void multiply(int M, int N, int rows, int run, const float *A, ptrdiff_t 
 #else
     for (; N >= 2 * VL; N -= 2 * VL, B += 2 * VL, C += 2 * VL) column2(M, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add);
 #endif
+}
+
+static void multiply(int M, int N, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,
+                     const float *B, ptrdiff_t bk, ptrdiff_t br, float *C, ptrdiff_t ldc, int add) {
+    multiply_as(M, N, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add);
 }

@@ -97,8 +97,8 @@ static void gates_forward(const lstm *s, int count, int next, size_t row, int u,
             vec before = load_n(s->c + mine, m), c = forget * before + in * g, tc = tanh_of(c), h = out * tc;
             store_n(a, in, m), store_n(a + H, forget, m), store_n(a + 2 * H, g, m), store_n(a + 3 * H, out, m);
             store_n(s->c_prev + at, before, m), store_n(s->tanh_c + at, tc, m), store_n(s->y + at, h, m);
-            store_n(s->c + mine, c, m), store_n(s->h + mine, h, m);
-            if (n + i < next) store_n(s->h_prev + at + (size_t)count * H, h, m);
+            store_n(s->c + mine, c, m);
+            store_n(n + i < next ? s->h_prev + at + (size_t)count * H : s->h + mine, h, m);   // s->h only behind the end
             r[i] = h;
         }
         store_transposed(r, packed + (size_t)u * lda + n, lda, m);

@@ -50,7 +50,7 @@ INLINE void filter_gradient_1d(const vec u[6], vec g[3]) {         // G^T u
     g[2] = c * (1.f / 6) - a + u[5];
 }
 
-// The two-dimensional maps: columns first, then rows. `in` points at the tile's corner; neighbours along a row lie
+// The two-dimensional maps of filters: columns first, then rows. `in` points at the tile's corner; neighbours along a row lie
 // `col` floats apart, rows `row`; the 36 results lie `xi` apart.
 #define MAP_2D(name, SIZE, POINTS, map)                                                                               \
     INLINE void name(const float *in, ptrdiff_t row, ptrdiff_t col, float *out, ptrdiff_t out_row, ptrdiff_t out_col) { \
@@ -67,9 +67,6 @@ INLINE void filter_gradient_1d(const vec u[6], vec g[3]) {         // G^T u
             UNROLL for (int j = 0; j < POINTS; j++) store(out + i * out_row + j * out_col, image[j]);                 \
         }                                                                                                             \
     }
-MAP_2D(input_transform, 6, 6, input_1d)
-MAP_2D(output_transform, 6, 4, output_1d)
-MAP_2D(gradient_transform, 4, 6, gradient_1d)
 MAP_2D(filter_transform, 3, 6, filter_1d)
 MAP_2D(filter_gradient_transform, 6, 3, filter_gradient_1d)
 
@@ -80,32 +77,133 @@ static void transform_filters(const float *W, int C, int F, int from, int to, fl
         filter_transform(W + k, 3 * size, size, U + k, 6 * size, size);
 }
 
-// A band of G images of rows x width tiles: tile t lies at offset tile_offset(t).
+// A band of G images of down x across tiles, counted row by row.
 typedef struct { int count, across, down; } tiles;
 INLINE ptrdiff_t tile_offset(const tiles *t, int k, ptrdiff_t row, ptrdiff_t col, ptrdiff_t image) {
     int g = k / (t->across * t->down), rest = k % (t->across * t->down);
     return g * image + rest / t->across * 4 * row + rest % t->across * 4 * col;
 }
 
-enum { BATCH = 24 };                                               // tiles that are multiplied together
+// Tiles are taken in batches of n <= BATCH, and a batch in six slices, one for each row of the 6 x 6 points, so that what
+// is multiplied was transformed just before and is still in the first-level cache. Scratch memory for both functions:
+enum { BATCH = 24 };
+INLINE size_t winograd_scratch(int C, int F) { return (size_t)BATCH * (36 + 6) * C + (size_t)BATCH * (24 + 6) * most(C, F); }
 
-// out (G, 4 down, 4 across, F) = the convolution of band (G, 4 down + 2, 4 across + 2, C) with U (36, C, F).
-// V and M: scratch for 36 BATCH C and 36 BATCH F floats.
-static void winograd_forward(const tiles *t, const float *band, int C, const float *U, int F, float *out, float *V, float *M) {
+// H (6, columns, C) = B^T d of all columns of the tiles first .. first + n - 1; neighbours share two of their six.
+// start[k]: the first column of tile k in H. Returns the number of columns.
+static int input_columns(const tiles *t, int first, int n, const float *band, int C, ptrdiff_t row, ptrdiff_t image,
+                         int start[BATCH], float *H) {
+    int columns = 0;
+    for (int k = 0; k < n; k++) {
+        start[k] = k && (first + k) % t->across ? start[k - 1] + 4 : columns;
+        columns = start[k] + 6;
+    }
+    for (int k = 0, run; k < n; k += run) {
+        run = least(n - k, t->across - (first + k) % t->across);
+        const float *p = band + tile_offset(t, first + k, row, C, image);
+        float *h = H + (ptrdiff_t)start[k] * C;
+        for (int x = 0; x < (4 * run + 2) * C; x += VL) {
+            vec d[6], o[6];
+            UNROLL for (int i = 0; i < 6; i++) d[i] = load(p + i * row + x);
+            input_1d(d, o);
+            UNROLL for (int i = 0; i < 6; i++) store(h + (ptrdiff_t)i * columns * C + x, o[i]);
+        }
+    }
+    return columns;
+}
+
+// V (6, BATCH, C) = (B^T d B)[i]: one row of H, already at its slice, along each tile's six columns.
+INLINE void input_rows(const float *H, const int *start, int n, const int C, float *V) {
+    for (int k = 0; k < n; k++)
+        for (int c = 0; c < C; c += VL) {
+            const float *h = H + (ptrdiff_t)start[k] * C + c;
+            float *v = V + k * C + c;
+            vec d[6], o[6];
+            UNROLL for (int j = 0; j < 6; j++) d[j] = load(h + j * C);
+            input_1d(d, o);
+            UNROLL for (int j = 0; j < 6; j++) store(v + j * BATCH * C, o[j]);
+        }
+}
+
+INLINE void winograd_forward_as(const int C, const int F, const tiles *t, const float *band, const float *U, float *out,
+                                float *scratch) {
     ptrdiff_t in_row = (ptrdiff_t)(4 * t->across + 2) * C, in_image = (4 * t->down + 2) * in_row;
     ptrdiff_t out_row = (ptrdiff_t)4 * t->across * F, out_image = 4 * t->down * out_row;
+    float *H = scratch, *V = H + BATCH * 36 * C, *M = V + BATCH * 6 * C, *half = M + BATCH * 6 * F;
+    int start[BATCH];
     for (int first = 0; first < t->count; first += BATCH) {
         int n = least(BATCH, t->count - first);
-        for (int k = 0; k < n; k++) {
-            const float *p = band + tile_offset(t, first + k, in_row, C, in_image);
-            for (int c = 0; c < C; c += VL) input_transform(p + c, in_row, C, V + k * C + c, 6 * n * C, n * C);
+        ptrdiff_t slice = (ptrdiff_t)input_columns(t, first, n, band, C, in_row, in_image, start, H) * C;
+        for (int i = 0; i < 6; i++) {
+            input_rows(H + i * slice, start, n, C, V);
+            for (int j = 0; j < 6; j++)
+                multiply_as(n, F, 1, C, V + j * BATCH * C, C, 1, 0, U + (6 * i + j) * C * F, F, 0, M + j * BATCH * F, F, 0);
+            float *h = half + i * 4 * BATCH * F;                   // half (6, 4, BATCH, F) = M A
+            for (int x = 0; x < n * F; x += VL) {
+                vec m[6], y[4];
+                UNROLL for (int j = 0; j < 6; j++) m[j] = load(M + x + j * BATCH * F);
+                output_1d(m, y);
+                UNROLL for (int q = 0; q < 4; q++) store(h + x + q * BATCH * F, y[q]);
+            }
         }
-        for (int xi = 0; xi < 36; xi++)
-            multiply(n, F, 1, C, V + (ptrdiff_t)xi * n * C, C, 1, 0, U + (ptrdiff_t)xi * C * F, F, 0,
-                     M + (ptrdiff_t)xi * n * F, F, 0);
-        for (int k = 0; k < n; k++) {
+        for (int k = 0; k < n; k++) {                              // out = A^T half
             float *p = out + tile_offset(t, first + k, out_row, F, out_image);
-            for (int f = 0; f < F; f += VL) output_transform(M + k * F + f, 6 * n * F, n * F, p + f, out_row, F);
+            for (int f = 0; f < F; f += VL)
+                for (int q = 0; q < 4; q++) {
+                    const float *h = half + (q * BATCH + k) * F + f;
+                    vec m[6], y[4];
+                    UNROLL for (int i = 0; i < 6; i++) m[i] = load(h + i * 4 * BATCH * F);
+                    output_1d(m, y);
+                    UNROLL for (int i = 0; i < 4; i++) store(p + i * out_row + q * F + f, y[i]);
+                }
+        }
+    }
+}
+
+// Constant sizes become constant offsets in the machine's instructions; the usual ones get a copy each.
+#define FOR_USUAL_SIZES(C, F, function, ...)                                                                          \
+    do {                                                                                                              \
+        if (C == 16 && F == 16) function(16, 16, __VA_ARGS__);                                                        \
+        else if (C == 32 && F == 32) function(32, 32, __VA_ARGS__);                                                   \
+        else if (C == 64 && F == 64) function(64, 64, __VA_ARGS__);                                                   \
+        else function(C, F, __VA_ARGS__);                                                                             \
+    } while (0)
+
+// out (G, 4 down, 4 across, F) = the convolution of band (G, 4 down + 2, 4 across + 2, C) with U (36, C, F).
+static void winograd_forward(const tiles *t, const float *band, int C, const float *U, int F, float *out, float *scratch) {
+    FOR_USUAL_SIZES(C, F, winograd_forward_as, t, band, U, out, scratch);
+}
+
+INLINE void winograd_filters_as(const int C, const int F, const tiles *t, const float *band, const float *dy,
+                                ptrdiff_t dy_row, ptrdiff_t dy_image, float *dU, float *scratch) {
+    ptrdiff_t in_row = (ptrdiff_t)(4 * t->across + 2) * C, in_image = (4 * t->down + 2) * in_row;
+    float *H = scratch, *V = H + BATCH * 36 * C, *M = V + BATCH * 6 * C, *half = M + BATCH * 6 * F;
+    int start[BATCH];
+    for (int first = 0; first < t->count; first += BATCH) {
+        int n = least(BATCH, t->count - first);
+        ptrdiff_t slice = (ptrdiff_t)input_columns(t, first, n, band, C, in_row, in_image, start, H) * C;
+        for (int k = 0; k < n; k++) {                              // half (6, 4, BATCH, F) = A dy
+            const float *d = dy + tile_offset(t, first + k, dy_row, F, dy_image);
+            for (int f = 0; f < F; f += VL)
+                for (int q = 0; q < 4; q++) {
+                    float *h = half + (q * BATCH + k) * F + f;
+                    vec y[4], m[6];
+                    UNROLL for (int i = 0; i < 4; i++) y[i] = load(d + i * dy_row + q * F + f);
+                    gradient_1d(y, m);
+                    UNROLL for (int i = 0; i < 6; i++) store(h + i * 4 * BATCH * F, m[i]);
+                }
+        }
+        for (int i = 0; i < 6; i++) {
+            input_rows(H + i * slice, start, n, C, V);
+            const float *h = half + i * 4 * BATCH * F;
+            for (int x = 0; x < n * F; x += VL) {                  // M (6, BATCH, F) = half A^T
+                vec y[4], m[6];
+                UNROLL for (int q = 0; q < 4; q++) y[q] = load(h + x + q * BATCH * F);
+                gradient_1d(y, m);
+                UNROLL for (int j = 0; j < 6; j++) store(M + x + j * BATCH * F, m[j]);
+            }
+            for (int j = 0; j < 6; j++)
+                multiply_as(C, F, 1, n, V + j * BATCH * C, 1, C, 0, M + j * BATCH * F, F, 0, dU + (6 * i + j) * C * F, F, 1);
         }
     }
 }
@@ -113,18 +211,6 @@ static void winograd_forward(const tiles *t, const float *band, int C, const flo
 // dU (36, C, F) += for band as above and dy (G, dy_rows, dy_width, F), whose first tile starts at dy: beyond the image
 // dy must hold zeros.
 static void winograd_filters(const tiles *t, const float *band, int C, const float *dy, int F, ptrdiff_t dy_row,
-                             ptrdiff_t dy_image, float *dU, float *V, float *M) {
-    ptrdiff_t in_row = (ptrdiff_t)(4 * t->across + 2) * C, in_image = (4 * t->down + 2) * in_row;
-    for (int first = 0; first < t->count; first += BATCH) {
-        int n = least(BATCH, t->count - first);
-        for (int k = 0; k < n; k++) {
-            const float *p = band + tile_offset(t, first + k, in_row, C, in_image);
-            const float *d = dy + tile_offset(t, first + k, dy_row, F, dy_image);
-            for (int c = 0; c < C; c += VL) input_transform(p + c, in_row, C, V + k * C + c, 6 * n * C, n * C);
-            for (int f = 0; f < F; f += VL) gradient_transform(d + f, dy_row, F, M + k * F + f, 6 * n * F, n * F);
-        }
-        for (int xi = 0; xi < 36; xi++)
-            multiply(C, F, 1, n, V + (ptrdiff_t)xi * n * C, 1, C, 0, M + (ptrdiff_t)xi * n * F, F, 0,
-                     dU + (ptrdiff_t)xi * C * F, F, 1);
-    }
+                             ptrdiff_t dy_image, float *dU, float *scratch) {
+    FOR_USUAL_SIZES(C, F, winograd_filters_as, t, band, dy, dy_row, dy_image, dU, scratch);
 }

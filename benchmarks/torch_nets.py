@@ -1,0 +1,143 @@
+"""The package's networks in PyTorch, with the same names inside, so that weights and gradients are compared by name.
+
+Imported by workers only: PyTorch is no dependency of the package.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class PadShortcut(nn.Module):
+    """He et al. 2016, option A: subsample, then as many channels of zeros as are missing, half of them before."""
+
+    def __init__(self, C: int, M: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.before, self.after = stride, (M - C) // 2, M - C - (M - C) // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pad(x[:, :, ::self.stride, ::self.stride], [0, 0, 0, 0, self.before, self.after])
+
+
+class Body(nn.Sequential):
+    """conv1, bn1, ReLU, conv2, bn2"""
+
+    def __init__(self, C: int, M: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(C, M, 3, stride, padding=1, bias=False), nn.BatchNorm2d(M)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2, self.bn2 = nn.Conv2d(M, M, 3, padding=1, bias=False), nn.BatchNorm2d(M)
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(body(x) + shortcut(x))"""
+
+    def __init__(self, C: int, M: int, stride: int) -> None:
+        super().__init__()
+        self.body = Body(C, M, stride)
+        self.shortcut = nn.Identity() if C == M and stride == 1 else PadShortcut(C, M, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.body(x) + self.shortcut(x), inplace=True)
+
+
+class Trunk(nn.Sequential):
+    """The CIFAR ResNet without pooling and classifier: (N, 3, H, W) -> (N, 4 width, H / 4, W / 4)."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        for k, (C, M, stride) in enumerate([(width, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)], 1):
+            blocks = [ResidualBlock(C, M, stride), *(ResidualBlock(M, M, 1) for _ in range((depth - 2) // 6 - 1))]
+            setattr(self, f"stage{k}", nn.Sequential(*blocks))
+
+
+class ResNet(nn.Module):
+    """`models.ResNet`; x is (N, 3, H, W), channels last in memory."""
+
+    def __init__(self, depth: int = 20, width: int = 16, num_classes: int = 10) -> None:
+        super().__init__()
+        self.features, self.dense = Trunk(depth, width), nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.features(x).mean((2, 3)))
+
+
+class EmoNet(nn.Module):
+    """`models.EmoNet` as in the preset `small`: both modalities, flattened trunk, feature norm, states of all layers."""
+
+    def __init__(self, config: dict, audio_features: int) -> None:
+        super().__init__()
+        c, size = config, (config["frame_size"] + 3) // 4
+        D = 4 * c["trunk_width"] * size**2
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+        self.resnet, self.norm = Trunk(c["trunk_depth"], c["trunk_width"]), nn.BatchNorm1d(D)
+        self.lstm = nn.LSTM(D, c["lstm_size"], c["lstm_layers"])
+        self.audio = dense_stack((audio_features, *c["audio_layers"]), c["dropout"], open_end=False)
+        fused = c["lstm_size"] * c["lstm_layers"] + c["audio_layers"][-1]
+        self.fusion = dense_stack((fused, *c["fusion_layers"], 7), c["dropout"], open_end=True)
+
+    def forward(self, frames: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        """frames (N T, H, W, 3) uint8, clip after clip of equal length; audio (N, D)."""
+        x = (frames.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std       # channels last in memory
+        x = self.norm(self.resnet(x).permute(0, 2, 3, 1).flatten(1))
+        x = x.reshape(len(audio), -1, x.shape[1]).transpose(0, 1)                    # (T, N, D)
+        _, (h, _) = self.lstm(x)
+        return self.fusion(torch.cat([h.transpose(0, 1).flatten(1), self.audio(audio)], 1))
+
+
+def dense_stack(sizes: tuple[int, ...], dropout: float, open_end: bool) -> nn.Sequential:
+    """Linear, ReLU, Dropout for each pair of neighbouring sizes; open_end: the last Linear stands alone."""
+    stack = nn.Sequential()
+    for k in range(1, len(sizes)):
+        stack.add_module(f"dense{k}", nn.Linear(sizes[k - 1], sizes[k]))
+        if not (open_end and k == len(sizes) - 1):
+            stack.add_module(f"relu{k}", nn.ReLU(inplace=True))
+            stack.add_module(f"dropout{k}", nn.Dropout(dropout))
+    return stack
+
+
+def theirs(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """A parameter or buffer of the package under PyTorch's name(s) and in its layout; nothing for what PyTorch lacks."""
+    name = name.removeprefix("trunk.layer.")
+    path, _, kind = name.rpartition(".")
+    if path.startswith("lstm.cells."):
+        layer = path.rpartition(".")[2]
+        if kind == "b":                                               # PyTorch adds two biases up
+            return {f"lstm.bias_ih_l{layer}": array, f"lstm.bias_hh_l{layer}": np.zeros_like(array)}
+        return {f"lstm.weight_{kind[2:]}_l{layer}": array.T}
+    if kind in ("counter", "scale", "shift"):
+        return {}
+    if kind == "W":
+        return {f"{path}.weight": array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T}
+    return {f"{path}.{dict(gamma='weight', beta='bias', b='bias').get(kind, kind)}": array}
+
+
+def load(net: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
+    """Copy a `state_dict()` of the package into the same network here; every parameter must be met."""
+    arrays = {k: torch.from_numpy(np.array(v)) for name, a in state.items() for k, v in theirs(name, a).items()}
+    result = net.load_state_dict(arrays, strict=False)
+    missing = [k for k in result.missing_keys if not k.endswith("num_batches_tracked") and k not in ("mean", "std")]
+    assert not missing and not result.unexpected_keys, (missing, result.unexpected_keys)
+    return net
+
+
+def gradients(net: nn.Module, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The gradients of all parameters by the package's names, which are those of `state`, and in its layout."""
+    parameters, found = dict(net.named_parameters()), {}
+    for name, array in state.items():
+        p = parameters.get(next(iter(theirs(name, array)), ""))
+        if p is not None:
+            g = p.grad.permute(2, 3, 1, 0) if p.ndim == 4 else p.grad.T if p.ndim == 2 else p.grad
+            found[name] = g.float().numpy().copy()
+    return found
+
+
+def autocast(enabled: bool) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)

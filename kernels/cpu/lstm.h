@@ -17,12 +17,19 @@ typedef struct {
     int T, N, D, H, has_initial, truncate;
     const int32_t *counts;                              // (T), falling
     const float *x, *W_ih, *W_hh, *b;                   // (R, D), (D, 4H), (H, 4H), (4H)
-    float *gates, *c_prev, *tanh_c, *h_prev, *y;        // (R, 4H) i f g o; (R, H)
-    float *h, *c;                                       // (N, H): the initial state becomes the final one
+    float *gates;                                       // (R, gate_row): i f g o
+    float *c_prev, *tanh_c, *h_prev;                    // (R, state_row)
+    float *y;                                           // (R, H)
+    float *h, *c;                                       // (N, state_row): the initial state becomes the final one
     const float *dy;                                    // (R, H) or NULL
-    float *dh, *dc;                                     // (N, H): those of the final state become those of the initial
-    float *da, *dx, *dW_ih, *dW_hh, *db;                // (R, 4H), (R, D) or NULL; the last three are added to
+    float *dh, *dc;                                     // (N, state_row): those of the final state become those of the initial
+    float *da, *dx, *dW_ih, *dW_hh, *db;                // (R, gate_row), (R, D) or NULL; the last three are added to
 } lstm;
+
+// Rows of what only these kernels read are some vectors longer than their contents: with H a power of two, all rows would
+// otherwise lie a multiple of 4 KB apart, where a processor takes a load for one that overlaps the stores before it.
+INLINE ptrdiff_t gate_row(int H) { return 4 * (ptrdiff_t)H + 32; }
+INLINE ptrdiff_t state_row(int H) { return (ptrdiff_t)H + 16; }
 
 // C[i][v] = sum over k of A[k lda + i] * B[k NV VL + v]: MR rows, NV vectors, all in registers.
 INLINE void narrow(const int R, const int NV, int K, const float *A, int lda, const float *B, int ldb, float *C, int ldc) {
@@ -74,7 +81,7 @@ static void pack_state(const lstm *s, int from, int to, int lda, float *dst) {
     for (int u = from * VL; u < to * VL; u += VL)
         for (int n = 0; n < lda; n += VL) {
             vec r[VL];
-            for (int i = 0; i < VL; i++) r[i] = n + i < s->N ? load_n(s->h + (size_t)(n + i) * s->H + u, s->H - u) : (vec){0};
+            for (int i = 0; i < VL; i++) r[i] = n + i < s->N ? load_n(s->h + (n + i) * state_row(s->H) + u, s->H - u) : (vec){0};
             store_transposed(r, dst + (size_t)u * lda + n, lda, s->H - u);
         }
 }
@@ -88,17 +95,17 @@ static void gates_forward(const lstm *s, int count, int next, size_t row, int u,
         vec r[VL];
         for (int i = 0; i < VL; i++) {
             if (n + i >= count) { r[i] = (vec){0}; continue; }
-            float *a = s->gates + (row + n + i) * 4 * H + u;
+            float *a = s->gates + (row + n + i) * gate_row(H) + u;
             const float *p = z + (size_t)(n + i) * 4 * VL;
-            size_t at = (row + n + i) * H + u, mine = (size_t)(n + i) * H + u;
+            size_t at = (row + n + i) * state_row(H) + u, out_at = (row + n + i) * H + u, mine = (n + i) * state_row(H) + u;
             vec in = sigmoid_of(load_n(a, m) + load(p) + bias[0]), forget = sigmoid_of(load_n(a + H, m) + load(p + VL) + bias[1]);
             vec g = tanh_of(load_n(a + 2 * H, m) + load(p + 2 * VL) + bias[2]);
             vec out = sigmoid_of(load_n(a + 3 * H, m) + load(p + 3 * VL) + bias[3]);
             vec before = load_n(s->c + mine, m), c = forget * before + in * g, tc = tanh_of(c), h = out * tc;
             store_n(a, in, m), store_n(a + H, forget, m), store_n(a + 2 * H, g, m), store_n(a + 3 * H, out, m);
-            store_n(s->c_prev + at, before, m), store_n(s->tanh_c + at, tc, m), store_n(s->y + at, h, m);
+            store_n(s->c_prev + at, before, m), store_n(s->tanh_c + at, tc, m), store_n(s->y + out_at, h, m);
             store_n(s->c + mine, c, m);
-            store_n(n + i < next ? s->h_prev + at + (size_t)count * H : s->h + mine, h, m);   // s->h only behind the end
+            store_n(n + i < next ? s->h_prev + at + count * state_row(H) : s->h + mine, h, m);   // s->h only behind the end
             r[i] = h;
         }
         store_transposed(r, packed + (size_t)u * lda + n, lda, m);
@@ -118,12 +125,12 @@ static void lstm_forward_part(void *context, int t, int threads) {
     share((H + VL - 1) / VL, t, threads, &from, &to);
     float *state[2] = {pool_scratch(0), pool_scratch(0) + exchanged};
     float *z = pool_scratch(t) + 2 * exchanged, *weights = z + (size_t)lda * 4 * VL, *room = weights + (size_t)(to - from) * 4 * VL * H;
-    matmul_shared((int)rows_of(s), 4 * H, s->D, (matrix){s->x, s->D, 1}, (matrix){s->W_ih, 4 * H, 1}, s->gates, 4 * H, 0,
+    matmul_shared((int)rows_of(s), 4 * H, s->D, (matrix){s->x, s->D, 1}, (matrix){s->W_ih, 4 * H, 1}, s->gates, gate_row(H), 0,
                   t, threads, room);
     pack_forward(s, from, to, weights);
     pack_state(s, from, to, lda, state[0]);
     for (int n = 0; n < s->counts[0]; n++)                        // h_prev of the first step, own units
-        for (int u = from * VL; u < least(H, to * VL); u++) s->h_prev[(size_t)n * H + u] = s->h[(size_t)n * H + u];
+        for (int u = from * VL; u < least(H, to * VL); u++) s->h_prev[n * state_row(H) + u] = s->h[n * state_row(H) + u];
     for (int k = 0; k < s->T; k++) {
         int count = s->counts[k], next = k + 1 < s->T ? s->counts[k + 1] : 0;
         pool_barrier(threads);                                    // x @ W_ih, or the h of the step before, is complete
@@ -160,11 +167,11 @@ static void gates_backward(const lstm *s, int count, size_t row, int u, int lda,
         vec r[4][VL];
         for (int i = 0; i < VL; i++) {
             if (n + i >= count) { for (int q = 0; q < 4; q++) r[q][i] = (vec){0}; continue; }
-            const float *a = s->gates + (row + n + i) * 4 * H + u;
-            size_t at = (row + n + i) * H + u, mine = (size_t)(n + i) * H + u;
+            const float *a = s->gates + (row + n + i) * gate_row(H) + u;
+            size_t at = (row + n + i) * state_row(H) + u, out_at = (row + n + i) * H + u, mine = (n + i) * state_row(H) + u;
             vec in = load_n(a, m), forget = load_n(a + H, m), g = load_n(a + 2 * H, m), out = load_n(a + 3 * H, m);
             vec tc = load_n(s->tanh_c + at, m), dh = load_n(s->dh + mine, m), d[4];
-            if (s->dy) dh += load_n(s->dy + at, m);
+            if (s->dy) dh += load_n(s->dy + out_at, m);
             vec dc = load_n(s->dc + mine, m) + dh * out * (1 - tc * tc);
             d[0] = dc * g * in * (1 - in);
             d[1] = dc * load_n(s->c_prev + at, m) * forget * (1 - forget);
@@ -172,7 +179,7 @@ static void gates_backward(const lstm *s, int count, size_t row, int u, int lda,
             d[3] = dh * tc * out * (1 - out);
             store_n(s->dc + mine, dc * forget, m);
             for (int q = 0; q < 4; q++) {
-                store_n(s->da + (row + n + i) * 4 * H + q * H + u, d[q], m);
+                store_n(s->da + (row + n + i) * gate_row(H) + q * H + u, d[q], m);
                 sum[q] += d[q];
                 r[q][i] = d[q];
             }
@@ -190,7 +197,7 @@ static void hidden_backward(const lstm *s, int count, int from, int to, int forg
         if (!forget) product(count, 4 * H, packed, lda, weights, z, NR);
         for (int n = 0; n < count; n++)
             for (int v = u; v < least(end, u + NR); v += VL) {
-                size_t at = (size_t)n * H + v;
+                size_t at = n * state_row(H) + v;
                 store_n(s->dh + at, forget ? (vec){0} : load(z + n * NR + v - u), end - v);
                 if (forget) store_n(s->dc + at, (vec){0}, end - v);
             }
@@ -220,9 +227,9 @@ static void lstm_backward_part(void *context, int t, int threads) {
             float *b = s->db + q * H + g * VL, *sum = db + ((size_t)(g - from) * 4 + q) * VL;
             store_n(b, load_n(b, H - g * VL) + load(sum), H - g * VL);
         }
-    matrix da = {s->da, 4 * H, 1};
+    matrix da = {s->da, gate_row(H), 1};
     matmul_shared(s->D, 4 * H, (int)R, (matrix){s->x, 1, s->D}, da, s->dW_ih, 4 * H, 1, t, threads, room);
-    matmul_shared(H, 4 * H, (int)R, (matrix){s->h_prev, 1, H}, da, s->dW_hh, 4 * H, 1, t, threads, room);
+    matmul_shared(H, 4 * H, (int)R, (matrix){s->h_prev, 1, state_row(H)}, da, s->dW_hh, 4 * H, 1, t, threads, room);
     if (s->dx) matmul_shared((int)R, s->D, 4 * H, da, (matrix){s->W_ih, 1, 4 * H}, s->dx, s->D, 0, t, threads, room);
 }
 

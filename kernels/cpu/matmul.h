@@ -17,7 +17,7 @@ enum { MR = 6 };
 #else
 enum { MR = 4 };
 #endif
-enum { NR = 2 * VL, KC = 256, NC = 512, MATMUL_ROOM = KC * NC + KC * MR + 4 * VL };    // floats of scratch a thread
+enum { NR = 2 * VL, KC = 384, NC = 384, MATMUL_ROOM = KC * NC + KC * MR + 4 * VL };    // floats of scratch a thread
 
 typedef struct { const float *at; ptrdiff_t row, column; } matrix;
 
@@ -39,19 +39,21 @@ INLINE void pack_panel(int K, int n, const int width, const float *A, ptrdiff_t 
         for (int i = 0; i < width; i++) dst[(size_t)k * width + i] = i < n ? A[i * across + k * along] : 0;
 }
 
-// MR x NR of C from packed panels; only m x n of it exist.
-static void panel_product(int K, const float *a, const float *b, float *C, ptrdiff_t ldc, int m, int n, int add) {
+// R x NR of C from packed panels; only m x n of it exist. C is asked for while the sum is still being computed.
+INLINE void panel_product_of(const int R, int K, const float *a, const float *b, float *C, ptrdiff_t ldc, int m, int n,
+                             int add) {
     vec acc[MR][2];
-    UNROLL for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vec){0};
+    UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = (vec){0};
+    for (int i = 0; i < m; i++) __builtin_prefetch(C + i * ldc, 1), __builtin_prefetch(C + i * ldc + VL, 1);
     for (int k = 0; k < K; k++, a += MR, b += NR) {
         vec w0 = load(b), w1 = load(b + VL);
-        UNROLL for (int i = 0; i < MR; i++) {
+        UNROLL for (int i = 0; i < R; i++) {
             acc[i][0] += a[i] * w0;
             acc[i][1] += a[i] * w1;
         }
     }
-    if (m == MR && n == NR) {
-        UNROLL for (int i = 0; i < MR; i++) {
+    if (m == R && n == NR) {
+        UNROLL for (int i = 0; i < R; i++) {
             float *c = C + i * ldc;
             if (add) acc[i][0] += load(c), acc[i][1] += load(c + VL);
             store(c, acc[i][0]), store(c + VL, acc[i][1]);
@@ -59,17 +61,24 @@ static void panel_product(int K, const float *a, const float *b, float *C, ptrdi
         return;
     }
     float t[MR][NR];
-    UNROLL for (int i = 0; i < MR; i++) store(t[i], acc[i][0]), store(t[i] + VL, acc[i][1]);
+    UNROLL for (int i = 0; i < R; i++) store(t[i], acc[i][0]), store(t[i] + VL, acc[i][1]);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) C[i * ldc + j] = add ? C[i * ldc + j] + t[i][j] : t[i][j];
 }
 
+static void panel_product(int K, const float *a, const float *b, float *C, ptrdiff_t ldc, int m, int n, int add) {
+    if (MR > 8 && m > 8) panel_product_of(MR, K, a, b, C, ldc, m, n, add);
+    else if (MR > 4 && m > 4) panel_product_of(least(MR, 8), K, a, b, C, ldc, m, n, add);
+    else panel_product_of(4, K, a, b, C, ldc, m, n, add);
+}
+
 // On one thread, with its own room of MATMUL_ROOM floats.
 static void matmul(int M, int N, int K, matrix A, matrix B, float *C, ptrdiff_t ldc, int add, float *room) {
-    float *panel = room + KC * NC;
+    float *panel = room + (size_t)KC * NC;
+    int parts = (K + KC - 1) / KC, step = up((K + parts - 1) / parts, VL);        // about equal parts of the sum
     for (int j0 = 0; j0 < N; j0 += NC)
-        for (int k0 = 0; k0 < K; k0 += KC) {
-            int kc = least(KC, K - k0), nc = least(NC, N - j0);
+        for (int k0 = 0; k0 < K; k0 += step) {
+            int kc = least(step, K - k0), nc = least(NC, N - j0);
             const float *b = B.at + k0 * B.row + j0 * B.column, *a = A.at + k0 * A.column;
             for (int j = 0; j < nc; j += NR)
                 pack_panel(kc, least(NR, nc - j), NR, b + j * B.column, B.column, B.row, room + (size_t)j * kc);

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import __version__
+from . import __version__, kernels
 from .backend import DeviceError, choose_device
 from .data import audio
 from .data.afew import CLASSES, SPLITS, Clip, load_features, split_of, write_predictions
@@ -26,10 +26,11 @@ from .data.errors import DataError
 from .data.prepare import audio_vector, prepare
 from .data.synthetic import write as write_synthetic
 from .data.video import read_clip
+from .kernels import KernelError
 from .models import EmoNetConfig
 from .models.emonet import PRESETS
 from .training import CheckpointError, NonFiniteError, load_model, run
-from .training.experiment import MODALITIES, find_run, read_settings, score
+from .training.experiment import MODALITIES, find_run, read_settings, score, versions
 from .training.report import table
 
 SYNTHETIC = (70, 20, 4)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:                                                   # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DataError, DeviceError, CheckpointError, NonFiniteError, OSError, MemoryError) as error:
+    except (DataError, DeviceError, KernelError, CheckpointError, NonFiniteError, OSError, MemoryError) as error:
         print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -170,7 +171,12 @@ def synthesize(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Say what a data set holds; 1 where something is wrong with it."""
+    """Say what a data set holds, or what this machine runs on; 1 where something is wrong."""
+    if options.system:
+        print(", ".join(f"{name} {version}" for name, version in versions().items()))
+        print(choose_device()[1])
+        print(kernels.why())
+        return 0
     report = examine(options.data)
     print("\n".join(report.lines()))
     return 1 if report.problems else 0
@@ -309,5 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     add_synthetic(sub)
 
     sub = add("doctor", doctor)
-    sub.add_argument("data", type=_path, help="a data set in AFEW's layout")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("data", type=_path, nargs="?", help="a data set in AFEW's layout")
+    what.add_argument("--system", action="store_true", help="versions, device, and which CPU kernels are in use and why")
     return parser

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emonet_scratch import kernels
 from emonet_scratch.cli import main
 from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.opensmile import write_arff
@@ -387,6 +388,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(data):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 1
+
+
+def test_doctor_says_what_the_machine_runs_on(capsys, monkeypatch):
+    assert main(["doctor", "--system"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("emonet_scratch ") and lines[1].startswith("device: ") and lines[2].startswith("CPU kernels: ")
+    monkeypatch.setattr(kernels, "why", lambda: (_ for _ in ()).throw(kernels.KernelError("EMONET_KERNELS must be on")))
+    assert main(["doctor", "--system"]) == 1
+    assert capsys.readouterr().err == "emonet: error: EMONET_KERNELS must be on\n"
 
 
 def test_doctor(data, capsys):

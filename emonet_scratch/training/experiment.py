@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, kernels
 from ..backend import choose_device
 from ..data.afew import CLASSES
 from ..data.batches import Split
@@ -155,8 +155,9 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
 def versions() -> dict[str, str]:
     """What a result depends on besides the settings."""
     import scipy
+    lib = kernels.library()
     return {"emonet_scratch": __version__, "python": platform.python_version(), "numpy": np.__version__,
-            "scipy": scipy.__version__, "machine": platform.platform(), "command": " ".join(sys.argv)}
+            "scipy": scipy.__version__, "kernels": f"{lib.variant}, {lib.threads} threads" if lib else "off", "machine": platform.platform(), "command": " ".join(sys.argv)}
 
 
 def find_run(path: str, runs: Path) -> Path:

@@ -2,8 +2,9 @@
 
 PyTorch's OpenMP can capture another library's threads in one process, so no two contestants ever share one. A worker builds
 its contestant, hands back an answer (logits, gradients) that must agree with that of the first contestant, proves that
-it has the threads it was given, and warms up. Then they take turns, A, B, C, A, B, C, ...: a turn is one untimed call, and
-as many timed ones as fill --turn seconds, counted once. Whatever slows the machine down for a while slows all of them.
+it has the threads it was given, and warms up. Then they take turns, A, B, C, A, B, C, ..., so that whatever slows the machine
+down slows all of them. A turn is one untimed call, and as many timed ones as fill --turn seconds; or a single timed one,
+where a call takes longer.
 
 Ratios are seconds of the peer over seconds of the first contestant ("ours"): above 1, ours is faster. The ratio is that of
 the medians; its quartiles are those of the ratios within each round.
@@ -110,7 +111,8 @@ def _serve(pipe: Any, build: Callable, case: Any, threads: int | None, turn: flo
         raise SystemExit(1) from None
     with contextlib.suppress(EOFError):
         while pipe.recv():
-            step()
+            if count > 1:                                             # a long call brings its data into the caches itself
+                step()
             busy, started = _processor_time(), time.perf_counter()
             for _ in range(count):
                 step()
@@ -147,7 +149,7 @@ def _details() -> str:
         torch = sys.modules["torch"]
         return f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
     if "emonet_scratch.kernels" in sys.modules:
-        return sys.modules["emonet_scratch.kernels"].why().partition(", _cpu")[0]
+        return sys.modules["emonet_scratch.kernels"].why()
     return f"NumPy {np.__version__}"
 
 
@@ -216,7 +218,9 @@ def measure(contestants: Sequence[Contestant], case: Any, options: argparse.Name
             if any(word in contestant.name for word in options.skip):
                 continue
             worker = _Worker(contestant, case, threads, options.turn)
-            if worker.failure:
+            if worker.failure and worker.failure.endswith("is not installed"):
+                _say_once(f"{worker.failure}: those who need it are left out")
+            elif worker.failure:
                 print(f"{contestant.name}: left out ({worker.failure})", flush=True)
             else:
                 workers.append(worker)

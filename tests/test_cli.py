@@ -393,7 +393,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(data):
 def test_doctor_says_what_the_machine_runs_on(capsys, monkeypatch):
     assert main(["doctor", "--system"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("emonet_scratch ") and lines[1].startswith("device: ") and lines[2].startswith("CPU kernels: ")
+    assert [line.split()[0] for line in lines] == ["emonet_scratch", "device:", "CPU"] and "kernels" in lines[0]
     monkeypatch.setattr(kernels, "why", lambda: (_ for _ in ()).throw(kernels.KernelError("EMONET_KERNELS must be on")))
     assert main(["doctor", "--system"]) == 1
     assert capsys.readouterr().err == "emonet: error: EMONET_KERNELS must be on\n"

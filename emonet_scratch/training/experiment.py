@@ -157,7 +157,9 @@ def versions() -> dict[str, str]:
     import scipy
     lib = kernels.library()
     return {"emonet_scratch": __version__, "python": platform.python_version(), "numpy": np.__version__,
-            "scipy": scipy.__version__, "kernels": f"{lib.variant}, {lib.threads} threads" if lib else "off", "machine": platform.platform(), "command": " ".join(sys.argv)}
+            "scipy": scipy.__version__,
+            "kernels": f"{lib.variant}, {lib.threads} threads" if lib else "off",
+            "machine": platform.platform(), "command": " ".join(sys.argv)}
 
 
 def find_run(path: str, runs: Path) -> Path:

@@ -6,7 +6,8 @@ shifted products    the definition: nine products of a shifted view of the image
 im2col + GEMM       the nine views side by side in one matrix, then one product
 direct              the C kernel that sums the same products in registers (EMONET_EXACT=1)
 Winograd            the C kernel F(4x4, 3x3): a quarter of the multiplications, in transformed space
-fused               half a residual block, that is a convolution with its batch norm, ReLU and half a shortcut
+not fused           half a residual block: a convolution by Winograd, then batch norm, ReLU and half a shortcut in NumPy
+fused               the same half as one C kernel, which does them while it loads and stores
 
 The error is |y - y64| / |y64| in the Euclidean norm, y64 the definition in float64. GFLOP/s counts the multiplications and
 additions of the definition, whatever is really done, so Winograd may pass the machine's peak.
@@ -62,6 +63,16 @@ def block(case: dict) -> tuple[Callable, Callable]:
     return lambda: layer.forward(case["x"]), lambda: {"block": layer.forward(case["x"])[0]}
 
 
+def unfused(case: dict) -> tuple[Callable, Callable]:
+    """The residual block with the C kernel of its convolutions, everything else in NumPy."""
+    from emonet_scratch import kernels
+
+    if kernels.library():
+        for name in kernels._twins.keys() - {"Conv2d"}:
+            del kernels._twins[name]
+    return block(case)
+
+
 def im2col(case: dict) -> tuple[Callable, Callable]:
     """One matrix (N H W, 9 C) and one product, in buffers that are kept."""
     x, C = case["x"], case["C"]
@@ -105,11 +116,12 @@ def torch_block(case: dict) -> tuple[Callable, Callable]:
     return lambda: net(x), lambda: {"block": net(x).permute(0, 2, 3, 1).numpy()}
 
 
-STEPS = 5                           # the first so many are the ladder; the others are there to compare with
+STEPS = 6                           # the first so many are the ladder; the others are there to compare with
 LADDER = [Contestant("NumPy, shifted products (the definition)", conv, "definitions", OFF),
           Contestant("NumPy, im2col + GEMM", im2col, "other"),
           Contestant("C, direct", conv, "exact", EXACT),
           Contestant("C, Winograd F(4x4, 3x3)", conv, "ours"),
+          Contestant("C, Winograd, not fused: half a residual block", unfused, "other"),
           Contestant("C, Winograd, fused: half a residual block", block, "ours"),
           Contestant("C, direct, fused: half a residual block", block, "exact", EXACT),
           Contestant("NumPy definitions, half a residual block", block, "definitions", OFF),

@@ -2,9 +2,9 @@
 
 PyTorch's OpenMP can capture another library's threads in one process, so no two contestants ever share one. A worker builds
 its contestant, hands back an answer (logits, gradients) that must agree with that of the first contestant, proves that
-it has the threads it was given, and warms up. Then they take turns, A, B, C, A, B, C, ..., so that whatever slows the machine
-down slows all of them. A turn is one untimed call, and as many timed ones as fill --turn seconds; or a single timed one,
-where a call takes longer.
+it has the threads it was given, and warms up. Then they take turns, A, B, C, A, B, C, ..., so that whatever slows the
+machine down slows all of them. A turn is one untimed call, and as many timed ones as fill --turn seconds; or a single timed
+one, where a call takes longer.
 
 Ratios are seconds of the peer over seconds of the first contestant ("ours"): above 1, ours is faster. The ratio is that of
 the medians; its quartiles are those of the ratios within each round.

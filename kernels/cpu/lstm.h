@@ -22,7 +22,7 @@ typedef struct {
     float *y;                                           // (R, H)
     float *h, *c;                                       // (N, state_row): the initial state becomes the final one
     const float *dy;                                    // (R, H) or NULL
-    float *dh, *dc;                                     // (N, state_row): those of the final state become those of the initial
+    float *dh, *dc;                                     // (N, state_row): final state in, initial state out
     float *da, *dx, *dW_ih, *dW_hh, *db;                // (R, gate_row), (R, D) or NULL; the last three are added to
 } lstm;
 
@@ -31,31 +31,29 @@ typedef struct {
 INLINE ptrdiff_t gate_row(int H) { return 4 * (ptrdiff_t)H + 32; }
 INLINE ptrdiff_t state_row(int H) { return (ptrdiff_t)H + 16; }
 
-// C[i][v] = sum over k of A[k lda + i] * B[k NV VL + v]: MR rows, NV vectors, all in registers.
-INLINE void narrow(const int R, const int NV, int K, const float *A, int lda, const float *B, int ldb, float *C, int ldc) {
-    vec acc[16][2];
-    UNROLL for (int i = 0; i < R; i++)
-        UNROLL for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
-    for (int k = 0; k < K; k++, A += lda, B += ldb) {
-        vec w[2];
-        UNROLL for (int v = 0; v < NV; v++) w[v] = load(B + v * VL);
-        UNROLL for (int i = 0; i < R; i++)
-            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += A[i] * w[v];
+// C[i][j] = sum over k of A[k lda + i] * panel[k NR + j]: R rows, one panel, all in registers.
+INLINE void narrow(const int R, int K, const float *A, int lda, const float *panel, float *C, int ldc) {
+    vec acc[12][2];
+    UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = (vec){0};
+    for (int k = 0; k < K; k++, A += lda, panel += NR) {
+        vec w0 = load(panel), w1 = load(panel + VL);
+        UNROLL for (int i = 0; i < R; i++) {
+            acc[i][0] += A[i] * w0;
+            acc[i][1] += A[i] * w1;
+        }
     }
-    UNROLL for (int i = 0; i < R; i++)
-        UNROLL for (int v = 0; v < NV; v++) store(C + i * ldc + v * VL, acc[i][v]);
+    UNROLL for (int i = 0; i < R; i++) store(C + i * ldc, acc[i][0]), store(C + i * ldc + VL, acc[i][1]);
 }
 
 // `rows` of A (transposed: A[k][row]) times one packed panel (K, NR). Rows are computed in fours: C and A have room.
 static void product(int rows, int K, const float *A, int lda, const float *panel, float *C, int ldc) {
     for (int m; rows > 0; rows -= m, A += m, C += m * ldc) {
 #if VL == 16
-        if (rows > 12) { m = 16; narrow(8, 2, K, A, lda, panel, NR, C, ldc); narrow(8, 2, K, A + 8, lda, panel, NR, C + 8 * ldc, ldc); continue; }
-        if (rows > 8) { m = 12; narrow(12, 2, K, A, lda, panel, NR, C, ldc); continue; }
-        if (rows > 4) { m = 8; narrow(8, 2, K, A, lda, panel, NR, C, ldc); continue; }
+        if (rows > 8 && rows <= 12) { m = 12; narrow(12, K, A, lda, panel, C, ldc); continue; }
+        if (rows > 4) { m = 8; narrow(8, K, A, lda, panel, C, ldc); continue; }
 #endif
         m = 4;
-        narrow(4, 2, K, A, lda, panel, NR, C, ldc);
+        narrow(4, K, A, lda, panel, C, ldc);
     }
 }
 
@@ -81,7 +79,10 @@ static void pack_state(const lstm *s, int from, int to, int lda, float *dst) {
     for (int u = from * VL; u < to * VL; u += VL)
         for (int n = 0; n < lda; n += VL) {
             vec r[VL];
-            for (int i = 0; i < VL; i++) r[i] = n + i < s->N ? load_n(s->h + (n + i) * state_row(s->H) + u, s->H - u) : (vec){0};
+            for (int i = 0; i < VL; i++) {
+                if (n + i < s->N) r[i] = load_n(s->h + (n + i) * state_row(s->H) + u, s->H - u);
+                else r[i] = (vec){0};
+            }
             store_transposed(r, dst + (size_t)u * lda + n, lda, s->H - u);
         }
 }
@@ -98,7 +99,8 @@ static void gates_forward(const lstm *s, int count, int next, size_t row, int u,
             float *a = s->gates + (row + n + i) * gate_row(H) + u;
             const float *p = z + (size_t)(n + i) * 4 * VL;
             size_t at = (row + n + i) * state_row(H) + u, out_at = (row + n + i) * H + u, mine = (n + i) * state_row(H) + u;
-            vec in = sigmoid_of(load_n(a, m) + load(p) + bias[0]), forget = sigmoid_of(load_n(a + H, m) + load(p + VL) + bias[1]);
+            vec in = sigmoid_of(load_n(a, m) + load(p) + bias[0]);
+            vec forget = sigmoid_of(load_n(a + H, m) + load(p + VL) + bias[1]);
             vec g = tanh_of(load_n(a + 2 * H, m) + load(p + 2 * VL) + bias[2]);
             vec out = sigmoid_of(load_n(a + 3 * H, m) + load(p + 3 * VL) + bias[3]);
             vec before = load_n(s->c + mine, m), c = forget * before + in * g, tc = tanh_of(c), h = out * tc;
@@ -124,9 +126,10 @@ static void lstm_forward_part(void *context, int t, int threads) {
     size_t exchanged = (size_t)up(H, VL) * lda, row = 0;
     share((H + VL - 1) / VL, t, threads, &from, &to);
     float *state[2] = {pool_scratch(0), pool_scratch(0) + exchanged};
-    float *z = pool_scratch(t) + 2 * exchanged, *weights = z + (size_t)lda * 4 * VL, *room = weights + (size_t)(to - from) * 4 * VL * H;
-    matmul_shared((int)rows_of(s), 4 * H, s->D, (matrix){s->x, s->D, 1}, (matrix){s->W_ih, 4 * H, 1}, s->gates, gate_row(H), 0,
-                  t, threads, room);
+    float *z = pool_scratch(t) + 2 * exchanged, *weights = z + (size_t)lda * 4 * VL;
+    float *room = weights + (size_t)(to - from) * 4 * VL * H;
+    matrix x = {s->x, s->D, 1}, W_ih = {s->W_ih, 4 * H, 1};
+    matmul_shared((int)rows_of(s), 4 * H, s->D, x, W_ih, s->gates, gate_row(H), 0, t, threads, room);
     pack_forward(s, from, to, weights);
     pack_state(s, from, to, lda, state[0]);
     for (int n = 0; n < s->counts[0]; n++)                        // h_prev of the first step, own units
@@ -135,9 +138,9 @@ static void lstm_forward_part(void *context, int t, int threads) {
         int count = s->counts[k], next = k + 1 < s->T ? s->counts[k + 1] : 0;
         pool_barrier(threads);                                    // x @ W_ih, or the h of the step before, is complete
         for (int g = from; g < to; g++) {
-            const float *w = weights + (size_t)(g - from) * 4 * VL * H;
+            const float *w = weights + (size_t)(g - from) * 4 * VL * H, *h = state[k % 2];
             if (k == 0 && !s->has_initial) memset(z, 0, (size_t)lda * 4 * VL * sizeof(float));
-            else for (int p = 0; p < 2; p++) product(count, H, state[k % 2], lda, w + (size_t)p * H * NR, z + p * NR, 4 * VL);
+            else for (int p = 0; p < 2; p++) product(count, H, h, lda, w + (size_t)p * H * NR, z + p * NR, 4 * VL);
             gates_forward(s, count, next, row, g * VL, z, lda, state[(k + 1) % 2]);
         }
         row += count;

@@ -17,7 +17,7 @@ enum { MR = 6 };
 #else
 enum { MR = 4 };
 #endif
-enum { NR = 2 * VL, KC = 384, NC = 384, MATMUL_ROOM = KC * NC + KC * MR + 4 * VL };    // floats of scratch a thread
+enum { NR = 2 * VL, KC = 416, NC = 384, MATMUL_ROOM = KC * NC + KC * MR + 4 * VL };    // floats of scratch a thread
 
 typedef struct { const float *at; ptrdiff_t row, column; } matrix;
 
@@ -72,21 +72,41 @@ static void panel_product(int K, const float *a, const float *b, float *C, ptrdi
     else panel_product_of(4, K, a, b, C, ldc, m, n, add);
 }
 
+// B (K, n) as panels of NR columns. Rows are read from end to end, which is what the memory likes.
+static void pack_block(int K, int n, matrix B, float *dst) {
+    int whole = B.column == 1 ? n / NR * NR : 0;
+    for (int k = 0; whole && k < K; k++)
+        for (int j = 0; j < whole; j += NR)
+            memcpy(dst + (size_t)j * K + (size_t)k * NR, B.at + k * B.row + j, NR * sizeof(float));
+    for (int j = whole; j < n; j += NR)
+        pack_panel(K, least(NR, n - j), NR, B.at + j * B.column, B.column, B.row, dst + (size_t)j * K);
+}
+
+// Ask for the part-th of `parts` of the cache lines of A (m, K): the next panel comes while this one is used.
+static void expect(int m, int K, matrix A, int part, int parts) {
+    int rows = A.column == 1 ? m : K, line = 16, lines = A.column == 1 ? (K + line - 1) / line : 1;
+    ptrdiff_t stride = A.column == 1 ? A.row : A.column;
+    for (int i = rows * part / parts; i < rows * (part + 1) / parts; i++)
+        for (int k = 0; k < lines; k++) __builtin_prefetch(A.at + i * stride + k * line, 0, 2);
+}
+
 // On one thread, with its own room of MATMUL_ROOM floats.
 static void matmul(int M, int N, int K, matrix A, matrix B, float *C, ptrdiff_t ldc, int add, float *room) {
     float *panel = room + (size_t)KC * NC;
-    int parts = (K + KC - 1) / KC, step = up((K + parts - 1) / parts, VL);        // about equal parts of the sum
+    int sums = (K + KC - 1) / KC, step = up((K + sums - 1) / sums, VL);           // about equal parts of the sum
     for (int j0 = 0; j0 < N; j0 += NC)
         for (int k0 = 0; k0 < K; k0 += step) {
-            int kc = least(step, K - k0), nc = least(NC, N - j0);
-            const float *b = B.at + k0 * B.row + j0 * B.column, *a = A.at + k0 * A.column;
-            for (int j = 0; j < nc; j += NR)
-                pack_panel(kc, least(NR, nc - j), NR, b + j * B.column, B.column, B.row, room + (size_t)j * kc);
+            int kc = least(step, K - k0), nc = least(NC, N - j0), parts = (nc + NR - 1) / NR;
+            pack_block(kc, nc, (matrix){B.at + k0 * B.row + j0 * B.column, B.row, B.column}, room);
             for (int i = 0; i < M; i += MR) {
-                int m = least(MR, M - i);
-                pack_panel(kc, m, MR, a + i * A.row, A.row, A.column, panel);
-                for (int j = 0; j < nc; j += NR)
-                    panel_product(kc, panel, room + (size_t)j * kc, C + i * ldc + j0 + j, ldc, m, least(NR, nc - j), add || k0);
+                matrix a = {A.at + i * A.row + k0 * A.column, A.row, A.column}, next = {a.at + MR * A.row, A.row, A.column};
+                int m = least(MR, M - i), more = least(MR, M - i - m);
+                pack_panel(kc, m, MR, a.at, a.row, a.column, panel);
+                for (int j = 0; j < parts; j++) {
+                    if (more > 0) expect(more, kc, next, j, parts);
+                    panel_product(kc, panel, room + (size_t)j * NR * kc, C + i * ldc + j0 + j * NR, ldc, m,
+                                  least(NR, nc - j * NR), add || k0);
+                }
             }
         }
 }

@@ -4,4 +4,6 @@
 #define VL 8
 #define VARIANT avx2
 #include "infer.h"
+#include "lstm.h"
+#include "pointwise.h"
 #endif

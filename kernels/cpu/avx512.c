@@ -4,4 +4,6 @@
 #define VL 16
 #define VARIANT avx512
 #include "infer.h"
+#include "lstm.h"
+#include "pointwise.h"
 #endif

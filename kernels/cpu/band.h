@@ -83,26 +83,15 @@ typedef struct {
     double *moments;                    // of this thread: (3, channels) count, mean, squared deviations, or NULL
 } sink;
 
-// value[c] of the block's input x that is added to output pixel (n, i, j), for the c-th channel on
-INLINE vec shortcut_value(const sink *s, const float *x, int n, int i, int j, int c, int valid) {
-    const shortcut *t = &s->cut;
-    const float *p = x + (((size_t)n * t->H + (size_t)i * t->stride) * t->W + (size_t)j * t->stride) * t->C;
-    if (t->before == 0 && c + VL <= t->C) return load(p + c);
+// Up to VL channels of the shortcut of a block from channel c on, zeros where it has none; p: the input's pixel.
+INLINE vec shortcut_value(const float *p, int C, int before, int c, int valid) {
+    if (before == 0 && c + VL <= C) return load(p + c);
     float v[VL] = {0};
     for (int k = 0; k < least(VL, valid); k++) {
-        int from = c + k - t->before;
-        if (from >= 0 && from < t->C) v[k] = p[from];
+        int from = c + k - before;
+        if (from >= 0 && from < C) v[k] = p[from];
     }
     return load(v);
-}
-
-// The gradient that the shortcut hands to pixel (n, i, j) of the block's input: that of the output it was added to.
-INLINE vec shortcut_gradient(const sink *s, int n, int i, int j, int c, int valid, int F) {
-    const shortcut *t = &s->cut;                                  // H, W, C: of the block's output
-    if (i % t->stride || j % t->stride) return (vec){0};
-    size_t at = (((size_t)n * t->H + (size_t)(i / t->stride)) * t->W + (size_t)(j / t->stride)) * t->C + t->before + c;
-    (void)F;
-    return choose(load_n(s->y + at, valid) > 0, load_n(s->dy + at, valid), (vec){0});
 }
 
 INLINE void store_row_as(const enum sink_kind kind, const sink *s, int n, int i, int H, int W, int C, int Cb,
@@ -113,13 +102,23 @@ INLINE void store_row_as(const enum sink_kind kind, const sink *s, int n, int i,
         vec mean = {0}, scale = {0}, shift = {0}, sum = {0}, product = {0};
         if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
         if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);
+        // Row i of the shortcut's other end: the block's input (RESIDUAL_RELU), or its output (ADD_MASKED).
+        const shortcut *t = &s->cut;
+        size_t line = 0;
+        if (kind == RESIDUAL_RELU) line = ((size_t)n * t->H + (size_t)i * t->stride) * t->W * t->C;
+        if (kind == ADD_MASKED) line = ((size_t)n * t->H + i / t->stride) * t->W * t->C + t->before + c;
+        int skip = t->stride - 1, met = kind == ADD_MASKED && (i & skip) == 0;        // strides are 1 or 2
         for (int j = 0; j < W; j++) {
             size_t at = (pixel + j) * C + c;
             vec a = load(o + (size_t)j * Cb + c);
             if (kind == BIAS || kind == BIAS_RELU || kind == RESIDUAL_RELU) a += shift;
-            if (kind == RESIDUAL_RELU) a += shortcut_value(s, s->y, n, i, j, c, valid);
+            if (kind == RESIDUAL_RELU)
+                a += shortcut_value(s->y + line + (size_t)j * t->stride * t->C, t->C, t->before, c, valid);
             if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a = relu(a);
-            if (kind == ADD_MASKED) a += shortcut_gradient(s, n, i, j, c, valid, C);
+            if (kind == ADD_MASKED && met && (j & skip) == 0) {
+                size_t other = line + (size_t)(j >> skip) * t->C;
+                a += choose(load_n(s->y + other, valid) > 0, load_n(s->dy + other, valid), (vec){0});
+            }
             if (kind == MASK) {
                 vec centred = load_n(s->z + at, valid) - mean;
                 a = choose(centred * scale + shift > 0, a, (vec){0});

@@ -77,21 +77,22 @@ typedef struct {
 // y = max(norm(z) + shortcut(x), 0)
 static void finish_job(void *context, int t, int threads) {
     pass *p = context;
-    sink s = {.cut = p->cut ? *p->cut : (shortcut){0}};
-    int identity = p->cut && p->cut->stride == 1 && p->cut->C == p->C, from, to;
+    const shortcut *cut = p->cut;
+    int from, to;
     share(p->N * p->H, t, threads, &from, &to);
-    for (int r = from; r < to; r++)
+    for (int r = from; r < to; r++) {
+        const float *x = cut ? p->x + ((size_t)(r / p->H) * cut->H + (size_t)(r % p->H) * cut->stride) * cut->W * cut->C : NULL;
         for (int c = 0; c < p->C; c += VL) {
             int n = p->C - c;
             vec mean = load(p->bn.mean + c), scale = load(p->bn.scale + c), shift = load(p->bn.shift + c);
             for (int j = 0; j < p->W; j++) {
                 size_t at = ((size_t)r * p->W + j) * p->C + c;
                 vec a = (load_n(p->z + at, n) - mean) * scale + shift;
-                if (identity) a += load_n(p->x + at, n);
-                else if (p->cut) a += shortcut_value(&s, p->x, r / p->H, r % p->H, j, c, n);
+                if (cut) a += shortcut_value(x + (size_t)j * cut->stride * cut->C, cut->C, cut->before, c, n);
                 store_n(p->y + at, relu(a), n);
             }
         }
+    }
 }
 
 // Per thread: sums of d = dy * (y > 0) and of d * (z - mean), (2, P) doubles.

@@ -3,3 +3,5 @@
 #define VL 4
 #define VARIANT plain
 #include "infer.h"
+#include "lstm.h"
+#include "pointwise.h"

@@ -56,7 +56,12 @@ class Library:
         if variant and VARIANTS.index(variant) > VARIANTS.index(best):
             raise KernelError(f"EMONET_KERNELS={variant}: this processor can run at most {best}")
         self.path, self.variant, self.threads = path, variant or best, 1
+        self._narrow = Library(path, "avx2") if self.variant == "avx512" else self
         self.set_threads(_threads())
+
+    def of_width(self, *channels: int) -> Library:
+        """The kernels for convolutions of so many channels: where 8 would fill half a vector of AVX-512, those of AVX2."""
+        return self._narrow if any(0 < c % 16 <= 8 for c in channels if c >= 8) else self
 
     def set_threads(self, threads: int) -> None:
         """Share the work of every kernel among so many threads from now on."""

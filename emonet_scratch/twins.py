@@ -7,12 +7,16 @@ contiguous is copied. Importing this module registers the twins; without it, and
 from __future__ import annotations
 
 import ctypes
+import math
+import operator
+import weakref
 from typing import Any
 
 import numpy as np
 
 from . import kernels
-from .layers import BatchNorm, Conv2d, ReLU, ResidualBlock, Sequential
+from .layers import LSTM, BatchNorm, Conv2d, LSTMCell, Normalize, ReLU, ResidualBlock, Sequential
+from .optim import SGD, Adam, Optimizer
 
 
 def _ready(*arrays: Any) -> bool:
@@ -41,14 +45,15 @@ class _Conv2d:
             return NotImplemented
         (N, H, W, C), s, x = x.shape, layer.stride, np.ascontiguousarray(x)
         y = kernels.empty(N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F)
-        kernels.library().conv3x3(N, H, W, C, layer.F, s, int(kernels.exact), x, layer.W.value, y)
+        kernels.library().of_width(C, layer.F).conv3x3(N, H, W, C, layer.F, s, int(kernels.exact), x, layer.W.value, y)
         return y, x
 
     @staticmethod
     def backward(layer: Conv2d, dy: Any, x: Any) -> Any:
         dx = kernels.empty(*x.shape)
-        kernels.library().conv3x3_backward(*x.shape, layer.F, layer.stride, int(kernels.exact), x, layer.W.value,
-                                           np.ascontiguousarray(dy, np.float32), dx, layer.W.grad)
+        kernels.library().of_width(layer.C, layer.F).conv3x3_backward(
+            *x.shape, layer.F, layer.stride, int(kernels.exact), x, layer.W.value, np.ascontiguousarray(dy, np.float32), dx,
+            layer.W.grad)
         return dx
 
 
@@ -102,8 +107,9 @@ class _ResidualBlock:
         body, x = layer.body, np.ascontiguousarray(x)
         z1, z2, y, constants1 = _room(x, body.conv1, 3)
         constants2 = np.empty_like(constants1)
-        kernels.library().block(_sizes(x, body.conv1, body.bn1), _conv_norm(body.conv1, body.bn1, constants1, z1),
-                                _conv_norm(body.conv2, body.bn2, constants2, z2), x, y)
+        kernels.library().of_width(layer.C, layer.F).block(
+            _sizes(x, body.conv1, body.bn1), _conv_norm(body.conv1, body.bn1, constants1, z1),
+            _conv_norm(body.conv2, body.bn2, constants2, z2), x, y)
         return y, (x, y, z1, constants1, z2, constants2, body.bn1.training)
 
     @staticmethod
@@ -111,7 +117,7 @@ class _ResidualBlock:
         x, y, z1, constants1, z2, constants2, training = cache
         body, dx, d1 = layer.body, kernels.empty(*x.shape), kernels.empty(*y.shape)
         sizes = _Sizes(*x.shape, layer.F, layer.stride, int(kernels.exact), int(training), body.bn1.eps, body.bn1.momentum)
-        kernels.library().block_backward(
+        kernels.library().of_width(layer.C, layer.F).block_backward(
             ctypes.byref(sizes), _conv_norm(body.conv1, body.bn1, constants1, z1),
             _conv_norm(body.conv2, body.bn2, constants2, z2), x, y, np.ascontiguousarray(dy, np.float32), d1, dx)
         return dx
@@ -153,14 +159,15 @@ class _Sequential:
         for entry in table:
             H, W = (H - 1) // entry.stride + 1, (W - 1) // entry.stride + 1
         y = kernels.empty(N, H, W, table[-1].F)
-        kernels.library().trunk(len(table), (_Folded * len(table))(*table), *x.shape[:3], int(kernels.exact), x, y)
+        kernels.library().of_width(*(entry.F for entry in table)).trunk(
+            len(table), (_Folded * len(table))(*table), *x.shape[:3], int(kernels.exact), x, y)
         return y, (x, None)
 
     @staticmethod
     def _keep(layers: list, x: np.ndarray) -> Any:
         conv, bn, _relu, *rest = layers
         z, y, constants = _room(x, conv, 2)
-        kernels.library().stem(_sizes(x, conv, bn), _conv_norm(conv, bn, constants, z), x, y)
+        kernels.library().of_width(conv.F).stem(_sizes(x, conv, bn), _conv_norm(conv, bn, constants, z), x, y)
         out, caches = Sequential(*rest).forward(y)
         return out, (x, (y, z, constants, bn.training, caches))
 
@@ -172,7 +179,8 @@ class _Sequential:
         conv, bn, _relu, *rest = layers
         dy, dx = np.ascontiguousarray(Sequential(*rest).backward(dy, caches), np.float32), kernels.empty(*x.shape)
         sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
-        kernels.library().stem_backward(ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)
+        kernels.library().of_width(conv.F).stem_backward(
+            ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)
         return dx
 
 
@@ -192,5 +200,235 @@ def _blocks_in_evaluation(layers: list, x: np.ndarray) -> list[ResidualBlock] | 
     return blocks if len(blocks) < 64 else None
 
 
-for _kernel in (_Conv2d, _ResidualBlock, _Sequential):
+class _LayerOfLSTM(ctypes.Structure):
+    """struct lstm of kernels/cpu/lstm.h"""
+
+    _fields_ = [(name, ctypes.c_int) for name in "T N D H has_initial truncate".split()]
+    _fields_ += [(name, ctypes.c_void_p) for name in "counts x W_ih W_hh b gates c_prev tanh_c h_prev y h c dy dh dc da dx "
+                 "dW_ih dW_hh db".split()]
+
+
+def _struct(kind: type[ctypes.Structure], **values: Any) -> Any:
+    """A struct of numbers and of the addresses of arrays, as the kernels take it; what is not named is 0."""
+    return kind(**{k: v.__array_interface__["data"][0] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+
+
+class _Packing:
+    """Which steps (t, n) of a padded batch are inside their sequences, as rows without gaps (see kernels/cpu/lstm.h).
+
+    Sequences are sorted by length, longest first; rows lie by t, then in that order. GATE_ROW and STATE_ROW are what the
+    kernels' rows are longer than their contents.
+    """
+
+    GATE_ROW, STATE_ROW = 32, 16
+
+    def __init__(self, lengths: np.ndarray | None, T: int, N: int) -> None:
+        self.lengths, self.T, self.N, self.R = lengths, T, N, T * N
+        self.counts, self.order, self.rows = np.full(T, N, np.int32), None, None
+        if lengths is not None and (lengths != T).any():
+            self.order = np.argsort(-lengths.astype(np.int64), kind="stable")
+            self.counts = (np.arange(lengths.max())[:, None] < lengths).sum(axis=1, dtype=np.int32)
+            self.rows = np.concatenate([t * N + self.order[:count] for t, count in enumerate(self.counts)])
+            self.R = len(self.rows)
+
+    def pack(self, x: np.ndarray) -> np.ndarray:
+        """(T, N, D) to (R, D)"""
+        x = np.ascontiguousarray(x, np.float32).reshape(self.T * self.N, x.shape[2])
+        return x if self.rows is None else np.take(x, self.rows, axis=0, out=kernels.empty(self.R, x.shape[1]))
+
+    def unpack(self, packed: np.ndarray) -> np.ndarray:
+        """(R, D) to (T, N, D), zeros behind the ends"""
+        if self.rows is None:
+            return packed.reshape(self.T, self.N, packed.shape[1])
+        x = kernels.empty(self.T * self.N, packed.shape[1])
+        x[...] = 0
+        x[self.rows] = packed
+        return x.reshape(self.T, self.N, packed.shape[1])
+
+    def states(self, shape: tuple[int, int, int], pair: Any) -> np.ndarray:
+        """A pair of states (L, N, H), or zeros for None, copied into rows of the kernels, sorted."""
+        rooms = np.zeros((2, *shape[:2], shape[2] + self.STATE_ROW), np.float32)
+        for room, state in zip(rooms, pair or (), strict=False):
+            room[..., :shape[2]] = state if self.order is None else state[:, self.order]
+        return rooms
+
+    def unsort(self, room: np.ndarray) -> np.ndarray:
+        state = np.empty((*room.shape[:2], room.shape[2] - self.STATE_ROW), np.float32)
+        state[:, slice(None) if self.order is None else self.order] = room[..., :-self.STATE_ROW]
+        return state
+
+    def forget(self, truncate: int | None, d: np.ndarray) -> None:
+        """Zero the gradients of final states from which `truncate` cuts off their sequence's own last step."""
+        if truncate and self.order is not None:
+            d[:, :, (self.T - 1) // truncate * truncate >= np.maximum(self.lengths[self.order], 1)] = 0
+
+
+class _LSTM:
+    """All layers over all steps, one call a layer; see kernels/cpu/lstm.h."""
+
+    @staticmethod
+    def accepts(layer: LSTM, x: Any, lengths: Any, initial: Any) -> bool:
+        cells = layer.cells if type(layer) is LSTM and all(type(cell) is LSTMCell for cell in layer.cells) else []
+        arrays = [a for cell in cells for p in (cell.W_ih, cell.W_hh, cell.b) for a in (p.value, p.grad)]
+        if not (cells and _ready(x, *arrays, *(initial or ())) and all(a.flags.c_contiguous for a in arrays)
+                and x.ndim == 3 and 0 < x.size < 1 << 31 and x.shape[2] == layer.D):
+            return False
+        T, N, _ = x.shape
+        if initial is not None and any(state.shape != (len(cells), N, layer.H) for state in initial):
+            return False
+        return lengths is None or (isinstance(lengths, (np.ndarray, list)) and np.shape(lengths) == (N,)
+                                   and np.asarray(lengths).dtype.kind in "iu"
+                                   and min(lengths) >= 0 and 1 <= max(lengths) <= T)
+
+    @staticmethod
+    def forward(layer: LSTM, x: Any, lengths: Any = None, initial: Any = None) -> Any:
+        if not _LSTM.accepts(layer, x, lengths, initial):
+            return NotImplemented
+        (T, N, _), H = x.shape, layer.H
+        packing = _Packing(None if lengths is None else np.asarray(lengths), T, N)
+        h, c = packing.states((len(layer.cells), N, H), initial)
+        R, y, caches = packing.R, packing.pack(x), []
+        for l, cell in enumerate(layer.cells):
+            x, y, gates = y, kernels.empty(R, H), kernels.empty(R, 4 * H + _Packing.GATE_ROW)
+            c_prev, tanh_c, h_prev = (kernels.empty(R, H + _Packing.STATE_ROW) for _ in range(3))
+            kernels.library().lstm_forward(ctypes.byref(_struct(
+                _LayerOfLSTM, T=len(packing.counts), N=N, D=cell.D, H=H, has_initial=initial is not None,
+                counts=packing.counts, x=x, W_ih=cell.W_ih.value, W_hh=cell.W_hh.value, b=cell.b.value, gates=gates,
+                c_prev=c_prev, tanh_c=tanh_c, h_prev=h_prev, y=y, h=h[l], c=c[l])))
+            caches.append((x, gates, c_prev, tanh_c, h_prev))
+        return (packing.unpack(y), (packing.unsort(h), packing.unsort(c))), (caches, packing)
+
+    @staticmethod
+    def backward(layer: LSTM, dy: Any, dfinal: Any, cache: Any) -> Any:
+        caches, packing = cache
+        N, H, R, shape = packing.N, layer.H, packing.R, (packing.T, packing.N, layer.H)
+        if dy is not None and dy.shape != shape:
+            raise ValueError(f"{layer!r} got dy of shape {dy.shape}, expected {shape}: that of y")
+        dstate, dx = packing.states((len(caches), N, H), dfinal), None if dy is None else packing.pack(dy)
+        packing.forget(layer.truncate, dstate)
+        dh, dc = dstate
+        for l in reversed(range(len(caches))):
+            cell, (x, gates, c_prev, tanh_c, h_prev) = layer.cells[l], caches[l]
+            dy, dx, da = dx, kernels.empty(R, cell.D), kernels.empty(R, 4 * H + _Packing.GATE_ROW)
+            kernels.library().lstm_backward(ctypes.byref(_struct(
+                _LayerOfLSTM, T=len(packing.counts), N=N, D=cell.D, H=H, truncate=layer.truncate or 0,
+                counts=packing.counts, x=x, W_ih=cell.W_ih.value, W_hh=cell.W_hh.value, gates=gates, c_prev=c_prev,
+                tanh_c=tanh_c, h_prev=h_prev, dy=dy, dh=dh[l], dc=dc[l], da=da, dx=dx, dW_ih=cell.W_ih.grad,
+                dW_hh=cell.W_hh.grad, db=cell.b.grad)))
+        return packing.unpack(dx), (packing.unsort(dh), packing.unsort(dc))
+
+
+class _Normalize:
+    """Bytes to float32; see kernels/cpu/pointwise.h."""
+
+    @staticmethod
+    def forward(layer: Normalize, x: Any) -> Any:
+        C = len(layer.scale)
+        if not (_ready(layer.scale, layer.shift) and isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim
+                and x.shape[-1] == C <= 16 and x.size):
+            return NotImplemented
+        y = kernels.empty(*x.shape)
+        kernels.library().normalize(ctypes.c_int64(x.size), C, np.ascontiguousarray(x), layer.scale, layer.shift, y)
+        return y, None
+
+    @staticmethod
+    def backward(layer: Normalize, dy: Any, cache: None) -> None:
+        return None
+
+
+class _Entropy(ctypes.Structure):
+    """struct entropy of kernels/cpu/pointwise.h"""
+
+    _fields_ = [("N", ctypes.c_int), ("K", ctypes.c_int), ("own", ctypes.c_float), ("other", ctypes.c_float),
+                ("total", ctypes.c_double), ("loss", ctypes.c_double)]
+    _fields_ += [(name, ctypes.c_void_p) for name in "logits weights labels dlogits".split()]
+
+
+def _softmax_cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0, class_weights: Any = None) -> Any:
+    weights = () if class_weights is None else (class_weights,)
+    if not (_ready(logits, *weights) and logits.ndim == 2 and 0 < logits.size < 1 << 31 and 0 <= label_smoothing < 1
+            and isinstance(labels, np.ndarray) and labels.shape == logits.shape[:1] and labels.dtype.kind in "iu"
+            and labels.min() >= 0 and labels.max() < logits.shape[1] and all(w.shape == logits.shape[1:] for w in weights)):
+        return NotImplemented
+    (N, K), dlogits = logits.shape, kernels.empty(*logits.shape)
+    total = float(class_weights[labels].sum()) if weights else float(N)
+    if total == 0:
+        return NotImplemented
+    logits, labels, weights = np.ascontiguousarray(logits), np.ascontiguousarray(labels, np.int64), np.array(weights)
+    s = _struct(_Entropy, N=N, K=K, own=label_smoothing / K + (1 - label_smoothing), other=label_smoothing / K, total=total,
+                logits=logits, labels=labels, weights=weights if len(weights) else 0, dlogits=dlogits)
+    kernels.library().softmax_cross_entropy(ctypes.byref(s))
+    return s.loss, dlogits
+
+
+class _Update(ctypes.Structure):
+    """struct update of kernels/cpu/pointwise.h"""
+
+    _fields_ = [("table", ctypes.c_void_p), ("count", ctypes.c_int)]
+    _fields_ += [(name, ctypes.c_float) for name in "lr decay shrink beta1 rest1 beta2 rest2 unbias2 eps".split()]
+    _fields_ += [("nesterov", ctypes.c_int)]
+
+
+_tables: weakref.WeakKeyDictionary[Any, tuple[list, np.ndarray]] = weakref.WeakKeyDictionary()
+
+
+def _table(owner: Any, columns: list[list[Any]]) -> np.ndarray | None:
+    """Where the arrays lie: a row (value, grad, m, v, size) a parameter, of four columns of arrays or Nones.
+
+    Kept until one of the arrays is another object. None: something that the kernels cannot change in place.
+    """
+    arrays = [a for column in columns for a in column]
+    known = _tables.get(owner)
+    if known is not None and len(known[0]) == len(arrays) and all(map(operator.is_, known[0], arrays)):
+        return known[1]
+    there = [a for a in arrays if a is not None]
+    sizes = [next(a.size for a in row if a is not None) for row in zip(*columns, strict=True)]
+    if not (_ready(*there) and all(a.flags.c_contiguous and a.flags.writeable for a in there)
+            and len({id(a) for a in there}) == len(there)
+            and all(a is None or a.size == n for column in columns for a, n in zip(column, sizes, strict=True))):
+        return None
+    table = np.array([[0 if a is None else a.__array_interface__["data"][0] for a in column] for column in columns]
+                     + [sizes], np.int64).T.copy()
+    _tables[owner] = arrays, table
+    return table
+
+
+def _step(optimizer: Optimizer) -> Any:
+    params, none = optimizer.params, [None] * len(optimizer.params)
+    if type(optimizer) not in (SGD, Adam) or not params:
+        return NotImplemented
+    table = _table(optimizer, [[p.value for p in params], [p.grad for p in params],
+                               optimizer.slots.get("m", none), optimizer.slots.get("v", none)])
+    if table is None:
+        return NotImplemented
+    optimizer.t += 1
+    o, t, lib = optimizer, optimizer.t, kernels.library()
+    if type(o) is SGD:
+        lib.sgd(ctypes.byref(_struct(_Update, table=table, count=len(table), lr=o.lr, decay=o.weight_decay,
+                                     beta1=o.momentum, nesterov=o.nesterov)))
+        return None
+    lib.adam(ctypes.byref(_struct(
+        _Update, table=table, count=len(table), lr=o.lr / (1 - o.beta1**t), decay=0 if o.decoupled else o.weight_decay,
+        shrink=1 - o.lr * o.weight_decay if o.decoupled else 1, beta1=o.beta1, rest1=1 - o.beta1, beta2=o.beta2,
+        rest2=1 - o.beta2, unbias2=1 / (1 - o.beta2**t), eps=o.eps)))
+    return None
+
+
+def _clip_gradient_norm(params: Any, limit: float | None) -> Any:
+    if not (isinstance(params, (list, tuple)) and params and (limit is None or limit > 0)):
+        return NotImplemented                                                 # an iterator can be read only once
+    none = [None] * len(params)
+    table = _table(params[0], [none, [p.grad for p in params], none, none])
+    if table is None:
+        return NotImplemented
+    squares = ctypes.c_double()
+    kernels.library().gradient_norm_squared(table, len(table), ctypes.byref(squares))
+    norm = math.sqrt(squares.value)
+    if limit is not None and math.isfinite(norm) and norm > limit:
+        kernels.library().scale_gradients(table, len(table), limit / norm)
+    return norm
+
+
+for _kernel in (_Conv2d, _ResidualBlock, _Sequential, _LSTM, _Normalize, _softmax_cross_entropy, _clip_gradient_norm):
     kernels.register(_kernel.__name__[1:], _kernel)
+kernels.register("Optimizer.step", _step)

@@ -6,7 +6,7 @@
 #pragma once
 #include "simd.h"
 
-// Per-channel constants of one batch normalisation, each padded with zeros to a multiple of 16 channels:
+// Per-channel constants of one batch normalisation, each padded with zeros to a multiple of GROUP channels:
 // forward gives (z - mean) * scale + shift; backward sets scale = k0, slope = k1, shift = k2 (see bn_backward).
 typedef struct { const float *mean, *scale, *shift, *slope; } channels;
 

@@ -25,7 +25,7 @@ INLINE channels constants_of(const conv_norm *c, int P) {
 
 // Training: from the batch's moments, which the running statistics follow; evaluation: from the running statistics.
 static void norm_forward(const conv_norm *c, int F, int training, float eps, float momentum, const double *moments) {
-    int P = up(F, 16);
+    int P = padded(F);
     memset(c->constants, 0, 4 * P * sizeof(float));
     for (int f = 0; f < F; f++) {
         double mean = c->running_mean[f], var = c->running_var[f];
@@ -48,7 +48,7 @@ static void norm_forward(const conv_norm *c, int F, int training, float eps, flo
 //     dz = gamma / std * (d - mean(d) - x_hat * mean(d * x_hat)),    in evaluation gamma / std * d
 // k: room for (3, P).
 static channels norm_backward(const conv_norm *c, int F, int training, double pixels, const double *sums, float *k) {
-    int P = up(F, 16);
+    int P = padded(F);
     memset(k, 0, 3 * P * sizeof(float));
     for (int f = 0; f < F; f++) {
         double inv_std = c->constants[3 * P + f], scale = c->gamma[f] * inv_std, dgamma = sums[P + f] * inv_std;
@@ -98,7 +98,7 @@ static void finish_job(void *context, int t, int threads) {
 // Per thread: sums of d = dy * (y > 0) and of d * (z - mean), (2, P) doubles.
 static void reduce_job(void *context, int t, int threads) {
     pass *p = context;
-    int P = up(p->C, 16), from, to;
+    int P = padded(p->C), from, to;
     double *sums = (double *)(pool_scratch(t) + p->doubles_at);
     memset(sums, 0, 2 * P * sizeof(double));
     share(p->N * p->H, t, threads, &from, &to);
@@ -120,7 +120,7 @@ static void reduce_job(void *context, int t, int threads) {
 }
 
 static int reduce(pass *p, double *sums) {
-    int P = up(p->C, 16);
+    int P = padded(p->C);
     if (pool_reserve(4 * P)) return -1;
     int threads = threads_for(20. * p->N * p->H * p->W * p->C);
     pool_run_on(threads, reduce_job, p);
@@ -154,13 +154,13 @@ int API(stem)(const block *b, const conv_norm *c, const float *x, float *y) {
     source in = {.kind = PLAIN, .a = x};
     if (conv_norm_forward(b, &s, &in, c)) return -1;
     pass p = {b->N, out_size(b->H, b->stride), out_size(b->W, b->stride), b->F, .z = c->z, .y = y,
-              .bn = constants_of(c, up(b->F, 16))};
+              .bn = constants_of(c, padded(b->F))};
     pool_run_on(threads_for(20. * p.N * p.H * p.W * p.C), finish_job, &p);
     return 0;
 }
 
 int API(stem_backward)(const block *b, const conv_norm *c, const float *x, float *y, const float *dy, float *dx) {
-    int P = up(b->F, 16);
+    int P = padded(b->F);
     double sums[2 * MOST_CHANNELS];
     float k[3 * MOST_CHANNELS];
     pass p = {b->N, out_size(b->H, b->stride), out_size(b->W, b->stride), b->F, .z = c->z, .y = y, .dy = dy,
@@ -176,7 +176,7 @@ int API(stem_backward)(const block *b, const conv_norm *c, const float *x, float
 
 // `first` has b's shape, `second` is F to F with stride 1. The shortcut: identity or padded (option A).
 int API(block)(const block *b, const conv_norm *first, const conv_norm *second, const float *x, float *y) {
-    int OH = out_size(b->H, b->stride), OW = out_size(b->W, b->stride), P = up(b->F, 16);
+    int OH = out_size(b->H, b->stride), OW = out_size(b->W, b->stride), P = padded(b->F);
     shape s1 = shape_of(b, 0), s2 = {b->N, OH, OW, b->F, b->F, 1, !b->exact && b->F >= 8};
     source in1 = {.kind = PLAIN, .a = x};
     if (conv_norm_forward(b, &s1, &in1, first)) return -1;
@@ -191,7 +191,7 @@ int API(block)(const block *b, const conv_norm *first, const conv_norm *second, 
 // d1: room for (N, OH, OW, F).
 int API(block_backward)(const block *b, const conv_norm *first, const conv_norm *second, const float *x, float *y,
                         const float *dy, float *d1, float *dx) {
-    int OH = out_size(b->H, b->stride), OW = out_size(b->W, b->stride), P = up(b->F, 16);
+    int OH = out_size(b->H, b->stride), OW = out_size(b->W, b->stride), P = padded(b->F);
     double sums[2 * MOST_CHANNELS], pixels = (double)b->N * OH * OW;
     float k[3 * MOST_CHANNELS];
     pass p = {b->N, OH, OW, b->F, .z = second->z, .y = y, .dy = dy, .bn = constants_of(second, P)};

@@ -2,7 +2,7 @@
 //
 // Threads share bands of the images. Per band: load (with what stands before), convolve, write (with what stands
 // behind). Stride 1 goes by Winograd's F(4x4, 3x3) unless `exact` or too few channels ask for the direct sum; stride 2
-// is direct. Inside, channels of outputs are padded with zeros to P = 16 ceil(F / 16).
+// is direct. Inside, channels of outputs are padded with zeros to P = padded(F), a multiple of GROUP.
 #pragma once
 #include "band.h"
 #include "winograd.h"
@@ -14,7 +14,7 @@ INLINE int out_size(int size, int stride) { return (size - 1) / stride + 1; }
 typedef struct { int G, R, groups, bands, items; } plan;
 static plan plan_bands(const shape *s, int N, int threads) {
     int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride);
-    long row = (long)(OW + 2) * (s->stride * s->stride * up(s->C, 16) + up(s->F, 16)), whole = row * (up(OH, 4) + 2);
+    long row = (long)(OW + 2) * (s->stride * s->stride * padded(s->C) + padded(s->F)), whole = row * (up(OH, 4) + 2);
     plan p = {1, up(OH, 4), N, 1, N};
     if (whole > 49152) {
         p.R = most(4, (int)(49152 / row) / 4 * 4);
@@ -47,18 +47,18 @@ INLINE size_t band_floats(const plan *p, int stride, int halo, int OW, int C) {
 
 typedef struct { shape s; source in; const float *filters; sink out; } conv;   // filters: U, or (3, 3, C, P)
 
-INLINE int band_channels(const shape *s) { return s->winograd ? up(s->C, 16) : s->C; }
+INLINE int band_channels(const shape *s) { return s->winograd ? padded(s->C) : s->C; }
 
 static size_t conv_scratch(const shape *s, const plan *p) {
-    int OW = out_size(s->W, s->stride), P = up(s->F, 16), Cb = up(s->C, 16);
+    int OW = out_size(s->W, s->stride), P = padded(s->F), Cb = padded(s->C);
     return band_floats(p, s->stride, 2, OW, Cb) + band_floats(p, 1, 0, OW, P) + winograd_scratch(Cb, P);
 }
 
 // Items from .. to - 1 for images offset .. offset + N - 1; buffer is this thread's.
 static void conv_items(const conv *c, const plan *p, int offset, int N, int from, int to, float *buffer) {
     const shape *s = &c->s;
-    int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride), P = up(s->F, 16), Cb = band_channels(s);
-    float *band = buffer, *out = band + band_floats(p, s->stride, 2, OW, up(s->C, 16));
+    int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride), P = padded(s->F), Cb = band_channels(s);
+    float *band = buffer, *out = band + band_floats(p, s->stride, 2, OW, padded(s->C));
     float *scratch = out + band_floats(p, 1, 0, OW, P);
     for (int k = from; k < to; k++) {
         item it = item_at(p, k, N, OH, OW);
@@ -84,7 +84,7 @@ static void conv_items(const conv *c, const plan *p, int offset, int N, int from
 typedef struct { shape s; source dz, in; const float *back; sink dx; } conv_grad;
 
 static size_t conv_grad_scratch(const shape *s, const plan *p) {
-    int OW = out_size(s->W, s->stride), P = up(s->F, 16), Cb = up(s->C, 16);
+    int OW = out_size(s->W, s->stride), P = padded(s->F), Cb = padded(s->C);
     return band_floats(p, 1, 2, OW, P) + band_floats(p, s->stride, 2, OW, Cb) + winograd_scratch(most(P, Cb), most(P, Cb));
 }
 
@@ -105,7 +105,7 @@ static void direct_dx_stride2(const item *it, const float *dz, ptrdiff_t dz_row,
 
 static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to, float *dW_part, float *buffer) {
     const shape *s = &c->s;
-    int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride), P = up(s->F, 16), Cp = up(s->C, 16);
+    int OH = out_size(s->H, s->stride), OW = out_size(s->W, s->stride), P = padded(s->F), Cp = padded(s->C);
     int Cb = s->winograd && s->C >= 8 ? Cp : s->C, halo = s->stride == 1;
     float *dz = buffer, *band = dz + band_floats(p, 1, 2, OW, P);
     float *scratch = band + band_floats(p, s->stride, 2, OW, Cp);
@@ -153,7 +153,7 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
 static void prepare_filters(const float *W, const float *scale, const shape *s, int backward, float *packed, float *U,
                             int t, int threads) {
     static const int taps[3][9] = {{0, 1, 2, 3, 4, 5, 6, 7, 8}, {8, 7, 6, 5, 4, 3, 2, 1, 0}, {4, 5, 3, 7, 1, 8, 6, 2, 0}};
-    int C = s->C, F = s->F, P = up(F, 16), Cp = up(C, 16);
+    int C = s->C, F = s->F, P = padded(F), Cp = padded(C);
     int rows = backward ? P : s->winograd ? Cp : C, cols = backward ? Cp : P, from, to;
     share(rows, t, threads, &from, &to);
     for (int k = 0; k < 9; k++) {
@@ -174,7 +174,7 @@ static void prepare_filters(const float *W, const float *scale, const shape *s, 
 
 // dW (3, 3, C, F) += the sums of all threads, for the channels of thread t.
 static void add_filter_gradient(const shape *s, float *const *parts, int part_count, int t, int threads, float *dW) {
-    int P = up(s->F, 16), wino = s->winograd && s->C >= 8, Cb = wino ? up(s->C, 16) : s->C, points = wino ? 36 : 9, from, to;
+    int P = padded(s->F), wino = s->winograd && s->C >= 8, Cb = wino ? padded(s->C) : s->C, points = wino ? 36 : 9, from, to;
     size_t plane = (size_t)Cb * P;
     share(s->C, t, threads, &from, &to);
     for (int c = from; c < to; c++)
@@ -214,7 +214,7 @@ INLINE int threads_for(double work) { return work < 1e6 ? 1 : pool_threads(); }
 
 static int set_up(conv_work *w) {
     const shape *s = &w->s;
-    int P = up(s->F, 16), Cp = up(s->C, 16), wide = most(P, Cp);
+    int P = padded(s->F), Cp = padded(s->C), wide = most(P, Cp);
     w->threads = threads_for((double)s->N * out_size(s->H, s->stride) * out_size(s->W, s->stride) * s->C * s->F * 9);
     w->p = plan_bands(s, s->N, w->threads);
     w->sums_at = (size_t)45 * Cp * P;
@@ -226,12 +226,12 @@ static int set_up(conv_work *w) {
 
 static void prepare_job(void *context, int t, int threads) {
     conv_work *w = context;
-    float *packed = pool_scratch(0), *U = packed + (size_t)9 * up(w->s.C, 16) * up(w->s.F, 16);
+    float *packed = pool_scratch(0), *U = packed + (size_t)9 * padded(w->s.C) * padded(w->s.F);
     prepare_filters(w->W, NULL, &w->s, w->backward, packed, U, t, threads);
 }
 
 static const float *prepared(const conv_work *w) {
-    return pool_scratch(0) + (w->s.winograd ? (size_t)9 * up(w->s.C, 16) * up(w->s.F, 16) : 0);
+    return pool_scratch(0) + (w->s.winograd ? (size_t)9 * padded(w->s.C) * padded(w->s.F) : 0);
 }
 
 static void forward_job(void *context, int t, int threads) {
@@ -239,7 +239,7 @@ static void forward_job(void *context, int t, int threads) {
     float *mine = pool_scratch(t);
     double *doubles = (double *)(mine + w->doubles_at);
     conv c = {w->s, w->in, prepared(w), w->out};
-    memset(doubles, 0, sizeof(double) * 3 * up(w->s.F, 16));
+    memset(doubles, 0, sizeof(double) * 3 * padded(w->s.F));
     if (w->has_moments) c.out.moments = doubles;
     int from, to;
     share(w->p.items, t, threads, &from, &to);
@@ -251,7 +251,7 @@ static void backward_job(void *context, int t, int threads) {
     float *mine = pool_scratch(t);
     double *doubles = (double *)(mine + w->doubles_at);
     conv_grad c = {w->s, w->dz, w->in, w->W ? prepared(w) : NULL, w->out};
-    int P = up(w->s.F, 16), Cp = up(w->s.C, 16), from, to;
+    int P = padded(w->s.F), Cp = padded(w->s.C), from, to;
     memset(doubles, 0, sizeof(double) * 2 * Cp);
     c.dx.sums = doubles;
     if (w->dW) memset(mine + w->sums_at, 0, sizeof(float) * 36 * Cp * P);
@@ -271,7 +271,7 @@ static int conv_forward(const shape *s, const source *in, const float *W, const 
     int filters = threads_for(450. * s->C * s->F);
     pool_run_on(filters, prepare_job, &w);
     pool_run_on(w.threads, forward_job, &w);
-    int P = up(s->F, 16);
+    int P = padded(s->F);
     for (int t = 0; moments && t < w.threads; t++) {
         const double *m = (double *)(pool_scratch(t) + w.doubles_at);
         for (int c = 0; c < P; c++) {
@@ -297,7 +297,7 @@ static int conv_backward(const shape *s, const source *dz, const source *in, con
     for (int t = 0; t < threads; t++) w.parts[t] = pool_scratch(t) + w.sums_at;
     if (dW) pool_run_on(filters, add_job, &w);
     for (int t = 0; sums && t < threads; t++)
-        for (int c = 0; c < 2 * up(s->C, 16); c++) sums[c] += ((double *)(pool_scratch(t) + w.doubles_at))[c];
+        for (int c = 0; c < 2 * padded(s->C); c++) sums[c] += ((double *)(pool_scratch(t) + w.doubles_at))[c];
     return 0;
 }
 

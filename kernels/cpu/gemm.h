@@ -52,9 +52,15 @@ COLUMN(2, 12)
 COLUMN(1, 12)
 #else                                                // 16 registers: 12 of C, 2 of B, 1 of A
 COLUMN(2, 6)
+COLUMN(1, 12)
 #endif
 
-// N must be a multiple of 16; B and C are read and written in whole vectors. multiply_as is for constant sizes and strides.
+// Rows of B and C are padded to a multiple of GROUP: 8 channels fill one vector of AVX2, but half of one of AVX-512, so
+// narrow layers are left to the AVX2 build on both.
+enum { GROUP = VL == 16 ? 16 : 8 };
+INLINE int padded(int channels) { return up(channels, GROUP); }
+
+// N must be a multiple of GROUP; B and C are read and written in whole vectors. multiply_as is for constant sizes and strides.
 INLINE void multiply_as(int M, int N, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,
                      const float *B, ptrdiff_t bk, ptrdiff_t br, float *C, ptrdiff_t ldc, int add) {
 #if VL == 16
@@ -63,6 +69,7 @@ INLINE void multiply_as(int M, int N, int rows, int run, const float *A, ptrdiff
     for (; N >= 16; N -= 16, B += 16, C += 16) column1(M, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add);
 #else
     for (; N >= 2 * VL; N -= 2 * VL, B += 2 * VL, C += 2 * VL) column2(M, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add);
+    if (N) column1(M, rows, run, A, ai, ak, ar, B, bk, br, C, ldc, add);
 #endif
 }
 

@@ -35,8 +35,8 @@ static void fold_job(void *context, int thread, int threads) {
     float *at = t->room;
     for (int l = 0; l < t->count; l++) {
         const folded *f = &t->layers[l];
-        int P = up(f->F, 16);
-        float scale[MOST_CHANNELS] = {0}, *shift = at, *packed = shift + P, *U = packed + 9 * (size_t)up(f->C, 16) * P;
+        int P = padded(f->F);
+        float scale[MOST_CHANNELS] = {0}, *shift = at, *packed = shift + P, *U = packed + 9 * (size_t)padded(f->C) * P;
         shape s = trunk_shape(t, l, 1);
         for (int c = 0; c < P; c++) {
             double factor = c < f->F ? f->gamma[c] / sqrt((double)f->running_var[c] + f->eps) : 0;
@@ -45,7 +45,7 @@ static void fold_job(void *context, int thread, int threads) {
         }
         prepare_filters(f->W, scale, &s, 0, packed, U, thread, threads);
         if (thread == 0) t->shift[l] = shift, t->filters[l] = s.winograd ? U : packed;
-        at = U + 36 * (size_t)up(f->C, 16) * P;
+        at = U + 36 * (size_t)padded(f->C) * P;
     }
 }
 
@@ -94,8 +94,8 @@ int API(trunk)(int count, const folded *layers, int N, int H, int W, int exact, 
     size_t filters = 0, bands = 0, image = 0;
     for (int l = 0; l < count; l++) {
         shape s = trunk_shape(&t, l, 1);
-        size_t size = (size_t)out_size(s.H, s.stride) * out_size(s.W, s.stride) * s.F, P = up(s.F, 16);
-        filters += P + 45 * P * up(s.C, 16);
+        size_t size = (size_t)out_size(s.H, s.stride) * out_size(s.W, s.stride) * s.F, P = padded(s.F);
+        filters += P + 45 * P * padded(s.C);
         image = size > image ? size : image;
     }
     t.group = t.threads_share_layers ? N : most(1, least((N + threads - 1) / threads, (int)(65536 / image)));

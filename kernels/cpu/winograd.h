@@ -70,7 +70,7 @@ INLINE void filter_gradient_1d(const vec u[6], vec g[3]) {         // G^T u
 MAP_2D(filter_transform, 3, 6, filter_1d)
 MAP_2D(filter_gradient_transform, 6, 3, filter_gradient_1d)
 
-// U (36, C, F) from filters (3, 3, C, F), for the input channels from .. to - 1; F a multiple of 16.
+// U (36, C, F) from filters (3, 3, C, F), for the input channels from .. to - 1; F a multiple of GROUP.
 static void transform_filters(const float *W, int C, int F, int from, int to, float *U) {
     ptrdiff_t size = (ptrdiff_t)C * F;
     for (ptrdiff_t k = (ptrdiff_t)from * F; k < (ptrdiff_t)to * F; k += VL)
@@ -163,7 +163,8 @@ INLINE void winograd_forward_as(const int C, const int F, const tiles *t, const 
 // Constant sizes become constant offsets in the machine's instructions; the usual ones get a copy each.
 #define FOR_USUAL_SIZES(C, F, function, ...)                                                                          \
     do {                                                                                                              \
-        if (C == 16 && F == 16) function(16, 16, __VA_ARGS__);                                                        \
+        if (GROUP == 8 && C == 8 && F == 8) function(8, 8, __VA_ARGS__);                                              \
+        else if (C == 16 && F == 16) function(16, 16, __VA_ARGS__);                                                        \
         else if (C == 32 && F == 32) function(32, 32, __VA_ARGS__);                                                   \
         else if (C == 64 && F == 64) function(64, 64, __VA_ARGS__);                                                   \
         else function(C, F, __VA_ARGS__);                                                                             \

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
+from .kernels import twin
 from .layers.base import Parameter
 
 
@@ -33,6 +34,7 @@ class Optimizer:
         self._scratch = [[scratch[device_of(p.value), p.value.dtype.str][i, :p.value.size].reshape(p.value.shape)
                           for i in range(temporaries)] for p in self.params]
 
+    @twin
     def step(self) -> None:
         """Change every parameter by its gradient, in place."""
         self.t += 1
@@ -129,6 +131,7 @@ class Adam(Optimizer):
         p.value -= d
 
 
+@twin
 def clip_gradient_norm(params: Iterable[Parameter], limit: float | None) -> float:
     """Scale all gradients in place so that their joint Euclidean norm is at most `limit`; return the norm before.
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, device_of, to_device
+from ..kernels import twin
 from .base import Layer, check_last_axis
 
 
+@twin
 class Normalize(Layer):
     """Pixels 0..255 to about mean 0 and variance 1 a channel: y = (x / 255 - mean) / std.
 

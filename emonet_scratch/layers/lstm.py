@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, device_of, generator, to_device
+from ..kernels import twin
 from .base import Layer, Parameter, check_last_axis
 
 
@@ -84,6 +85,7 @@ class LSTMCell(Layer):
         return da @ self.W_ih.value.T, da @ self.W_hh.value.T, dc_prev
 
 
+@twin
 class LSTM(Layer):
     """`num_layers` LSTM layers over a batch of sequences of different lengths.
 

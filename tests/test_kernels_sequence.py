@@ -110,7 +110,8 @@ def test_twin_LSTM(library, T, N, D, H, L, truncate, options, seed):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("T, N, D, H", [(25, 16, 64, 256), (3, 16, 500, 130), (30, 1, 20, 40), (2, 70, 433, 33)])
+@pytest.mark.parametrize("T, N, D, H", [(25, 16, 64, 256), (3, 16, 500, 130), (30, 1, 20, 40), (5, 3, 2048, 9),
+                                           (2, 70, 433, 33)])
 def test_sizes_that_fill_the_blocks_and_the_same_bits_from_any_number_of_threads(variant, T, N, D, H, monkeypatch):
     rng = np.random.default_rng(T)
     x, dy, lengths = draw(rng, T, N, D), draw(rng, T, N, H), rng.integers(1, T + 1, N)

@@ -114,6 +114,9 @@ static void gates_forward(const lstm *s, int count, int next, size_t row, int u,
     }
 }
 
+// A step of a few microseconds is not worth a barrier, which costs as much and far more on a busy machine.
+static int threads_of(const lstm *s) { return 4.0 * s->N * s->H * (s->D + s->H) < 1 << 19 ? 1 : pool_threads(); }
+
 static size_t rows_of(const lstm *s) {
     size_t R = 0;
     for (int t = 0; t < s->T; t++) R += s->counts[t];
@@ -150,7 +153,7 @@ static void lstm_forward_part(void *context, int t, int threads) {
 int API(lstm_forward)(lstm *s) {
     size_t lda = up(s->N, VL), H = up(s->H, VL);
     if (pool_reserve(2 * H * lda + lda * 4 * VL + 4 * H * H + MATMUL_ROOM)) return -1;
-    pool_run(lstm_forward_part, s);
+    pool_run_on(threads_of(s), lstm_forward_part, s);
     return 0;
 }
 
@@ -239,6 +242,6 @@ static void lstm_backward_part(void *context, int t, int threads) {
 int API(lstm_backward)(lstm *s) {
     size_t lda = up(s->N, VL), H = up(s->H, VL);
     if (pool_reserve(8 * H * lda + lda * NR + 4 * H + 4 * H * (H + 2 * VL) + MATMUL_ROOM)) return -1;
-    pool_run(lstm_backward_part, s);
+    pool_run_on(threads_of(s), lstm_backward_part, s);
     return 0;
 }

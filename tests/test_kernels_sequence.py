@@ -244,7 +244,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_twin_of_an_optimizer_step(library, make):
+def test_twin_Optimizer_step(library, make):
     """Several steps, a schedule, and a state saved and loaded between them."""
     params, exact = (parameters(np.random.default_rng(0), dtype) for dtype in (np.float32, np.float64))
     one, two = make(params), make(exact)

@@ -94,37 +94,44 @@ INLINE vec shortcut_value(const float *p, int C, int before, int c, int valid) {
     return load(v);
 }
 
+// Where the shortcut of row i starts at its other end: in the block's input (RESIDUAL_RELU) or output (ADD_MASKED).
+INLINE size_t shortcut_line(const enum sink_kind kind, const shortcut *t, int n, int i) {
+    if (kind == RESIDUAL_RELU) return ((size_t)n * t->H + (size_t)i * t->stride) * t->W * t->C;
+    if (kind == ADD_MASKED) return ((size_t)n * t->H + i / t->stride) * t->W * t->C + t->before;
+    return 0;
+}
+
+// What the sink makes of output a of pixel (i, j), channels c ...; all kinds but MASK, which gathers sums.
+INLINE vec finished(const enum sink_kind kind, const sink *s, vec a, vec shift, size_t line, int i, int j, int c, int valid) {
+    const shortcut *t = &s->cut;
+    if (kind == BIAS || kind == BIAS_RELU || kind == RESIDUAL_RELU) a += shift;
+    if (kind == RESIDUAL_RELU)
+        a += shortcut_value(s->y + line + (size_t)j * t->stride * t->C, t->C, t->before, c, valid);
+    if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a = relu(a);
+    if (kind == ADD_MASKED && ((i | j) & (t->stride - 1)) == 0) {                    // strides are 1 or 2
+        size_t other = line + c + (size_t)(j >> (t->stride - 1)) * t->C;
+        a += choose(load_n(s->y + other, valid) > 0, load_n(s->dy + other, valid), (vec){0});
+    }
+    return a;
+}
+
 INLINE void store_row_as(const enum sink_kind kind, const sink *s, int n, int i, int H, int W, int C, int Cb,
                          const float *o) {
-    size_t pixel = ((size_t)n * H + i) * W;
+    size_t pixel = ((size_t)n * H + i) * W, line = shortcut_line(kind, &s->cut, n, i);
     for (int c = 0; c < C; c += VL) {
         int valid = least(VL, C - c);
         vec mean = {0}, scale = {0}, shift = {0}, sum = {0}, product = {0};
         if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
         if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);
-        // Row i of the shortcut's other end: the block's input (RESIDUAL_RELU), or its output (ADD_MASKED).
-        const shortcut *t = &s->cut;
-        size_t line = 0;
-        if (kind == RESIDUAL_RELU) line = ((size_t)n * t->H + (size_t)i * t->stride) * t->W * t->C;
-        if (kind == ADD_MASKED) line = ((size_t)n * t->H + i / t->stride) * t->W * t->C + t->before + c;
-        int skip = t->stride - 1, met = kind == ADD_MASKED && (i & skip) == 0;        // strides are 1 or 2
         for (int j = 0; j < W; j++) {
             size_t at = (pixel + j) * C + c;
             vec a = load(o + (size_t)j * Cb + c);
-            if (kind == BIAS || kind == BIAS_RELU || kind == RESIDUAL_RELU) a += shift;
-            if (kind == RESIDUAL_RELU)
-                a += shortcut_value(s->y + line + (size_t)j * t->stride * t->C, t->C, t->before, c, valid);
-            if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a = relu(a);
-            if (kind == ADD_MASKED && met && (j & skip) == 0) {
-                size_t other = line + (size_t)(j >> skip) * t->C;
-                a += choose(load_n(s->y + other, valid) > 0, load_n(s->dy + other, valid), (vec){0});
-            }
             if (kind == MASK) {
                 vec centred = load_n(s->z + at, valid) - mean;
                 a = choose(centred * scale + shift > 0, a, (vec){0});
                 sum += a;
                 product += a * centred;
-            }
+            } else a = finished(kind, s, a, shift, line, i, j, c, valid);
             store_n(s->out + at, a, valid);
         }
         if (kind == MASK)

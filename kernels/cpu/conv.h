@@ -54,6 +54,43 @@ static size_t conv_scratch(const shape *s, const plan *p) {
     return band_floats(p, s->stride, 2, OW, Cb) + band_floats(p, 1, 0, OW, P) + winograd_scratch(Cb, P);
 }
 
+// A batch of tiles straight from Winograd's last step to where the sink wants them, without the band in between. The
+// tiles' first row of pixels is `row` of image n; what lies beyond H or W is left out.
+INLINE void store_tiles_as(const enum sink_kind kind, const sink *s, const tiles *t, int first, int count, const float *half,
+                           int n, int row, int H, int W, int C, int Cb) {
+    for (int k = 0; k < count; k++) {
+        int g = (first + k) / (t->across * t->down), rest = (first + k) % (t->across * t->down);
+        int i0 = row + rest / t->across * 4, j0 = rest % t->across * 4, rows = least(4, H - i0), cols = least(4, W - j0);
+        for (int c = 0; c < C; c += VL) {
+            int valid = least(VL, C - c);
+            vec shift = kind == STORE || kind == ADD_MASKED ? (vec){0} : load(s->bn.shift + c);
+            for (int q = 0; q < cols; q++) {
+                vec y[4];
+                output_column(half, k, q, c, Cb, y);
+                float *p = s->out + ((((size_t)n + g) * H + i0) * W + j0 + q) * C + c;
+                UNROLL for (int i = 0; i < 4; i++)
+                    if (i < rows)
+                        store_n(p + (size_t)i * W * C, finished(kind, s, y[i], shift, shortcut_line(kind, &s->cut, n + g, i0 + i),
+                                                                i0 + i, j0 + q, c, valid), valid);
+            }
+        }
+    }
+}
+
+static void winograd_store(const sink *s, const tiles *t, const float *band, int Cb, const float *U, int P, int n, int row,
+                           int H, int W, int C, float *scratch) {
+    for (int first = 0; first < t->count; first += BATCH) {
+        int count = least(BATCH, t->count - first);
+        const float *half = winograd_half(t, first, count, band, Cb, U, P, scratch);
+        switch (s->kind) {
+        case BIAS_RELU: store_tiles_as(BIAS_RELU, s, t, first, count, half, n, row, H, W, C, P); break;
+        case RESIDUAL_RELU: store_tiles_as(RESIDUAL_RELU, s, t, first, count, half, n, row, H, W, C, P); break;
+        case ADD_MASKED: store_tiles_as(ADD_MASKED, s, t, first, count, half, n, row, H, W, C, P); break;
+        default: store_tiles_as(STORE, s, t, first, count, half, n, row, H, W, C, P);
+        }
+    }
+}
+
 // Items from .. to - 1 for images offset .. offset + N - 1; buffer is this thread's.
 static void conv_items(const conv *c, const plan *p, int offset, int N, int from, int to, float *buffer) {
     const shape *s = &c->s;
@@ -66,6 +103,10 @@ static void conv_items(const conv *c, const plan *p, int offset, int N, int from
         int in_rows = s->stride == 1 ? rows + 2 : 2 * rows + 1, in_cols = s->stride == 1 ? cols + 2 : 2 * cols + 1;
         ptrdiff_t out_row = (ptrdiff_t)cols * P, in_row = (ptrdiff_t)in_cols * Cb;
         load_band(&c->in, s->H, s->W, s->C, n, it.G, s->stride * it.first - 1, in_rows, 1, in_cols - 1 - s->W, Cb, band);
+        if (s->winograd && !c->out.moments) {
+            winograd_store(&c->out, &it.t, band, Cb, c->filters, P, n, it.first, OH, OW, s->F, scratch);
+            continue;
+        }
         if (s->winograd) winograd_forward(&it.t, band, Cb, c->filters, P, out, scratch);
         else
             for (int g = 0; g < it.G; g++)
@@ -117,7 +158,9 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
         load_band(&c->dz, OH, OW, s->F, it.n, it.G, it.first - halo, dz_rows, halo, dz_cols - halo - OW, P, dz);
         if (c->back) {
             ptrdiff_t out_row = (ptrdiff_t)s->stride * cols * Cp;
-            if (s->winograd) winograd_forward(&it.t, dz, P, c->back, Cp, band, scratch);
+            int direct = s->winograd && c->dx.kind != MASK;
+            if (direct) winograd_store(&c->dx, &it.t, dz, P, c->back, Cp, it.n, it.first, s->H, s->W, s->C, scratch);
+            else if (s->winograd) winograd_forward(&it.t, dz, P, c->back, Cp, band, scratch);
             else if (s->stride == 2) direct_dx_stride2(&it, dz, dz_row, P, c->back, Cp, OW, band);
             else
                 for (int g = 0; g < it.G; g++)
@@ -125,7 +168,7 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
                         multiply(OW, Cp, 3, 3 * P, dz + (g * dz_rows + i) * dz_row, P, 1, dz_row, c->back, Cp, 3 * P * Cp,
                                  band + (g * rows + i) * out_row, Cp, 0);
             int count = least(s->stride * it.R, s->H - s->stride * it.first);
-            for (int g = 0; g < it.G; g++)
+            for (int g = 0; !direct && g < it.G; g++)
                 for (int i = 0; i < count; i++)
                     store_row(&c->dx, it.n + g, s->stride * it.first + i, s->H, s->W, s->C, Cp,
                               band + (g * s->stride * rows + i) * out_row);

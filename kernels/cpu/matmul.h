@@ -8,7 +8,7 @@
 // is fetched from main memory is used hundreds of times, each that comes from the second-level cache MR times.
 // `gemm.h` has the tile for matrices that are in cache already.
 #pragma once
-#include "math.h"
+#include "functions.h"
 
 #if VL == 16
 enum { MR = 12 };

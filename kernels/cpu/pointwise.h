@@ -5,7 +5,7 @@
 // written once. All parameters of a model are one call, over a table of where they lie, so that the small ones
 // (biases, batch norms) cost no call of their own and threads share the sum of all sizes evenly.
 #pragma once
-#include "math.h"
+#include "functions.h"
 
 enum { FEW = 1 << 15 };                                 // numbers that are not worth waking a thread for
 

@@ -125,37 +125,24 @@ INLINE void input_rows(const float *H, const int *start, int n, const int C, flo
         }
 }
 
-INLINE void winograd_forward_as(const int C, const int F, const tiles *t, const float *band, const float *U, float *out,
-                                float *scratch) {
+// half (6, 4, BATCH, F) = M A for the tiles first .. first + n - 1, M = (B^T d B) * U summed over channels: all but the last
+// step of their convolution, A^T half. Returns half, somewhere in scratch.
+INLINE void winograd_half_as(const int C, const int F, const tiles *t, int first, int n, const float *band, const float *U,
+                             float *scratch) {
     ptrdiff_t in_row = (ptrdiff_t)(4 * t->across + 2) * C, in_image = (4 * t->down + 2) * in_row;
-    ptrdiff_t out_row = (ptrdiff_t)4 * t->across * F, out_image = 4 * t->down * out_row;
     float *H = scratch, *V = H + BATCH * 36 * C, *M = V + BATCH * 6 * C, *half = M + BATCH * 6 * F;
     int start[BATCH];
-    for (int first = 0; first < t->count; first += BATCH) {
-        int n = least(BATCH, t->count - first);
-        ptrdiff_t slice = (ptrdiff_t)input_columns(t, first, n, band, C, in_row, in_image, start, H) * C;
-        for (int i = 0; i < 6; i++) {
-            input_rows(H + i * slice, start, n, C, V);
-            for (int j = 0; j < 6; j++)
-                multiply_as(n, F, 1, C, V + j * BATCH * C, C, 1, 0, U + (6 * i + j) * C * F, F, 0, M + j * BATCH * F, F, 0);
-            float *h = half + i * 4 * BATCH * F;                   // half (6, 4, BATCH, F) = M A
-            for (int x = 0; x < n * F; x += VL) {
-                vec m[6], y[4];
-                UNROLL for (int j = 0; j < 6; j++) m[j] = load(M + x + j * BATCH * F);
-                output_1d(m, y);
-                UNROLL for (int q = 0; q < 4; q++) store(h + x + q * BATCH * F, y[q]);
-            }
-        }
-        for (int k = 0; k < n; k++) {                              // out = A^T half
-            float *p = out + tile_offset(t, first + k, out_row, F, out_image);
-            for (int f = 0; f < F; f += VL)
-                for (int q = 0; q < 4; q++) {
-                    const float *h = half + (q * BATCH + k) * F + f;
-                    vec m[6], y[4];
-                    UNROLL for (int i = 0; i < 6; i++) m[i] = load(h + i * 4 * BATCH * F);
-                    output_1d(m, y);
-                    UNROLL for (int i = 0; i < 4; i++) store(p + i * out_row + q * F + f, y[i]);
-                }
+    ptrdiff_t slice = (ptrdiff_t)input_columns(t, first, n, band, C, in_row, in_image, start, H) * C;
+    for (int i = 0; i < 6; i++) {
+        input_rows(H + i * slice, start, n, C, V);
+        for (int j = 0; j < 6; j++)
+            multiply_as(n, F, 1, C, V + j * BATCH * C, C, 1, 0, U + (6 * i + j) * C * F, F, 0, M + j * BATCH * F, F, 0);
+        float *h = half + i * 4 * BATCH * F;
+        for (int x = 0; x < n * F; x += VL) {
+            vec m[6], y[4];
+            UNROLL for (int j = 0; j < 6; j++) m[j] = load(M + x + j * BATCH * F);
+            output_1d(m, y);
+            UNROLL for (int q = 0; q < 4; q++) store(h + x + q * BATCH * F, y[q]);
         }
     }
 }
@@ -170,9 +157,36 @@ INLINE void winograd_forward_as(const int C, const int F, const tiles *t, const 
         else function(C, F, __VA_ARGS__);                                                                             \
     } while (0)
 
+static const float *winograd_half(const tiles *t, int first, int n, const float *band, int C, const float *U, int F,
+                                  float *scratch) {
+    FOR_USUAL_SIZES(C, F, winograd_half_as, t, first, n, band, U, scratch);
+    return scratch + BATCH * 42 * C + BATCH * 6 * F;
+}
+
+// Column q of the 4 x 4 outputs of tile k of its batch, for channels f ...
+INLINE void output_column(const float *half, int k, int q, int f, int F, vec y[4]) {
+    const float *h = half + (q * BATCH + k) * F + f;
+    vec m[6];
+    UNROLL for (int i = 0; i < 6; i++) m[i] = load(h + i * 4 * BATCH * F);
+    output_1d(m, y);
+}
+
 // out (G, 4 down, 4 across, F) = the convolution of band (G, 4 down + 2, 4 across + 2, C) with U (36, C, F).
 static void winograd_forward(const tiles *t, const float *band, int C, const float *U, int F, float *out, float *scratch) {
-    FOR_USUAL_SIZES(C, F, winograd_forward_as, t, band, U, out, scratch);
+    ptrdiff_t out_row = (ptrdiff_t)4 * t->across * F, out_image = 4 * t->down * out_row;
+    for (int first = 0; first < t->count; first += BATCH) {
+        int n = least(BATCH, t->count - first);
+        const float *half = winograd_half(t, first, n, band, C, U, F, scratch);
+        for (int k = 0; k < n; k++) {
+            float *p = out + tile_offset(t, first + k, out_row, F, out_image);
+            for (int f = 0; f < F; f += VL)
+                for (int q = 0; q < 4; q++) {
+                    vec y[4];
+                    output_column(half, k, q, f, F, y);
+                    UNROLL for (int i = 0; i < 4; i++) store(p + i * out_row + q * F + f, y[i]);
+                }
+        }
+    }
 }
 
 INLINE void winograd_filters_as(const int C, const int F, const tiles *t, const float *band, const float *dy,

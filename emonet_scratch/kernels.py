@@ -96,26 +96,32 @@ def _threads() -> int:
 
 
 @functools.cache
-def library() -> Library | None:
-    """The compiled kernels, or None where there are none or EMONET_KERNELS=off; `why()` says it in words."""
+def _load() -> tuple[Library | None, str]:
+    """The compiled kernels or None, and the reason in words."""
     choice = os.environ.get("EMONET_KERNELS", "")
     if choice not in ("", "on", "off", *VARIANTS):
         raise KernelError(f"EMONET_KERNELS must be on, off or one of {', '.join(VARIANTS)}, got {choice!r}")
+    if choice == "off":
+        return None, "off (EMONET_KERNELS=off); the NumPy definitions run"
     found = sorted(Path(__file__).parent.glob("_cpu*.so"))
-    if choice == "off" or not found:
-        return None
+    if not found:
+        return None, "not built (no working C compiler at installation); the NumPy definitions run"
+    try:
+        lib = Library(found[0], choice if choice in VARIANTS else None)
+    except OSError as error:
+        return None, f"cannot be loaded ({error}); the NumPy definitions run"
     importlib.import_module(".twins", __package__)                            # registers them
-    return Library(found[0], choice if choice in VARIANTS else None)
+    return lib, f"{lib.variant}, {lib.threads} thread(s), {found[0].name}: {', '.join(sorted(_twins))}"
+
+
+def library() -> Library | None:
+    """The compiled kernels, or None where there are none or they are off; `why()` says it in words."""
+    return _load()[0]
 
 
 def why() -> str:
     """One line: which kernels are in use, or why none are."""
-    lib = library()
-    if lib is not None:
-        return f"CPU kernels: {lib.variant}, {lib.threads} thread(s), {lib.path.name}: {', '.join(sorted(_twins))}"
-    if os.environ.get("EMONET_KERNELS") == "off":
-        return "CPU kernels: off (EMONET_KERNELS=off); the NumPy definitions run"
-    return "CPU kernels: not built (setup.py found no working C compiler); the NumPy definitions run"
+    return f"CPU kernels: {_load()[1]}"
 
 
 def register(name: str, kernel: Any) -> None:

@@ -4,6 +4,7 @@ import copy
 import functools
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -296,6 +297,20 @@ def test_the_environment_chooses(value, expected):
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"EMONET_KERNELS": value, "EMONET_THREADS": "1"},
                          capture_output=True, text=True, check=True)
     assert run.stdout.startswith(expected) and run.stdout.count("\n") == 1
+
+
+def test_a_library_that_cannot_be_loaded_costs_speed_only(tmp_path):
+    """Also what a package without the library says, and that importing it alone loads nothing."""
+    package = tmp_path / "emonet_scratch"
+    shutil.copytree(Path(kernels.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    code = ("import sys, emonet_scratch; assert not [m for m in sys.modules if m.endswith(('twins', 'cupy'))]\n"
+            "import numpy as np; from emonet_scratch import kernels, layers\n"
+            "layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 4, 4, 16), np.float32)); print(kernels.why())")
+    for expected in ("not built", "cannot be loaded"):
+        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+                             env={k: v for k, v in os.environ.items() if k != "EMONET_KERNELS"})
+        assert run.stdout.startswith(f"CPU kernels: {expected}")
+        (package / "_cpu.so").write_bytes(b"no library")
 
 
 @pytest.mark.parametrize("name", ["EMONET_THREADS", "OMP_NUM_THREADS"])

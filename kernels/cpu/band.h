@@ -64,7 +64,6 @@ static void load_band(const source *s, int H, int W, int C, int n, int G, int fi
 
 enum sink_kind {
     STORE,              // out = o
-    BIAS,               // out = o + shift
     BIAS_RELU,          // out = max(o + shift, 0)
     RESIDUAL_RELU,      // out = max(o + shift + shortcut, 0)
     MASK,               // out = o where (z - mean) * scale + shift > 0, else 0; sums of out and out * (z - mean)
@@ -104,7 +103,7 @@ INLINE size_t shortcut_line(const enum sink_kind kind, const shortcut *t, int n,
 // What the sink makes of output a of pixel (i, j), channels c ...; all kinds but MASK, which gathers sums.
 INLINE vec finished(const enum sink_kind kind, const sink *s, vec a, vec shift, size_t line, int i, int j, int c, int valid) {
     const shortcut *t = &s->cut;
-    if (kind == BIAS || kind == BIAS_RELU || kind == RESIDUAL_RELU) a += shift;
+    if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a += shift;
     if (kind == RESIDUAL_RELU)
         a += shortcut_value(s->y + line + (size_t)j * t->stride * t->C, t->C, t->before, c, valid);
     if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a = relu(a);
@@ -145,7 +144,6 @@ INLINE void store_row_as(const enum sink_kind kind, const sink *s, int n, int i,
 static void store_row(const sink *s, int n, int i, int H, int W, int C, int Cb, const float *o) {
     switch (s->kind) {
     case STORE: store_row_as(STORE, s, n, i, H, W, C, Cb, o); break;
-    case BIAS: store_row_as(BIAS, s, n, i, H, W, C, Cb, o); break;
     case BIAS_RELU: store_row_as(BIAS_RELU, s, n, i, H, W, C, Cb, o); break;
     case RESIDUAL_RELU: store_row_as(RESIDUAL_RELU, s, n, i, H, W, C, Cb, o); break;
     case MASK: store_row_as(MASK, s, n, i, H, W, C, Cb, o); break;

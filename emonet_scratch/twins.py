@@ -31,6 +31,13 @@ def _owned(layer: Any) -> bool:
     return _ready(*arrays) and all(a.flags.c_contiguous for a in arrays)
 
 
+def _gradient(layer: Any, dy: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """dy as the kernels read it; they would read past the end of a smaller array."""
+    if dy.shape != shape:
+        raise ValueError(f"{layer!r} got dy of shape {dy.shape}, expected {shape}: that of y")
+    return np.ascontiguousarray(dy, np.float32)
+
+
 class _Conv2d:
     """3x3, padding 1, stride 1 or 2, no bias; see kernels/cpu/conv.h."""
 
@@ -50,10 +57,10 @@ class _Conv2d:
 
     @staticmethod
     def backward(layer: Conv2d, dy: Any, x: Any) -> Any:
-        dx = kernels.empty(*x.shape)
+        (N, H, W, _), s, dx = x.shape, layer.stride, kernels.empty(*x.shape)
+        dy = _gradient(layer, dy, (N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F))
         kernels.library().of_width(layer.C, layer.F).conv3x3_backward(
-            *x.shape, layer.F, layer.stride, int(kernels.exact), x, layer.W.value, np.ascontiguousarray(dy, np.float32), dx,
-            layer.W.grad)
+            *x.shape, layer.F, s, int(kernels.exact), x, layer.W.value, dy, dx, layer.W.grad)
         return dx
 
 
@@ -119,7 +126,7 @@ class _ResidualBlock:
         sizes = _Sizes(*x.shape, layer.F, layer.stride, int(kernels.exact), int(training), body.bn1.eps, body.bn1.momentum)
         kernels.library().of_width(layer.C, layer.F).block_backward(
             ctypes.byref(sizes), _conv_norm(body.conv1, body.bn1, constants1, z1),
-            _conv_norm(body.conv2, body.bn2, constants2, z2), x, y, np.ascontiguousarray(dy, np.float32), d1, dx)
+            _conv_norm(body.conv2, body.bn2, constants2, z2), x, y, _gradient(layer, dy, y.shape), d1, dx)
         return dx
 
 
@@ -177,7 +184,7 @@ class _Sequential:
         x, kept = cache
         y, z, constants, training, caches = kept or _Sequential._keep(layers, x)[1][1]
         conv, bn, _relu, *rest = layers
-        dy, dx = np.ascontiguousarray(Sequential(*rest).backward(dy, caches), np.float32), kernels.empty(*x.shape)
+        dy, dx = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), kernels.empty(*x.shape)
         sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
         kernels.library().of_width(conv.F).stem_backward(
             ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)

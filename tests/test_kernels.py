@@ -217,6 +217,15 @@ def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(lib
         layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 3, 3, 8), np.float32))
 
 
+@pytest.mark.parametrize("layer", [layers.Conv2d(16, 16, 3, 1, 1), layers.ResidualBlock(16, 16),
+                                   layers.Sequential(layers.Conv2d(16, 16, 3, 1, 1), layers.BatchNorm(16), layers.ReLU())])
+def test_a_gradient_of_another_shape_is_refused(layer):
+    y, cache = layer.forward(np.ones((2, 5, 5, 16), np.float32))
+    assert isinstance(cache, kernels.TwinCache)
+    with pytest.raises(ValueError, match=r"got dy of shape \(1, 5, 5, 16\), expected \(2, 5, 5, 16\): that of y"):
+        layer.backward(y[:1], cache)
+
+
 def test_same_bits_every_time(library):
     def once():
         model = models.ResNet(8, rng=np.random.default_rng(0))

@@ -1,8 +1,9 @@
 """Optional faster twins of the definitions: finds the compiled kernels, hands them out, keeps their memory.
 
 A definition is marked by `@twin`. Where a compiled twin is registered under its name and accepts the arguments
-(float32 arrays on the CPU, shapes it knows), the twin runs instead; where it does not, or where there are no kernels, the
-definition does. Nothing else in the package knows about kernels.
+(float32 arrays of its device, shapes it knows), the twin runs instead; where none does, or where there are no kernels, the
+definition does. Nothing else in the package knows about kernels. The twins for the CPU are in twins.py, those for GPUs in
+gpu/; each kind is imported when it may be needed, the latter when CuPy is there.
 
 The environment decides once, when the first twin is asked for:
 
@@ -10,6 +11,7 @@ The environment decides once, when the first twin is asked for:
     EMONET_KERNELS=avx512|avx2|plain    this build of the kernels instead of the best that the processor can run
     EMONET_THREADS=2                    threads of the kernels (else OMP_NUM_THREADS, else one a usable core)
     EMONET_EXACT=1                      as `kernels.exact = True`
+    EMONET_PRECISION=tf32|bf16          as `kernels.precision = ...`
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import ctypes
 import functools
 import importlib
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,13 @@ VARIANTS = ("plain", "avx2", "avx512")
 #: True: 3x3 convolutions as direct sums, not by Winograd's F(4x4, 3x3), whose rounding error is about ten times larger.
 exact = os.environ.get("EMONET_EXACT", "") not in ("", "0")
 
-_twins: dict[str, Any] = {}
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+#: How products in the matrix units of a GPU round their factors; sums, and all that is stored, are float32. The CPU: fp32.
+precision = os.environ.get("EMONET_PRECISION") or "fp32"
+
+_twins: dict[str, Any] = {}         # for the CPU, by name of the definition
+_gpu_twins: dict[str, Any] = {}
 _lock = threading.Lock()
 
 
@@ -95,12 +104,17 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache
-def _load() -> tuple[Library | None, str]:
-    """The compiled kernels or None, and the reason in words."""
+def _choice() -> str:
     choice = os.environ.get("EMONET_KERNELS", "")
     if choice not in ("", "on", "off", *VARIANTS):
         raise KernelError(f"EMONET_KERNELS must be on, off or one of {', '.join(VARIANTS)}, got {choice!r}")
+    return choice
+
+
+@functools.cache
+def _load() -> tuple[Library | None, str]:
+    """The compiled kernels or None, and the reason in words."""
+    choice = _choice()
     if choice == "off":
         return None, "off (EMONET_KERNELS=off); the NumPy definitions run"
     found = sorted(Path(__file__).parent.glob("_cpu*.so"))
@@ -124,13 +138,27 @@ def why() -> str:
     return f"CPU kernels: {_load()[1]}"
 
 
-def register(name: str, kernel: Any) -> None:
-    """Make `kernel` the twin of the definition `name`: a function, or an object with forward and backward."""
-    _twins[name] = kernel
+@functools.cache
+def _load_gpu() -> bool:
+    """Whether the twins for GPUs may be used; they are registered then."""
+    if precision not in PRECISIONS:
+        raise KernelError(f"EMONET_PRECISION must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if _choice() != "off":
+        importlib.import_module(".gpu", __package__)
+    return _choice() != "off"
 
 
-def _find(name: str) -> Any:
-    return _twins.get(name) if library() is not None else None
+def register(name: str, kernel: Any, device: str = "cpu") -> None:
+    """Make `kernel` (a function, or an object with forward and backward) the twin of `name` on "cpu" or "cuda"."""
+    (_gpu_twins if device == "cuda" else _twins)[name] = kernel
+
+
+def _find(name: str) -> Iterator[Any]:
+    """The twins of a definition; each answers NotImplemented to arrays of the other's device."""
+    if library() is not None and name in _twins:
+        yield _twins[name]
+    if "cupy" in sys.modules and _load_gpu() and name in _gpu_twins:          # without CuPy there are no arrays on a GPU
+        yield _gpu_twins[name]
 
 
 class TwinCache:
@@ -152,18 +180,20 @@ def twin(definition: Any) -> Any:
     if not isinstance(definition, type):
         @functools.wraps(definition)
         def function(*args: Any, **kwargs: Any) -> Any:
-            kernel = _find(name)
-            result = NotImplemented if kernel is None else kernel(*args, **kwargs)
-            return definition(*args, **kwargs) if result is NotImplemented else result
+            for kernel in _find(name):
+                if (result := kernel(*args, **kwargs)) is not NotImplemented:
+                    return result
+            return definition(*args, **kwargs)
         return function
 
     forward, backward = definition.forward, definition.backward
 
     @functools.wraps(forward)
     def fast_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        kernel = _find(name)
-        result = NotImplemented if kernel is None else kernel.forward(self, *args, **kwargs)
-        return forward(self, *args, **kwargs) if result is NotImplemented else (result[0], TwinCache(kernel, result[1]))
+        for kernel in _find(name):
+            if (result := kernel.forward(self, *args, **kwargs)) is not NotImplemented:
+                return result[0], TwinCache(kernel, result[1])
+        return forward(self, *args, **kwargs)
 
     @functools.wraps(backward)
     def fast_backward(self: Any, *args: Any) -> Any:

@@ -5,8 +5,11 @@ fine) and cannot be indexed with host arrays; `.get()` copies to the host, `asar
 """
 
 import types
+import weakref
 
 import numpy as np
+
+addresses = weakref.WeakValueDictionary()   # host arrays by the address that was asked for, as tables of pointers hold it
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -16,6 +19,11 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, host):
         self.host = host
+
+    @property
+    def data(self):
+        addresses[self.host.ctypes.data] = self.host
+        return types.SimpleNamespace(ptr=self.host.ctypes.data)
 
     def get(self):
         return self.host.copy()
@@ -82,11 +90,22 @@ class Cupy(types.ModuleType):
     ndarray = DeviceArray
 
     def __getattr__(self, name):
+        if name.startswith("__"):                                             # __file__ and the like
+            raise AttributeError(name)
         function = getattr(np, name)
         return lambda *args, **kwargs: call(function, *args, **kwargs)
 
     def asarray(self, x, dtype=None):
         return x if isinstance(x, DeviceArray) else DeviceArray(np.array(x, dtype))
+
+    def empty(self, shape, dtype=float):
+        """Memory that nobody has written to: all bits are 1, NaN in floats."""
+        x = np.empty(shape, dtype)
+        x.reshape(-1).view(np.uint8)[...] = 255
+        return DeviceArray(x)
+
+    def empty_like(self, x):
+        return self.empty(x.shape, x.dtype)
 
     class cuda:
         class Device:

@@ -348,7 +348,7 @@ def test_trace_runs_the_definitions(monkeypatch):
         forward = staticmethod(lambda layer, x: (x, None))
         backward = staticmethod(lambda layer, dy, cache: dy)
 
-    monkeypatch.setattr(kernels, "_find", {"Sequential": Twin}.get)
+    monkeypatch.setattr(kernels, "_find", lambda name: [Twin] if name == "Sequential" else [])
     net, paths = layers.Sequential(layers.Sequential(layers.ReLU())), []
     x = -np.ones((2, 3), np.float32)
     assert net.forward(x)[0] is x

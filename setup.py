@@ -1,11 +1,14 @@
-"""Package metadata, and the CPU kernels: built where there is a C compiler, left out with one line where there is none."""
+"""Package metadata, and the kernels: for the CPU, built where there is a C compiler and left out with one line where there is
+none; for GPUs, copied as sources, which are compiled where they run.
+"""
 
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
-CPU = Path("kernels/cpu")
+CPU, CUDA = Path("kernels/cpu"), Path("kernels/cuda")
 
 
 class OptionalKernels(build_ext):
@@ -16,6 +19,18 @@ class OptionalKernels(build_ext):
             super().build_extension(ext)
         except Exception as error:
             print(f"emonet_scratch: the CPU kernels are left out, the NumPy definitions run instead ({error})")
+
+
+class WithSources(build_py):
+    """Put kernels/cuda beside the launch code that reads it; in an editable installation it is read where it is."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "emonet_scratch/gpu/cuda")
+            self.mkpath(str(target))
+            for path in sorted(CUDA.glob("*.cu*")):
+                self.copy_file(str(path), str(target / path.name))
 
 
 setup(
@@ -31,10 +46,11 @@ setup(
     ext_modules=[Extension("emonet_scratch._cpu", sorted(str(p) for p in CPU.glob("*.c")),
                            depends=sorted(str(p) for p in CPU.glob("*.h")),
                            extra_compile_args=["-std=gnu11", "-O3", "-pthread"], extra_link_args=["-pthread"])],
-    cmdclass={"build_ext": OptionalKernels},
+    cmdclass={"build_ext": OptionalKernels, "build_py": WithSources},
     install_requires=["numpy", "scipy", "imageio", "imageio-ffmpeg", "tqdm", "safetensors", "matplotlib"],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-learn"],
+        "test": ["pytest", "hypothesis", "ruff", "scikit-learn",
+                 "nvidia-cuda-nvrtc; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"],
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],
     },

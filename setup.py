@@ -1,5 +1,7 @@
-"""Package metadata, and the kernels: for the CPU, built where there is a C compiler and left out with one line where there is
-none; for GPUs, copied as sources, which are compiled where they run.
+"""Package metadata, and the kernels.
+
+Those for the CPU are built where there is a C compiler, and left out with one line where there is none; those for GPUs
+travel as sources and are compiled where they run.
 """
 
 from pathlib import Path

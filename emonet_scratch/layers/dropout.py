@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, device_of, generator, to_device
+from ..kernels import twin
 from .base import Layer
 
 
+@twin
 class Dropout(Layer):
     """Inverted dropout (Srivastava et al. 2014): y = x * m / (1 - rate), m = 0 with probability `rate`, else 1.
 
     x of any shape; dx = dy * m / (1 - rate). In evaluation mode, or with rate 0, the identity.
 
-    The mask of the k-th call is drawn on the host by a Philox generator with the key (seed, k), so the state of the
-    generator is the counter k: it is saved with the model, and CPU and GPU drop the same units.
+    The k-th call draws its mask by Philox4x64-10 (Salmon et al. 2011) with the key (seed, k): m_i = [u_i >= rate], u_i the
+    i-th float32 in [0, 1) from that generator. Number i depends on key and i alone, so any thread of a GPU can draw it, and
+    CPU and GPU drop the same units. The state is the key of the next call; it is saved with the model.
     """
 
     buffers = ("counter",)

@@ -74,13 +74,13 @@ class Memory:
     """
 
     def __init__(self, arrays):
-        tables = [(name, a) for name, a in arrays if a.dtype.str[1:] in ("i8", "u8")]
-        targets = {address: name for name, a in tables for address in a.ravel().tolist() if address >> 32}
-        for address, name in targets.items():
-            if address not in device.addresses:
-                raise ShimError(f"{name} holds the address of no array that is alive")
+        known = set(device.addresses)
+        words = {name: set(a.ravel().tolist()) for name, a in arrays if a.dtype.str[1:] in ("i8", "u8")}
+        self.tables = {name: all_of for name, all_of in words.items() if all_of & known}
+        targets = {word: name for name, all_of in self.tables.items() for word in all_of if word >> 32}
+        for word in targets.keys() - known:
+            raise ShimError(f"{targets[word]} holds the address of an array that is dead")
         self.arrays = arrays + [(f"an array in {name}", device.addresses[t]) for t, name in targets.items()]
-        self.tables = {name for name, a in tables if set(a.ravel().tolist()) & targets.keys()}
         self.regions = []                                                     # start, stop, the copy with its canaries
         for _, a in sorted(self.arrays, key=lambda pair: pair[1].ctypes.data):
             start, stop = a.ctypes.data, a.ctypes.data + a.nbytes

@@ -45,7 +45,8 @@ extern "C" char __stop_emonet_shared[] __attribute__((weak, visibility("hidden")
 namespace shim {
 
 enum State { READY, DONE, SPIN, BLOCK, WARP };
-const char* const DOES[] = {"has not got there", "has returned", "spins in", "waits at __syncthreads in", "waits for its warp in"};
+const char* const DOES[] = {"has not got there", "has returned", "spins in line %d", "waits at __syncthreads in line %d",
+                            "waits for its warp in line %d"};
 const size_t STACK = 128 << 10, PAGE = 4096, GUARD = 4096, MAX_SHARED = 227 << 10;
 
 struct Thread {
@@ -141,12 +142,14 @@ static void provide_fibers(int count) {
 
 // Nobody in the block can go on: name two threads that differ in what they do.
 [[noreturn]] static void stuck() {
-    Thread* a = threads;
-    while (a->state == DONE || a->state == SPIN) a++;
-    Thread* b = threads;                                                      // a thread of other state, line or mask
+    Thread *a = threads, *b = threads;
+    while (a->state == DONE) a++;
     while (b < threads + block_size - 1 && b->state == a->state && b->line == a->line && b->mask == a->mask) b++;
-    fail(": divergent: thread (%u, %u, %u) %s line %d, thread (%u, %u, %u) %s line %d", a->index.x, a->index.y, a->index.z,
-         DOES[a->state], a->line, b->index.x, b->index.y, b->index.z, DOES[b->state], b->line);
+    char does[2][80];
+    snprintf(does[0], 80, DOES[a->state], a->line);
+    snprintf(does[1], 80, DOES[b->state], b->line);
+    fail(": divergent: thread (%u, %u, %u) %s, thread (%u, %u, %u) %s", a->index.x, a->index.y, a->index.z, does[0],
+         b->index.x, b->index.y, b->index.z, does[1]);
 }
 
 // Run the threads of a block until all have returned (true) or all that have not wait for other blocks (false).
@@ -261,6 +264,7 @@ __attribute__((noinline)) static void barrier(int line) {
     events++;
     current->state = BLOCK;
     current->line = line;
+    current->mask = 0;
     for (int i = 0; i < block_size; i++)
         if (threads[i].state != BLOCK || threads[i].line != line) return wait(BLOCK, line);
     for (int i = 0; i < block_size; i++) threads[i].state = READY;

@@ -41,13 +41,14 @@ def build(text, options):
         f'extern "C" void {name}__thread(void** a) {{ {name}(' + ", ".join(
             f"*({ctype(p, dtype)}*)a[{i}]" for i, (_, p, dtype) in enumerate(parameters)) + "); }\n"
         for name, parameters in launch.signatures(text).items())
-    whole = f"{SHIM}\n{dynamic_shared(text)}\n{thunks}"
-    flags = [*FLAGS, *(o for o in options if o.startswith("-D"))]
+    # Behind shim.h, which has names like C and K of its own.
+    defines = "".join(f"#define {o[2:].replace('=', ' ', 1)}\n" for o in options if o.startswith("-D"))
+    whole = f"{SHIM}\n{defines}{dynamic_shared(text)}\n{thunks}"
     CACHE.mkdir(exist_ok=True)
-    path = CACHE / (hashlib.sha256("\0".join([whole, *flags]).encode()).hexdigest()[:24] + ".so")
+    path = CACHE / (hashlib.sha256("\0".join([whole, *FLAGS]).encode()).hexdigest()[:24] + ".so")
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
-        run = subprocess.run([os.environ.get("CXX", "g++"), *flags, "-x", "c++", "-", "-o", str(part)], input=whole,
+        run = subprocess.run([os.environ.get("CXX", "g++"), *FLAGS, "-x", "c++", "-", "-o", str(part)], input=whole,
                              capture_output=True, text=True, check=False)
         if run.returncode:
             raise ShimError(f"g++ refuses the kernel:\n{run.stderr[:3000]}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emonet_scratch import backend
+from emonet_scratch import backend, kernels
 from emonet_scratch.gpu import launch
 from tests import device
 
@@ -193,6 +193,7 @@ compiler = Module
 def shim(monkeypatch):
     """The stand-in for CuPy, with kernels that run on the CPU."""
     monkeypatch.setattr(launch, "compiler", compiler)
+    monkeypatch.setattr(kernels, "_load_gpu", lambda: True)                   # also where EMONET_KERNELS=off
     monkeypatch.setattr(backend, "import_cupy", lambda: device.cupy)
     monkeypatch.setitem(sys.modules, "cupy", device.cupy)                     # kernels.py looks there
     return device.cupy

@@ -19,6 +19,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import importlib.machinery
+import math
 import os
 import sys
 import threading
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 
 VARIANTS = ("plain", "avx2", "avx512")
+ABI = 2                             # of kernels/cpu/dispatch.c: another number is a library built from other sources
 
 #: True: 3x3 convolutions as direct sums, not by Winograd's F(4x4, 3x3), whose rounding error is about ten times larger.
 exact = os.environ.get("EMONET_EXACT", "") not in ("", "0")
@@ -61,6 +64,8 @@ class Library:
 
     def __init__(self, path: Path, variant: str | None) -> None:
         self._dll = ctypes.CDLL(str(path))
+        if not hasattr(self._dll, "emonet_abi") or self._dll.emonet_abi() != ABI:
+            raise OSError("built from other sources: install the package again")
         best = VARIANTS[self._dll.emonet_supports()]
         if variant and VARIANTS.index(variant) > VARIANTS.index(best):
             raise KernelError(f"EMONET_KERNELS={variant}: this processor can run at most {best}")
@@ -73,9 +78,9 @@ class Library:
         return self._narrow if any(0 < c % 16 <= 8 for c in channels if c >= 8) else self
 
     def set_threads(self, threads: int) -> None:
-        """Share the work of every kernel among so many threads from now on."""
-        self.threads = threads
-        self._dll.emonet_set_threads(threads)
+        """Share the work of every kernel among so many threads (at most 256) from now on."""
+        with _lock:                                                           # not under a kernel that runs
+            self.threads = self._dll.emonet_set_threads(threads)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         function = getattr(self._dll, f"emonet_{name}_{self.variant}")
@@ -92,15 +97,19 @@ class Library:
 def _argument(a: Any) -> Any:
     if isinstance(a, np.ndarray):
         return ctypes.c_void_p(a.__array_interface__["data"][0])
-    return ctypes.c_float(a) if isinstance(a, float) else a
+    if isinstance(a, (float, np.floating)):
+        return ctypes.c_float(a)
+    return int(a) if isinstance(a, np.integer) else a
 
 
 def _threads() -> int:
-    for name in ("EMONET_THREADS", "OMP_NUM_THREADS"):
-        if value := os.environ.get(name):
-            if not value.isdigit() or int(value) < 1:
-                raise KernelError(f"{name} must be a positive integer, got {value!r}")
-            return int(value)
+    if value := os.environ.get("EMONET_THREADS"):
+        if not value.isdecimal() or int(value) < 1:
+            raise KernelError(f"EMONET_THREADS must be a positive integer, got {value!r}")
+        return int(value)
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()       # "4,2": 4 at the outermost level
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -117,7 +126,8 @@ def _load() -> tuple[Library | None, str]:
     choice = _choice()
     if choice == "off":
         return None, "off (EMONET_KERNELS=off); the NumPy definitions run"
-    found = sorted(Path(__file__).parent.glob("_cpu*.so"))
+    here = Path(__file__).parent                                              # an old build of another Python may lie beside
+    found = [p for end in importlib.machinery.EXTENSION_SUFFIXES if (p := here / f"_cpu{end}").exists()]
     if not found:
         return None, "not built (no working C compiler at installation); the NumPy definitions run"
     try:
@@ -207,32 +217,44 @@ def twin(definition: Any) -> Any:
 
 # ---- memory: what a training step frees, the next one gets back, already mapped and warm ----
 
-KEEP_BYTES = 2 << 30        # of free blocks; more than that goes back to the system
-_free: dict[int, list[np.ndarray]] = {}
-_free_bytes = 0
+class _Arena:
+    """Freed blocks by size, the size used longest ago first. No lock: a fork could leave one locked for ever."""
+
+    def __init__(self, keep_bytes: int) -> None:
+        self.keep_bytes, self.blocks = keep_bytes, {}
+
+    def take(self, size: int) -> np.ndarray:
+        try:
+            return self.blocks[size].pop()
+        except (KeyError, IndexError):
+            return np.empty(size, np.uint8)
+
+    def give(self, memory: np.ndarray) -> None:
+        same = self.blocks.pop(memory.nbytes, [])
+        same.append(memory)
+        self.blocks[memory.nbytes] = same                                     # now the last of the dictionary
+        sizes = [size * len(blocks) for size, blocks in list(self.blocks.items())]
+        for size in list(self.blocks):
+            if sum(sizes) <= self.keep_bytes:
+                break
+            self.blocks.pop(size, None)
+            sizes.pop(0)
+
+
+_arena = _Arena(keep_bytes=2 << 30)
 
 
 class _Block:
-    """Owner of an array's memory, which goes back to the free list when the last view of it dies."""
+    """Owner of an array's memory, which goes back to the arena when the last view of it dies."""
 
-    __slots__ = ("__array_interface__", "_memory")
+    __slots__ = ("__array_interface__", "_arena", "_memory")
 
-    def __init__(self, size: int) -> None:
-        global _free_bytes
-        blocks = _free.get(size)
-        if blocks:
-            self._memory = blocks.pop()
-            _free_bytes -= size
-        else:
-            self._memory = np.empty(size, np.uint8)
+    def __init__(self, size: int, arena: _Arena) -> None:
+        self._memory, self._arena = arena.take(size), arena
         self.__array_interface__ = self._memory.__array_interface__
 
     def __del__(self) -> None:
-        global _free_bytes
-        size = self._memory.nbytes
-        if _free_bytes + size <= KEEP_BYTES:
-            _free_bytes += size
-            _free.setdefault(size, []).append(self._memory)
+        self._arena.give(self._memory)
 
 
 def empty(*shape: int) -> np.ndarray:
@@ -241,8 +263,8 @@ def empty(*shape: int) -> np.ndarray:
     Fresh memory costs a page fault for every 4 KiB that is first written to, which in a training step with large activations
     takes longer than the arithmetic.
     """
-    size = 4 * int(np.prod(shape))
+    size = 4 * math.prod(shape)
     if size < 1 << 16:
         return np.empty(shape, np.float32)
     step = 1 << max(12, size.bit_length() - 4)                                # at most an eighth more than asked for
-    return np.asarray(_Block(-(-size // step) * step))[:size].view(np.float32).reshape(shape)
+    return np.asarray(_Block(-(-size // step) * step, _arena))[:size].view(np.float32).reshape(shape)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import kernels
-from .layers import LSTM, BatchNorm, Conv2d, LSTMCell, Normalize, ReLU, ResidualBlock, Sequential
+from .layers import LSTM, BatchNorm, Conv2d, LSTMCell, Normalize, PadShortcut, ReLU, ResidualBlock, Sequential
 from .optim import SGD, Adam, Optimizer
 
 
@@ -24,11 +24,26 @@ def _ready(*arrays: Any) -> bool:
     return all(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in arrays)
 
 
-def _owned(layer: Any) -> bool:
-    """Whether all parameters and buffers of the tree are float32, on the CPU and contiguous, as the kernels address them."""
-    arrays = [a for p in layer.parameters() for a in (p.value, p.grad)]
-    arrays += [getattr(part, name) for _, part in layer.walk() for name in part.buffers]
-    return _ready(*arrays) and all(a.flags.c_contiguous for a in arrays)
+def _sound(shape: tuple[int, ...], *arrays: Any) -> bool:
+    """Whether the kernels can read and write all these arrays as float32 of this shape without gaps."""
+    return _ready(*arrays) and all(a.shape == shape and a.flags.carray for a in arrays)
+
+
+def _conv_fits(conv: Any, C: int, F: int, strides: tuple[int, ...] = (1, 2)) -> bool:
+    """3x3, C to F channels, padding 1, no bias, its own arrays."""
+    return (isinstance(conv, Conv2d) and (conv.K, conv.padding, conv.C, conv.F) == (3, 1, C, F) and conv.b is None
+            and conv.stride in strides and _sound((3, 3, C, F), conv.W.value, conv.W.grad))
+
+
+def _norm_fits(bn: Any, C: int) -> bool:
+    return type(bn) is BatchNorm and bn.C == C <= 1024 and _sound(
+        (C,), bn.gamma.value, bn.gamma.grad, bn.beta.value, bn.beta.grad, bn.running_mean, bn.running_var)
+
+
+def _still(fits: bool, layer: Any) -> None:
+    """Backward's check: what forward accepted may have been replaced since."""
+    if not fits:
+        raise ValueError(f"parameters of {layer!r} were replaced after its forward by arrays that the kernels cannot use")
 
 
 def _gradient(layer: Any, dy: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -38,17 +53,16 @@ def _gradient(layer: Any, dy: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(dy, np.float32)
 
 
+def _images(x: Any, C: int) -> bool:
+    return _ready(x) and x.ndim == 4 and x.shape[3] == C and 0 < x.size < 1 << 31
+
+
 class _Conv2d:
     """3x3, padding 1, stride 1 or 2, no bias; see kernels/cpu/conv.h."""
 
     @staticmethod
-    def accepts(layer: Conv2d, x: Any) -> bool:
-        return (layer.K == 3 and layer.padding == 1 and layer.stride in (1, 2) and layer.b is None
-                and _ready(x) and x.ndim == 4 and x.shape[3] == layer.C and 0 < x.size < 1 << 31 and _owned(layer))
-
-    @staticmethod
     def forward(layer: Conv2d, x: Any) -> Any:
-        if not _Conv2d.accepts(layer, x):
+        if not (_conv_fits(layer, layer.C, layer.F) and _images(x, layer.C)):
             return NotImplemented
         (N, H, W, C), s, x = x.shape, layer.stride, np.ascontiguousarray(x)
         y = kernels.empty(N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F)
@@ -57,6 +71,7 @@ class _Conv2d:
 
     @staticmethod
     def backward(layer: Conv2d, dy: Any, x: Any) -> Any:
+        _still(_conv_fits(layer, layer.C, layer.F), layer)
         (N, H, W, _), s, dx = x.shape, layer.stride, kernels.empty(*x.shape)
         dy = _gradient(layer, dy, (N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F))
         kernels.library().of_width(layer.C, layer.F).conv3x3_backward(
@@ -82,10 +97,6 @@ def _conv_norm(conv: Conv2d, bn: BatchNorm, constants: np.ndarray, z: np.ndarray
     return (ctypes.c_void_p * 10)(*[a.__array_interface__["data"][0] for a in arrays])
 
 
-def _fusable(conv: Conv2d, bn: BatchNorm, x: Any) -> bool:
-    return _Conv2d.accepts(conv, x) and conv.F <= 1024 and bn.C == conv.F and _owned(bn)
-
-
 def _room(x: np.ndarray, conv: Conv2d, count: int) -> list[np.ndarray]:
     """`count` arrays of the shape of conv's output, and the constants of a batch norm behind it."""
     N, H, W, _ = x.shape
@@ -97,19 +108,24 @@ class _ResidualBlock:
     """Both convolutions, their batch norms, both ReLUs and the shortcut; see kernels/cpu/block.h."""
 
     @staticmethod
-    def fits(layer: ResidualBlock) -> bool:
-        """Whether its arrays are as the kernels want them, both norms alike, and the shortcut without parameters."""
-        bn1, bn2 = layer.body.bn1, layer.body.bn2
-        return (layer.F <= 1024 and _owned(layer) and not layer.shortcut.parameters()
+    def fits(layer: ResidualBlock, C: int) -> bool:
+        """Whether it is what the kernels compute, for C channels: both norms alike, a shortcut without parameters."""
+        parts, F = dict(layer.body.children()), layer.F
+        cut = layer.shortcut
+        padded = (isinstance(cut, PadShortcut) and (cut.C, cut.F, cut.stride) == (C, F, layer.stride)
+                  and cut.before == (F - C) // 2)
+        identity = type(cut) is Sequential and not any(cut.children()) and (C, layer.stride) == (F, 1)
+        if (list(parts) != ["conv1", "bn1", "relu", "conv2", "bn2"] or type(parts["relu"]) is not ReLU
+                or type(layer.relu) is not ReLU or not (padded or identity)):
+            return False
+        bn1, bn2 = parts["bn1"], parts["bn2"]
+        return (_conv_fits(parts["conv1"], C, F, (layer.stride,)) and _conv_fits(parts["conv2"], F, F, (1,))
+                and layer.stride in (1, 2) and _norm_fits(bn1, F) and _norm_fits(bn2, F)
                 and (bn1.training, bn1.eps, bn1.momentum) == (bn2.training, bn2.eps, bn2.momentum))
 
     @staticmethod
-    def accepts(layer: ResidualBlock, x: Any) -> bool:
-        return _ResidualBlock.fits(layer) and _fusable(layer.body.conv1, layer.body.bn1, x)
-
-    @staticmethod
     def forward(layer: ResidualBlock, x: Any) -> Any:
-        if not _ResidualBlock.accepts(layer, x):
+        if not (_images(x, layer.C) and _ResidualBlock.fits(layer, layer.C)):
             return NotImplemented
         body, x = layer.body, np.ascontiguousarray(x)
         z1, z2, y, constants1 = _room(x, body.conv1, 3)
@@ -122,6 +138,7 @@ class _ResidualBlock:
     @staticmethod
     def backward(layer: ResidualBlock, dy: Any, cache: Any) -> Any:
         x, y, z1, constants1, z2, constants2, training = cache
+        _still(_ResidualBlock.fits(layer, x.shape[3]), layer)
         body, dx, d1 = layer.body, kernels.empty(*x.shape), kernels.empty(*y.shape)
         sizes = _Sizes(*x.shape, layer.F, layer.stride, int(kernels.exact), int(training), body.bn1.eps, body.bn1.momentum)
         kernels.library().of_width(layer.C, layer.F).block_backward(
@@ -147,16 +164,23 @@ class _Sequential:
     """A row of layers that starts with Conv2d, BatchNorm, ReLU: those three as one (`stem` in kernels/cpu/block.h).
 
     In evaluation, where nothing but residual blocks follows, the whole row as one (kernels/cpu/infer.h). That keeps no
-    caches; a backward, which hardly ever comes then, runs the layers once more.
+    caches; a backward, which hardly ever comes then, runs the layers once more, with the parameters that it finds.
     """
+
+    @staticmethod
+    def fits(layers: list) -> bool:
+        """Whether the row starts with what `stem` computes."""
+        if [type(child) for child in layers[:3]] != [Conv2d, BatchNorm, ReLU]:
+            return False
+        return _conv_fits(layers[0], layers[0].C, layers[0].F) and _norm_fits(layers[1], layers[0].F)
 
     @staticmethod
     def forward(layer: Sequential, x: Any) -> Any:
         layers = [child for _, child in layer.children()]
-        if [type(child) for child in layers[:3]] != [Conv2d, BatchNorm, ReLU] or not _fusable(layers[0], layers[1], x):
+        if not (_Sequential.fits(layers) and _images(x, layers[0].C)):
             return NotImplemented
         conv, bn, x = layers[0], layers[1], np.ascontiguousarray(x)
-        blocks = _blocks_in_evaluation(layers[3:], x) if not bn.training else None
+        blocks = None if bn.training else _blocks_in_evaluation(layers[3:], conv.F)
         if blocks is None:
             return _Sequential._keep(layers, x)
         table = [_Folded.of(conv, bn)]
@@ -179,10 +203,21 @@ class _Sequential:
         return out, (x, (y, z, constants, bn.training, caches))
 
     @staticmethod
+    def _again(layer: Sequential, layers: list, x: np.ndarray) -> Any:
+        """The caches of a forward in evaluation, whatever the mode is now."""
+        modes = [(part, part.training) for _, part in layer.walk()]
+        layer.eval()
+        kept = _Sequential._keep(layers, x)[1][1]
+        for part, mode in modes:
+            part.training = mode
+        return kept
+
+    @staticmethod
     def backward(layer: Sequential, dy: Any, cache: Any) -> Any:
         layers = [child for _, child in layer.children()]
         x, kept = cache
-        y, z, constants, training, caches = kept or _Sequential._keep(layers, x)[1][1]
+        _still(_Sequential.fits(layers), layer)
+        y, z, constants, training, caches = kept or _Sequential._again(layer, layers, x)
         conv, bn, _relu, *rest = layers
         dy, dx = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), kernels.empty(*x.shape)
         sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
@@ -191,19 +226,23 @@ class _Sequential:
         return dx
 
 
-def _blocks_in_evaluation(layers: list, x: np.ndarray) -> list[ResidualBlock] | None:
-    """All residual blocks of these layers and rows, or None where there is something else, or anything that trains."""
+def _blocks_in_evaluation(layers: list, C: int) -> list[ResidualBlock] | None:
+    """All residual blocks of these layers and rows, the first for C channels, each for as many as the one before gives.
+
+    None where there is something else, or anything that trains.
+    """
     blocks = []
     for layer in layers:
+        inner = [layer]
         if type(layer) is Sequential:
-            inner = _blocks_in_evaluation([child for _, child in layer.children()], x)
-            if inner is None:
-                return None
-            blocks += inner
-        elif type(layer) is ResidualBlock and _ResidualBlock.fits(layer) and not layer.body.bn1.training:
-            blocks.append(layer)
-        else:
+            inner = _blocks_in_evaluation([child for _, child in layer.children()], C)
+        elif (type(layer) is not ResidualBlock or layer.body.bn1.training or layer.C != C
+              or not _ResidualBlock.fits(layer, C)):
             return None
+        if inner is None:
+            return None
+        blocks += inner
+        C = blocks[-1].F if blocks else C
     return blocks if len(blocks) < 64 else None
 
 
@@ -255,7 +294,7 @@ class _Packing:
     def states(self, shape: tuple[int, int, int], pair: Any) -> np.ndarray:
         """A pair of states (L, N, H), or zeros for None, copied into rows of the kernels, sorted."""
         rooms = np.zeros((2, *shape[:2], shape[2] + self.STATE_ROW), np.float32)
-        for room, state in zip(rooms, pair or (), strict=False):
+        for room, state in zip(rooms, () if pair is None else pair, strict=False):
             room[..., :shape[2]] = state if self.order is None else state[:, self.order]
         return rooms
 
@@ -274,14 +313,22 @@ class _LSTM:
     """All layers over all steps, one call a layer; see kernels/cpu/lstm.h."""
 
     @staticmethod
+    def fits(layer: LSTM) -> bool:
+        """Whether all cells are as they were built."""
+        H = layer.H
+        return (type(layer) is LSTM and len(layer.cells) > 0 and all(
+            type(cell) is LSTMCell and (cell.D, cell.H) == (H if l else layer.D, H)
+            and _sound((cell.D, 4 * H), cell.W_ih.value, cell.W_ih.grad)
+            and _sound((H, 4 * H), cell.W_hh.value, cell.W_hh.grad)
+            and _sound((4 * H,), cell.b.value, cell.b.grad) for l, cell in enumerate(layer.cells)))
+
+    @staticmethod
     def accepts(layer: LSTM, x: Any, lengths: Any, initial: Any) -> bool:
-        cells = layer.cells if type(layer) is LSTM and all(type(cell) is LSTMCell for cell in layer.cells) else []
-        arrays = [a for cell in cells for p in (cell.W_ih, cell.W_hh, cell.b) for a in (p.value, p.grad)]
-        if not (cells and _ready(x, *arrays, *(initial or ())) and all(a.flags.c_contiguous for a in arrays)
-                and x.ndim == 3 and 0 < x.size < 1 << 31 and x.shape[2] == layer.D):
+        if not (_LSTM.fits(layer) and _ready(x, *(() if initial is None else initial)) and x.ndim == 3
+                and 0 < x.size < 1 << 31 and x.shape[2] == layer.D):
             return False
         T, N, _ = x.shape
-        if initial is not None and any(state.shape != (len(cells), N, layer.H) for state in initial):
+        if initial is not None and [state.shape for state in initial] != [(len(layer.cells), N, layer.H)] * 2:
             return False
         return lengths is None or (isinstance(lengths, (np.ndarray, list)) and np.shape(lengths) == (N,)
                                    and np.asarray(lengths).dtype.kind in "iu"
@@ -308,6 +355,7 @@ class _LSTM:
     @staticmethod
     def backward(layer: LSTM, dy: Any, dfinal: Any, cache: Any) -> Any:
         caches, packing = cache
+        _still(_LSTM.fits(layer), layer)
         N, H, R, shape = packing.N, layer.H, packing.R, (packing.T, packing.N, layer.H)
         if dy is not None and dy.shape != shape:
             raise ValueError(f"{layer!r} got dy of shape {dy.shape}, expected {shape}: that of y")
@@ -331,7 +379,7 @@ class _Normalize:
     @staticmethod
     def forward(layer: Normalize, x: Any) -> Any:
         C = len(layer.scale)
-        if not (_ready(layer.scale, layer.shift) and isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim
+        if not (_sound((C,), layer.scale, layer.shift) and isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim
                 and x.shape[-1] == C <= 16 and x.size):
             return NotImplemented
         y = kernels.empty(*x.shape)

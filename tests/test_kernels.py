@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import kernels, layers, losses, models, optim
+from emonet_scratch import backend, kernels, layers, losses, models, optim
 from tests.strategies import seeds
 
 LIBRARY = kernels.library()
@@ -71,7 +71,7 @@ def agree(make, x, seed, training=True, factor=1.0):
     y, cache = layer.forward(x)
     assert isinstance(cache, kernels.TwinCache), "the definition ran, not the twin"
     want, want_cache = reference.forward(x.astype(np.float64))
-    dy = np.random.default_rng(seed + 1).standard_normal(y.shape).astype(np.float32)[::-1][::-1]
+    dy = np.random.default_rng(seed + 1).standard_normal(y.shape[::-1]).astype(np.float32).T     # not contiguous
     # No gradient through a ReLU whose input is nearer to 0 than rounding: which side it is on is a matter of chance.
     dy[np.abs(want) < 1e-3] = 0
     dx = layer.backward(dy, cache)
@@ -91,15 +91,19 @@ def filters_agree(layer, reference, pixels, factor):
         near(p.grad, q.grad, pixels, p.name, factor)
 
 
-@drawn
-@given(shapes, channels, channels, st.sampled_from([1, 2]), seeds)
-def test_twin_Conv2d(library, exact, size, C, F, stride, seed):
+def conv_agrees(exact, size, C, F, stride, seed):
     factor = 1 if exact or stride == 2 else 10
     x = np.random.default_rng(seed).standard_normal((*size, C)).astype(np.float32)
     make = functools.partial(layers.Conv2d, C, F, 3, stride, 1)
     layer, reference, dx, want_dx, pixels, terms = agree(make, x, seed, factor=factor)
     near(dx, want_dx, terms, "dx", factor)
     filters_agree(layer, reference, pixels, factor)
+
+
+@drawn
+@given(shapes, channels, channels, st.sampled_from([1, 2]), seeds)
+def test_twin_Conv2d(library, exact, size, C, F, stride, seed):
+    conv_agrees(exact, size, C, F, stride, seed)
 
 
 def smooth(make):
@@ -112,10 +116,7 @@ def smooth(make):
     return layer
 
 
-@drawn
-@given(shapes, st.sampled_from([(3, 16), (8, 8), (16, 16), (16, 32), (20, 24), (64, 64)]), st.sampled_from([1, 2]),
-       st.booleans(), seeds)
-def test_twin_ResidualBlock(library, exact, size, widths, stride, training, seed):
+def block_agrees(exact, size, widths, stride, training, seed):
     (C, F), factor = widths, 4 if exact else 40                   # two convolutions, two norms and their gradients
     if training and size[0] * size[1] * size[2] < 8:
         training = False                                          # the variance of a few values magnifies rounding
@@ -126,6 +127,20 @@ def test_twin_ResidualBlock(library, exact, size, widths, stride, training, seed
     filters_agree(layer, reference, max(pixels, terms), 4 * factor)
     for name, value in layer.state_dict().items():
         near(value, reference.state_dict()[name].astype(np.float32), terms, name, factor)
+
+
+@drawn
+@given(shapes, st.sampled_from([(3, 16), (8, 8), (16, 16), (16, 32), (20, 24), (64, 64)]), st.sampled_from([1, 2]),
+       st.booleans(), seeds)
+def test_twin_ResidualBlock(library, exact, size, widths, stride, training, seed):
+    block_agrees(exact, size, widths, stride, training, seed)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_images_that_are_cut_into_bands(library, exact, stride):
+    """Too large for the second-level cache: bands read rows of their neighbours."""
+    conv_agrees(exact, (1, 70, 50), 32, 32, stride, 0)
+    block_agrees(exact, (1, 99, 45), (16, 16 * stride), stride, True, 1)
 
 
 @drawn
@@ -202,6 +217,92 @@ def test_nan_passes_through_a_block(library):
     assert np.isnan(block.forward(x)[0][0, 0, 0]).any()
 
 
+def test_nan_in_a_gradient_is_not_masked_away(library):
+    """dy * (y > 0) is NaN where dy is, also where y is 0; the trainer looks for that."""
+    for layer in (layers.ResidualBlock(16, 16), layers.Sequential(layers.Conv2d(16, 16, 3, 1, 1), layers.BatchNorm(16),
+                                                                  layers.ReLU())):
+        x = np.random.default_rng(0).standard_normal((1, 8, 8, 16)).astype(np.float32)
+        y, cache = layer.forward(x)
+        dy = np.where(y == 0, np.nan, 1).astype(np.float32)
+        assert np.isnan(dy).any() and np.isnan(layer.backward(dy, cache)).any()
+
+
+def outcome(function, *args):
+    try:
+        return function(*args)
+    except Exception as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("change", [
+    lambda row: setattr(row.block, "body", layers.ResidualBlock(16, 16, 3).body),
+    lambda row: setattr(row, "block", layers.ResidualBlock(16, 16, 3)),
+    lambda row: setattr(row, "block", layers.ResidualBlock(32, 32)),
+    lambda row: setattr(row.block.body, "relu", layers.Sequential()),
+    lambda row: setattr(row.block, "relu", layers.Sequential()),
+    lambda row: setattr(row.block.shortcut, "extra", layers.ReLU()),
+    lambda row: setattr(row.block.body.conv2, "b", layers.Parameter(np.ones(16, np.float32))),
+    lambda row: setattr(row.block.body.conv1.W, "value", np.ones((3, 3, 16, 8), np.float32)),
+    lambda row: setattr(row.block.body.bn1, "running_mean", np.ones(8, np.float32)),
+    lambda row: setattr(row.conv.W, "value", np.ones((3, 3, 3, 8), np.float32)),
+    lambda row: setattr(row.block.body.conv1, "W", layers.Parameter(np.ones((3, 3, 16, 16), np.float32).T)),
+])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_not_as_built_goes_as_by_definition(change, training, monkeypatch):
+    """Other parts, strides, channels, biases, or arrays of other shapes: the same numbers, or the same kind of error."""
+    def run():
+        rng = np.random.default_rng(0)
+        row = layers.Sequential(conv=layers.Conv2d(3, 16, 3, 1, 1, rng=rng), bn=layers.BatchNorm(16), relu=layers.ReLU(),
+                                block=layers.ResidualBlock(16, 16, rng=rng))
+        randomise(row, 0)
+        backend.seed(0)
+        change(row)
+        row.train(training)
+        return outcome(lambda: row.forward(rng.standard_normal((2, 9, 9, 3)).astype(np.float32))[0])
+    fast = run()
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    slow = run()
+    assert isinstance(fast, type) == isinstance(slow, type)
+    np.testing.assert_allclose(fast, slow, rtol=1e-3, atol=1e-3) if not isinstance(fast, type) else None
+
+
+@pytest.mark.parametrize("make, parameter", [
+    (lambda: layers.Conv2d(16, 16, 3, 1, 1), lambda layer: layer.W),
+    (lambda: layers.ResidualBlock(16, 16), lambda layer: layer.body.conv2.W),
+    (lambda: layers.Sequential(layers.Conv2d(16, 16, 3, 1, 1), layers.BatchNorm(16), layers.ReLU()),
+     lambda layer: next(layer.children())[1].W)])
+def test_parameters_replaced_between_forward_and_backward_are_refused(make, parameter):
+    layer = make()
+    y, cache = layer.forward(np.ones((1, 5, 5, 16), np.float32))
+    assert isinstance(cache, kernels.TwinCache)
+    parameter(layer).value = np.asfortranarray(parameter(layer).value)
+    with pytest.raises(ValueError, match="were replaced after its forward"):
+        layer.backward(y, cache)
+
+
+def test_backward_of_a_forward_in_evaluation_stays_in_evaluation():
+    row = models.ResNet(8, rng=np.random.default_rng(0)).features
+    randomise(row, 0)
+    x = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
+    y, cache = row.eval().forward(x)
+    expected, before = row.backward(np.ones_like(y), cache), row.save_buffers()
+    y, cache = row.forward(x)
+    got = row.train().backward(np.ones_like(y), cache)
+    np.testing.assert_array_equal(got, expected)
+    assert all(np.array_equal(a, b) for a, b in zip(before, row.save_buffers(), strict=True))
+    assert all(part.training for _, part in row.walk())
+
+
+def test_numbers_of_numpy_are_numbers_and_names_stay():
+    conv, x = layers.Conv2d(np.int64(16), np.int64(16), 3, np.int64(1), 1), np.ones((1, 5, 5, 16), np.float32)
+    row = layers.Sequential(first=conv)
+    named = row.parameters()[0]
+    assert isinstance(conv.forward(x)[1], kernels.TwinCache)
+    conv.W.grad[...] = 1
+    assert optim.clip_gradient_norm([conv.W], np.float32(1)) == pytest.approx(48)
+    assert named.name == "first.W"
+
+
 def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(library):
     layer, x = layers.Conv2d(16, 16, 3, 1, 1), np.random.default_rng(0).standard_normal((16, 9, 8, 4)).astype(np.float32)
     y, cache = layer.forward(x.transpose(3, 1, 2, 0))
@@ -275,9 +376,28 @@ def test_a_steady_step_allocates_no_large_array(monkeypatch):
         y, cache = model.forward(x)
         model.backward(y, cache)
     step()
-    blocks = {m.ctypes.data for free in kernels._free.values() for m in free}
+    def blocks():
+        return {m.ctypes.data for free in kernels._arena.blocks.values() for m in free}
+    before = blocks()
     step()
-    assert {m.ctypes.data for free in kernels._free.values() for m in free} == blocks
+    assert blocks() == before
+
+
+def test_the_arena_drops_what_was_not_used_for_longest():
+    arena = kernels._Arena(keep_bytes=100)
+    for size in (40, 30, 20):
+        arena.give(np.empty(size, np.uint8))
+    arena.give(arena.take(40))                                     # now 30 is the oldest
+    arena.give(np.empty(25, np.uint8))
+    assert list(arena.blocks) == [20, 40, 25] and arena.take(30).nbytes == 30
+    arena.give(np.empty(101, np.uint8))
+    assert not arena.blocks
+
+
+def test_an_array_that_lives_to_the_end_of_the_process_says_nothing():
+    code = "import sys; from emonet_scratch.kernels import empty; kept = empty(64, 1024); sys.kept = empty(9, 9999)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
 
 
 def _in_child(queue):
@@ -297,6 +417,45 @@ def test_a_forked_child_uses_the_kernels():
     assert queue.get(timeout=60) == here
     child.join(60)
     assert child.exitcode == 0
+
+
+FORK_WHILE_BUSY = """
+import os, sys, threading, time
+import numpy as np
+from emonet_scratch import kernels, layers
+layer, x = layers.Conv2d(16, 16, 3, 1, 1), np.ones((2, 64, 64, 16), np.float32)
+layer.forward(x)                 # imports are done: a fork in the middle of one hangs any Python
+stop = []
+def work():
+    while not stop: layer.forward(x)
+thread = threading.Thread(target=work); thread.start()
+children = []
+for _ in range(8):
+    time.sleep(.01)
+    if not (child := os.fork()):
+        layer.forward(x)
+        os._exit(0)
+    children.append(child)
+end = time.time() + 30
+done = 0
+while done < len(children) and time.time() < end:
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    done += pid != 0
+    time.sleep(.01)
+stop.append(1); thread.join()
+for child in children:
+    try: os.kill(child, 9)
+    except ProcessLookupError: pass
+print(done)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_children_forked_while_another_thread_computes_do_not_hang(threads):
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK_WHILE_BUSY],
+                         env=os.environ | {"EMONET_THREADS": threads}, capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == "8", run.stderr
 
 
 @pytest.mark.parametrize("value, expected", [
@@ -322,12 +481,24 @@ def test_a_library_that_cannot_be_loaded_costs_speed_only(tmp_path):
         (package / "_cpu.so").write_bytes(b"no library")
 
 
-@pytest.mark.parametrize("name", ["EMONET_THREADS", "OMP_NUM_THREADS"])
-def test_threads_are_taken_from_the_environment(name, monkeypatch):
-    for other in ("EMONET_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv(name, "3")
-    assert kernels.Library(LIBRARY.path, None).threads == 3
-    monkeypatch.setenv(name, "many")
-    with pytest.raises(kernels.KernelError, match=f"{name} must be a positive integer, got 'many'"):
+def test_a_library_built_from_other_sources_is_refused(monkeypatch):
+    monkeypatch.setattr(kernels, "ABI", kernels.ABI + 1)
+    with pytest.raises(OSError, match="built from other sources: install the package again"):
+        kernels.Library(LIBRARY.path, None)
+
+
+@pytest.mark.parametrize("mine, theirs, expected", [
+    ("3", "2", 3), ("", "3", 3), ("", "2,1", 2), ("", "many", None), ("", "0", None), ("1000", "", 256)])
+def test_threads_are_taken_from_the_environment(mine, theirs, expected, monkeypatch):
+    monkeypatch.setenv("EMONET_THREADS", mine)
+    monkeypatch.setenv("OMP_NUM_THREADS", theirs)
+    threads = kernels.Library(LIBRARY.path, None).threads
+    LIBRARY.set_threads(LIBRARY.threads)
+    assert threads == (expected or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("value", ["many", "0", "²", "-1"])
+def test_a_wrong_number_of_threads_is_one_clear_line(value, monkeypatch):
+    monkeypatch.setenv("EMONET_THREADS", value)
+    with pytest.raises(kernels.KernelError, match=f"EMONET_THREADS must be a positive integer, got '{value}'"):
         kernels.Library(LIBRARY.path, None)

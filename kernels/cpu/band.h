@@ -18,22 +18,26 @@ enum source_kind {
 };
 typedef struct { enum source_kind kind; const float *a, *y, *z; channels bn; } source;
 
-INLINE void load_row_as(const enum source_kind kind, const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
-    for (int c = 0; c < Cb; c += VL) {
-        int n = most(0, C - c), m = Cb - c;
-        vec mean = {0}, scale = {0}, shift = {0}, slope = {0};
-        if (kind != PLAIN) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c), shift = load(s->bn.shift + c);
-        if (kind == NORM_GRAD || kind == NORM_GRAD_RELU) slope = load(s->bn.slope + c);
-        for (int j = 0; j < W; j++) {
-            size_t at = (pixel + j) * C + c;
-            vec a = load_n(s->a + at, n);
-            if (kind == NORM_RELU) a = relu((a - mean) * scale + shift);
-            if (kind == NORM_GRAD_RELU) a = choose(load_n(s->y + at, n) > 0, a, (vec){0});
-            if (kind == NORM_GRAD || kind == NORM_GRAD_RELU)
-                a = a * scale + ((load_n(s->z + at, n) - mean) * slope + shift);
-            store_n(dst + (size_t)j * Cb + c, a, m);
-        }
+// n: how many of the VL channels there are; m: how many the band has room for. Both constants where they fill a vector.
+INLINE void load_line(const enum source_kind kind, const source *s, size_t at, int W, int C, int Cb, int c, int n, int m,
+                      float *dst) {
+    vec mean = {0}, scale = {0}, shift = {0}, slope = {0};
+    if (kind != PLAIN) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c), shift = load(s->bn.shift + c);
+    if (kind == NORM_GRAD || kind == NORM_GRAD_RELU) slope = load(s->bn.slope + c);
+    const float *pa = s->a + at, *py = s->y + at, *pz = s->z + at;
+    for (int j = 0; j < W; j++, pa += C, py += C, pz += C, dst += Cb) {
+        vec a = load_n(pa, n);
+        if (kind == NORM_RELU) a = relu((a - mean) * scale + shift);
+        if (kind == NORM_GRAD_RELU) a = where(load_n(py, n) > 0, a);
+        if (kind == NORM_GRAD || kind == NORM_GRAD_RELU) a = a * scale + ((load_n(pz, n) - mean) * slope + shift);
+        store_n(dst, a, m);
     }
+}
+
+INLINE void load_row_as(const enum source_kind kind, const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
+    for (int c = 0; c < Cb; c += VL)
+        if (C - c >= VL) load_line(kind, s, pixel * C + c, W, C, Cb, c, VL, VL, dst + c);
+        else load_line(kind, s, pixel * C + c, W, C, Cb, c, most(0, C - c), Cb - c, dst + c);
 }
 
 static void load_row(const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
@@ -109,36 +113,42 @@ INLINE vec finished(const enum sink_kind kind, const sink *s, vec a, vec shift, 
     if (kind == BIAS_RELU || kind == RESIDUAL_RELU) a = relu(a);
     if (kind == ADD_MASKED && ((i | j) & (t->stride - 1)) == 0) {                    // strides are 1 or 2
         size_t other = line + c + (size_t)(j >> (t->stride - 1)) * t->C;
-        a += choose(load_n(s->y + other, valid) > 0, load_n(s->dy + other, valid), (vec){0});
+        a += where(load_n(s->y + other, valid) > 0, load_n(s->dy + other, valid));
     }
     return a;
 }
 
+// Row i of image n, channels c ..., of which `valid` exist: a constant where they fill a vector.
+INLINE void store_line(const enum sink_kind kind, const sink *s, int n, int i, int H, int W, int C, int Cb, int c, int valid,
+                       const float *o) {
+    size_t at = ((size_t)n * H + i) * W * C + c, line = shortcut_line(kind, &s->cut, n, i);
+    vec mean = {0}, scale = {0}, shift = {0}, sum = {0}, product = {0};
+    if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
+    if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);
+    const float *pz = s->z + at;
+    float *out = s->out + at;
+    for (int j = 0; j < W; j++, o += Cb, pz += C, out += C) {
+        vec a = load(o);
+        if (kind == MASK) {
+            vec centred = load_n(pz, valid) - mean;
+            a = where(centred * scale + shift > 0, a);
+            sum += a;
+            product += a * centred;
+        } else a = finished(kind, s, a, shift, line, i, j, c, valid);
+        store_n(out, a, valid);
+    }
+    if (kind == MASK)
+        for (int k = 0; k < valid; k++) {
+            s->sums[c + k] += sum[k];
+            s->sums[Cb + c + k] += product[k];
+        }
+}
+
 INLINE void store_row_as(const enum sink_kind kind, const sink *s, int n, int i, int H, int W, int C, int Cb,
                          const float *o) {
-    size_t pixel = ((size_t)n * H + i) * W, line = shortcut_line(kind, &s->cut, n, i);
-    for (int c = 0; c < C; c += VL) {
-        int valid = least(VL, C - c);
-        vec mean = {0}, scale = {0}, shift = {0}, sum = {0}, product = {0};
-        if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
-        if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);
-        for (int j = 0; j < W; j++) {
-            size_t at = (pixel + j) * C + c;
-            vec a = load(o + (size_t)j * Cb + c);
-            if (kind == MASK) {
-                vec centred = load_n(s->z + at, valid) - mean;
-                a = choose(centred * scale + shift > 0, a, (vec){0});
-                sum += a;
-                product += a * centred;
-            } else a = finished(kind, s, a, shift, line, i, j, c, valid);
-            store_n(s->out + at, a, valid);
-        }
-        if (kind == MASK)
-            for (int k = 0; k < valid; k++) {
-                s->sums[c + k] += sum[k];
-                s->sums[Cb + c + k] += product[k];
-            }
-    }
+    for (int c = 0; c < C; c += VL)
+        if (C - c >= VL) store_line(kind, s, n, i, H, W, C, Cb, c, VL, o + c);
+        else store_line(kind, s, n, i, H, W, C, Cb, c, C - c, o + c);
 }
 
 static void store_row(const sink *s, int n, int i, int H, int W, int C, int Cb, const float *o) {
@@ -151,10 +161,21 @@ static void store_row(const sink *s, int n, int i, int H, int W, int C, int Cb, 
     }
 }
 
-// Mean and squared deviations of a band's outputs join those of the thread (Chan et al. 1983). Within the band all
-// values are taken relative to its first pixel, so that a mean far from zero cancels nothing.
+// Of `count` outputs of channels c ..., taken relative to `origin`, their sum and sum of squares: mean and squared deviations
+// join those of the thread (Chan et al. 1983). An origin among the values: a mean far from zero cancels nothing.
+static void join_moments(double count, vec origin, vec total, vec squares, int Cb, double *moments) {
+    for (int k = 0; k < VL; k++) {
+        double *m = moments + k, before = m[0];
+        double mean = origin[k] + total[k] / count, M2 = squares[k] - (double)total[k] * total[k] / count;
+        double delta = mean - m[Cb];
+        m[0] = before + count;
+        m[Cb] += delta * count / m[0];
+        m[2 * Cb] += M2 + delta * delta * before * count / m[0];
+    }
+}
+
+// The moments of a band (G, rows, W, Cb), its images and rows so many floats apart.
 static void add_moments(const float *o, int G, int rows, int W, size_t row, size_t image, int Cb, double *moments) {
-    double count = (double)G * rows * W;
     for (int c = 0; c < Cb; c += VL) {
         vec origin = load(o + c), total = {0}, squares = {0};
         for (int g = 0; g < G; g++)
@@ -166,13 +187,6 @@ static void add_moments(const float *o, int G, int rows, int W, size_t row, size
                     squares += d * d;
                 }
             }
-        for (int k = 0; k < VL; k++) {
-            double *m = moments + c + k, before = m[0];
-            double mean = origin[k] + total[k] / count, M2 = squares[k] - (double)total[k] * total[k] / count;
-            double delta = mean - m[Cb];
-            m[0] = before + count;
-            m[Cb] += delta * count / m[0];
-            m[2 * Cb] += M2 + delta * delta * before * count / m[0];
-        }
+        join_moments((double)G * rows * W, origin, total, squares, Cb, moments + c);
     }
 }

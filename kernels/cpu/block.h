@@ -74,24 +74,41 @@ typedef struct {
     size_t doubles_at;
 } pass;
 
+// Row r of all images, channels c ..., of which n exist: a constant where they fill a vector.
+INLINE void finish_line(const pass *p, int r, int c, int n) {
+    const shortcut *cut = p->cut;
+    const float *x = cut ? p->x + ((size_t)(r / p->H) * cut->H + (size_t)(r % p->H) * cut->stride) * cut->W * cut->C : NULL;
+    vec mean = load(p->bn.mean + c), scale = load(p->bn.scale + c), shift = load(p->bn.shift + c);
+    for (int j = 0; j < p->W; j++) {
+        size_t at = ((size_t)r * p->W + j) * p->C + c;
+        vec a = (load_n(p->z + at, n) - mean) * scale + shift;
+        if (cut) a += shortcut_value(x + (size_t)j * cut->stride * cut->C, cut->C, cut->before, c, n);
+        store_n(p->y + at, relu(a), n);
+    }
+}
+
 // y = max(norm(z) + shortcut(x), 0)
 static void finish_job(void *context, int t, int threads) {
     pass *p = context;
-    const shortcut *cut = p->cut;
     int from, to;
     share(p->N * p->H, t, threads, &from, &to);
-    for (int r = from; r < to; r++) {
-        const float *x = cut ? p->x + ((size_t)(r / p->H) * cut->H + (size_t)(r % p->H) * cut->stride) * cut->W * cut->C : NULL;
-        for (int c = 0; c < p->C; c += VL) {
-            int n = p->C - c;
-            vec mean = load(p->bn.mean + c), scale = load(p->bn.scale + c), shift = load(p->bn.shift + c);
-            for (int j = 0; j < p->W; j++) {
-                size_t at = ((size_t)r * p->W + j) * p->C + c;
-                vec a = (load_n(p->z + at, n) - mean) * scale + shift;
-                if (cut) a += shortcut_value(x + (size_t)j * cut->stride * cut->C, cut->C, cut->before, c, n);
-                store_n(p->y + at, relu(a), n);
-            }
-        }
+    for (int r = from; r < to; r++)
+        for (int c = 0; c < p->C; c += VL)
+            if (p->C - c >= VL) finish_line(p, r, c, VL);
+            else finish_line(p, r, c, p->C - c);
+}
+
+INLINE void reduce_line(const pass *p, int r, int c, int n, double *sums, double *products) {
+    vec mean = load(p->bn.mean + c), sum = {0}, product = {0};
+    for (int j = 0; j < p->W; j++) {
+        size_t at = ((size_t)r * p->W + j) * p->C + c;
+        vec d = where(load_n(p->y + at, n) > 0, load_n(p->dy + at, n));
+        sum += d;
+        product += d * (load_n(p->z + at, n) - mean);
+    }
+    for (int k = 0; k < n; k++) {
+        sums[k] += sum[k];
+        products[k] += product[k];
     }
 }
 
@@ -103,20 +120,9 @@ static void reduce_job(void *context, int t, int threads) {
     memset(sums, 0, 2 * P * sizeof(double));
     share(p->N * p->H, t, threads, &from, &to);
     for (int r = from; r < to; r++)
-        for (int c = 0; c < p->C; c += VL) {
-            int n = p->C - c;
-            vec mean = load(p->bn.mean + c), sum = {0}, product = {0};
-            for (int j = 0; j < p->W; j++) {
-                size_t at = ((size_t)r * p->W + j) * p->C + c;
-                vec d = choose(load_n(p->y + at, n) > 0, load_n(p->dy + at, n), (vec){0});
-                sum += d;
-                product += d * (load_n(p->z + at, n) - mean);
-            }
-            for (int k = 0; k < least(VL, n); k++) {
-                sums[c + k] += sum[k];
-                sums[P + c + k] += product[k];
-            }
-        }
+        for (int c = 0; c < p->C; c += VL)
+            if (p->C - c >= VL) reduce_line(p, r, c, VL, sums + c, sums + P + c);
+            else reduce_line(p, r, c, p->C - c, sums + c, sums + P + c);
 }
 
 static int reduce(pass *p, double *sums) {

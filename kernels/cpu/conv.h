@@ -54,41 +54,67 @@ static size_t conv_scratch(const shape *s, const plan *p) {
     return band_floats(p, s->stride, 2, OW, Cb) + band_floats(p, 1, 0, OW, P) + winograd_scratch(Cb, P);
 }
 
-// A batch of tiles straight from Winograd's last step to where the sink wants them, without the band in between. The
-// tiles' first row of pixels is `row` of image n; what lies beyond H or W is left out.
-INLINE void store_tiles_as(const enum sink_kind kind, const sink *s, const tiles *t, int first, int count, const float *half,
-                           int n, int row, int H, int W, int C, int Cb) {
-    for (int k = 0; k < count; k++) {
-        int g = (first + k) / (t->across * t->down), rest = (first + k) % (t->across * t->down);
+// A batch of tiles from Winograd's last step to where the sink wants them. The tiles' first row of pixels is `row` of image n;
+// what lies beyond H or W is left out. gather (3, P): an origin and two sums of every channel over the item, where the sink
+// wants sums or moments.
+INLINE void store_tiles_as(const enum sink_kind kind, const int moments, const sink *s, const tiles *t, int first, int count,
+                           const float *half, int n, int row, int H, int W, int C, int P, float *gather) {
+    for (int k = first; k < first + count; k++) {
+        int g = k / (t->across * t->down), rest = k % (t->across * t->down);
         int i0 = row + rest / t->across * 4, j0 = rest % t->across * 4, rows = least(4, H - i0), cols = least(4, W - j0);
+        size_t corner = ((((size_t)n + g) * H + i0) * W + j0) * C;
         for (int c = 0; c < C; c += VL) {
             int valid = least(VL, C - c);
-            vec shift = kind == STORE || kind == ADD_MASKED ? (vec){0} : load(s->bn.shift + c);
+            vec mean = {0}, scale = {0}, shift = {0}, origin = {0}, sum = {0}, product = {0};
+            if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
+            if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);
+            if (moments) origin = load(gather + c);
             for (int q = 0; q < cols; q++) {
                 vec y[4];
-                output_column(half, k, q, c, Cb, y);
-                float *p = s->out + ((((size_t)n + g) * H + i0) * W + j0 + q) * C + c;
-                UNROLL for (int i = 0; i < 4; i++)
-                    if (i < rows)
-                        store_n(p + (size_t)i * W * C, finished(kind, s, y[i], shift, shortcut_line(kind, &s->cut, n + g, i0 + i),
-                                                                i0 + i, j0 + q, c, valid), valid);
+                output_column(half, k - first, q, c, P, y);
+                if (moments && k == 0 && q == 0) store(gather + c, origin = y[0]);
+                UNROLL for (int i = 0; i < 4; i++) {
+                    if (i >= rows) break;
+                    size_t at = corner + ((size_t)i * W + q) * C + c;
+                    if (kind == MASK) {
+                        vec centred = load_n(s->z + at, valid) - mean;
+                        y[i] = where(centred * scale + shift > 0, y[i]);
+                        sum += y[i];
+                        product += y[i] * centred;
+                    } else if (moments) {
+                        sum += y[i] - origin;
+                        product += (y[i] - origin) * (y[i] - origin);
+                    } else y[i] = finished(kind, s, y[i], shift, shortcut_line(kind, &s->cut, n + g, i0 + i), i0 + i, j0 + q, c, valid);
+                    store_n(s->out + at, y[i], valid);
+                }
             }
+            if (kind != MASK && !moments) continue;
+            store(gather + P + c, load(gather + P + c) + sum);
+            store(gather + 2 * P + c, load(gather + 2 * P + c) + product);
         }
     }
 }
 
 static void winograd_store(const sink *s, const tiles *t, const float *band, int Cb, const float *U, int P, int n, int row,
-                           int H, int W, int C, float *scratch) {
+                           int H, int W, int C, double pixels, float *scratch) {
+    float *gather = scratch;
+    memset(gather, 0, 3 * P * sizeof(float));
+    scratch += 3 * P;
     for (int first = 0; first < t->count; first += BATCH) {
         int count = least(BATCH, t->count - first);
         const float *half = winograd_half(t, first, count, band, Cb, U, P, scratch);
+#define AS(kind, moments) store_tiles_as(kind, moments, s, t, first, count, half, n, row, H, W, C, P, gather); break
         switch (s->kind) {
-        case BIAS_RELU: store_tiles_as(BIAS_RELU, s, t, first, count, half, n, row, H, W, C, P); break;
-        case RESIDUAL_RELU: store_tiles_as(RESIDUAL_RELU, s, t, first, count, half, n, row, H, W, C, P); break;
-        case ADD_MASKED: store_tiles_as(ADD_MASKED, s, t, first, count, half, n, row, H, W, C, P); break;
-        default: store_tiles_as(STORE, s, t, first, count, half, n, row, H, W, C, P);
+        case BIAS_RELU: AS(BIAS_RELU, 0);
+        case RESIDUAL_RELU: AS(RESIDUAL_RELU, 0);
+        case ADD_MASKED: AS(ADD_MASKED, 0);
+        case MASK: AS(MASK, 0);
+        case STORE: if (s->moments) { AS(STORE, 1); } else { AS(STORE, 0); }
         }
     }
+    for (int c = 0; c < P && s->moments; c += VL)
+        join_moments(pixels, load(gather + c), load(gather + P + c), load(gather + 2 * P + c), P, s->moments + c);
+    for (int c = 0; c < 2 * P && s->kind == MASK; c++) s->sums[c] += gather[P + c];
 }
 
 // Items from .. to - 1 for images offset .. offset + N - 1; buffer is this thread's.
@@ -103,19 +129,17 @@ static void conv_items(const conv *c, const plan *p, int offset, int N, int from
         int in_rows = s->stride == 1 ? rows + 2 : 2 * rows + 1, in_cols = s->stride == 1 ? cols + 2 : 2 * cols + 1;
         ptrdiff_t out_row = (ptrdiff_t)cols * P, in_row = (ptrdiff_t)in_cols * Cb;
         load_band(&c->in, s->H, s->W, s->C, n, it.G, s->stride * it.first - 1, in_rows, 1, in_cols - 1 - s->W, Cb, band);
-        if (s->winograd && !c->out.moments) {
-            winograd_store(&c->out, &it.t, band, Cb, c->filters, P, n, it.first, OH, OW, s->F, scratch);
+        if (s->winograd) {
+            winograd_store(&c->out, &it.t, band, Cb, c->filters, P, n, it.first, OH, OW, s->F, (double)it.G * it.R * OW, scratch);
             continue;
         }
-        if (s->winograd) winograd_forward(&it.t, band, Cb, c->filters, P, out, scratch);
-        else
-            for (int g = 0; g < it.G; g++)
-                for (int i = 0; i < it.R; i++)
-                    multiply(OW, P, 3, 3 * Cb, band + (g * in_rows + s->stride * i) * in_row, s->stride * Cb, 1, in_row,
-                             c->filters, P, 3 * Cb * P, out + (g * rows + i) * out_row, P, 0);
         for (int g = 0; g < it.G; g++)
-            for (int i = 0; i < it.R; i++)
-                store_row(&c->out, n + g, it.first + i, OH, OW, s->F, P, out + (g * rows + i) * out_row);
+            for (int i = 0; i < it.R; i++) {
+                float *line = out + (g * rows + i) * out_row;
+                multiply(OW, P, 3, 3 * Cb, band + (g * in_rows + s->stride * i) * in_row, s->stride * Cb, 1, in_row,
+                         c->filters, P, 3 * Cb * P, line, P, 0);
+                store_row(&c->out, n + g, it.first + i, OH, OW, s->F, P, line);
+            }
         if (c->out.moments) add_moments(out, it.G, it.R, OW, out_row, rows * out_row, P, c->out.moments);
     }
 }
@@ -158,17 +182,16 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
         load_band(&c->dz, OH, OW, s->F, it.n, it.G, it.first - halo, dz_rows, halo, dz_cols - halo - OW, P, dz);
         if (c->back) {
             ptrdiff_t out_row = (ptrdiff_t)s->stride * cols * Cp;
-            int direct = s->winograd && c->dx.kind != MASK;
-            if (direct) winograd_store(&c->dx, &it.t, dz, P, c->back, Cp, it.n, it.first, s->H, s->W, s->C, scratch);
-            else if (s->winograd) winograd_forward(&it.t, dz, P, c->back, Cp, band, scratch);
+            int count = s->winograd ? 0 : least(s->stride * it.R, s->H - s->stride * it.first);
+            if (s->winograd)
+                winograd_store(&c->dx, &it.t, dz, P, c->back, Cp, it.n, it.first, s->H, s->W, s->C, 0, scratch);
             else if (s->stride == 2) direct_dx_stride2(&it, dz, dz_row, P, c->back, Cp, OW, band);
             else
                 for (int g = 0; g < it.G; g++)
                     for (int i = 0; i < it.R; i++)
                         multiply(OW, Cp, 3, 3 * P, dz + (g * dz_rows + i) * dz_row, P, 1, dz_row, c->back, Cp, 3 * P * Cp,
                                  band + (g * rows + i) * out_row, Cp, 0);
-            int count = least(s->stride * it.R, s->H - s->stride * it.first);
-            for (int g = 0; !direct && g < it.G; g++)
+            for (int g = 0; g < it.G; g++)
                 for (int i = 0; i < count; i++)
                     store_row(&c->dx, it.n + g, s->stride * it.first + i, s->H, s->W, s->C, Cp,
                               band + (g * s->stride * rows + i) * out_row);

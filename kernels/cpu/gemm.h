@@ -40,7 +40,8 @@ INLINE void tile(const int MR, const int NV, int rows, int run, const float *A, 
     INLINE void column##NV(int M, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,        \
                            const float *B, ptrdiff_t bk, ptrdiff_t br, float *C, ptrdiff_t ldc, int add) {            \
         for (int m; M > 0; M -= m, A += m * ai, C += m * ldc) {                                                       \
-            if (M >= FULL) { m = FULL; TILE(FULL, NV); }                                                              \
+            if (M >= FULL && M != FULL + 4) { m = FULL; TILE(FULL, NV); }                                             \
+            else if (M >= 8 && FULL > 8) { m = 8; TILE(8, NV); }                                                              \
             else if (M >= 4) { m = 4; TILE(4, NV); }                                                                  \
             else if (M >= 2) { m = 2; TILE(2, NV); }                                                                  \
             else { m = 1; TILE(1, NV); }                                                                              \

@@ -49,7 +49,7 @@ static void *worker(void *argument) {
     return NULL;
 }
 
-static void forget_threads(void) {                                // in a forked child, where only the caller lives
+static void forget_threads(void) {                                // in a forked child, where only the forking thread lives
     started = 1;
     atomic_store(&busy, 0);
     atomic_store(&arrived, 0);
@@ -58,9 +58,10 @@ static void forget_threads(void) {                                // in a forked
     pthread_cond_init(&wake, NULL);
 }
 
+// At load, not with the first worker: the parent may fork while another of its threads is in a kernel and holds `callers`.
+__attribute__((constructor)) static void on_load(void) { pthread_atfork(NULL, NULL, forget_threads); }
+
 static void start_threads(void) {
-    static int registered;
-    if (!registered) registered = pthread_atfork(NULL, NULL, forget_threads) == 0;
     while (started < wanted) {
         pthread_t thread;
         first_ticket[started] = atomic_load(&ticket);
@@ -117,20 +118,24 @@ void pool_barrier(int threads) {
     }
 }
 
-void emonet_set_threads(int threads) {
+int emonet_set_threads(int threads) {
     pthread_mutex_lock(&callers);
     wanted = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
     scratch_floats = 0;                                           // every thread's scratch is looked at again
     pthread_mutex_unlock(&callers);
+    return wanted;
 }
 
 int pool_reserve(size_t floats) {
     if (floats <= scratch_floats) return 0;
     floats = (floats + 1023) / 1024 * 1024;
+    scratch_floats = 0;                                           // a child forked in between has none
     for (int t = 0; t < wanted; t++) {
-        free(scratch[t]);
+        float *old = scratch[t];
+        scratch[t] = NULL;
+        free(old);
         scratch[t] = aligned_alloc(4096, floats * sizeof(float));
-        if (!scratch[t]) { scratch_floats = 0; return -1; }
+        if (!scratch[t]) return -1;
     }
     scratch_floats = floats;
     return 0;

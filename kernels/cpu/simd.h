@@ -34,6 +34,7 @@ INLINE void store_n(float *p, vec v, int n) {
     for (int i = 0; i < n; i++) p[i] = t[i];
 }
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec where(ivec mask, vec x) { return x * choose(mask, (vec){0} + 1, (vec){0}); }   // a NaN stays one, masked or not
 INLINE vec relu(vec x) { return choose(x < 0, (vec){0}, x); }      // a NaN stays one
 
 INLINE int up(int x, int m) { return (x + m - 1) / m * m; }

@@ -70,11 +70,15 @@ INLINE void filter_gradient_1d(const vec u[6], vec g[3]) {         // G^T u
 MAP_2D(filter_transform, 3, 6, filter_1d)
 MAP_2D(filter_gradient_transform, 6, 3, filter_gradient_1d)
 
-// U (36, C, F) from filters (3, 3, C, F), for the input channels from .. to - 1; F a multiple of GROUP.
+// U (36, F / VL, C, VL) from filters (3, 3, C, F), for the input channels from .. to - 1; F a multiple of GROUP. Panels of
+// VL output channels, because that is how products() reads it.
 static void transform_filters(const float *W, int C, int F, int from, int to, float *U) {
     ptrdiff_t size = (ptrdiff_t)C * F;
-    for (ptrdiff_t k = (ptrdiff_t)from * F; k < (ptrdiff_t)to * F; k += VL)
-        filter_transform(W + k, 3 * size, size, U + k, 6 * size, size);
+    for (int c = from; c < to; c++)
+        for (int f = 0; f < F; f += VL) {
+            ptrdiff_t k = (ptrdiff_t)c * F + f;
+            filter_transform(W + k, 3 * size, size, U + (ptrdiff_t)f * C + c * VL, 6 * size, size);
+        }
 }
 
 // A band of G images of down x across tiles, counted row by row.
@@ -87,7 +91,7 @@ INLINE ptrdiff_t tile_offset(const tiles *t, int k, ptrdiff_t row, ptrdiff_t col
 // Tiles are taken in batches of n <= BATCH, and a batch in six slices, one for each row of the 6 x 6 points, so that what
 // is multiplied was transformed just before and is still in the first-level cache. Scratch memory for both functions:
 enum { BATCH = 24 };
-INLINE size_t winograd_scratch(int C, int F) { return (size_t)BATCH * (36 + 6) * C + (size_t)BATCH * (24 + 6) * most(C, F); }
+INLINE size_t winograd_scratch(int C, int F) { return (size_t)BATCH * (36 + 6) * C + (size_t)(BATCH * (24 + 6) + 3) * most(C, F); }
 
 // H (6, columns, C) = B^T d of all columns of the tiles first .. first + n - 1; neighbours share two of their six.
 // start[k]: the first column of tile k in H. Returns the number of columns.
@@ -125,26 +129,47 @@ INLINE void input_rows(const float *H, const int *start, int n, const int C, flo
         }
 }
 
+// y (4) = M A of one row of points for `count` tiles: m[j] = sum over c of V[j][c] U[j][c], kept in registers, then A.
+INLINE void products(const int count, const int C, const float *V, const float *U, ptrdiff_t point, float *half, ptrdiff_t F,
+                     ptrdiff_t column) {
+    vec m[4][6];
+    UNROLL for (int k = 0; k < count; k++)
+        UNROLL for (int j = 0; j < 6; j++) m[k][j] = (vec){0};
+    for (int c = 0; c < C; c++, V++, U += VL)
+        UNROLL for (int j = 0; j < 6; j++) {
+            vec u = load(U + j * point);
+            UNROLL for (int k = 0; k < count; k++) m[k][j] += V[(j * BATCH + k) * C] * u;
+        }
+    UNROLL for (int k = 0; k < count; k++) {
+        vec y[4];
+        output_1d(m[k], y);
+        UNROLL for (int q = 0; q < 4; q++) store(half + k * F + q * column, y[q]);
+    }
+}
+
 // half (6, 4, BATCH, F) = M A for the tiles first .. first + n - 1, M = (B^T d B) * U summed over channels: all but the last
 // step of their convolution, A^T half. Returns half, somewhere in scratch.
 INLINE void winograd_half_as(const int C, const int F, const tiles *t, int first, int n, const float *band, const float *U,
                              float *scratch) {
     ptrdiff_t in_row = (ptrdiff_t)(4 * t->across + 2) * C, in_image = (4 * t->down + 2) * in_row;
-    float *H = scratch, *V = H + BATCH * 36 * C, *M = V + BATCH * 6 * C, *half = M + BATCH * 6 * F;
+    float *H = scratch, *V = H + BATCH * 36 * C, *half = V + BATCH * 6 * C;
     int start[BATCH];
     ptrdiff_t slice = (ptrdiff_t)input_columns(t, first, n, band, C, in_row, in_image, start, H) * C;
-    for (int i = 0; i < 6; i++) {
-        input_rows(H + i * slice, start, n, C, V);
-        for (int j = 0; j < 6; j++)
-            multiply_as(n, F, 1, C, V + j * BATCH * C, C, 1, 0, U + (6 * i + j) * C * F, F, 0, M + j * BATCH * F, F, 0);
-        float *h = half + i * 4 * BATCH * F;
-        for (int x = 0; x < n * F; x += VL) {
-            vec m[6], y[4];
-            UNROLL for (int j = 0; j < 6; j++) m[j] = load(M + x + j * BATCH * F);
-            output_1d(m, y);
-            UNROLL for (int q = 0; q < 4; q++) store(h + x + q * BATCH * F, y[q]);
+    enum { TILES = VL == 16 ? 4 : 2 };
+    // So few tiles at once that transforms and products overlap in the processor, but enough for each pass over U.
+    const int chunk = C <= 16 ? TILES : C <= 32 ? 12 : BATCH;
+    for (int i = 0; i < 6; i++)
+        for (int from = 0, to; from < n; from = to) {
+            to = least(n, from + chunk);
+            input_rows(H + i * slice, start + from, to - from, C, V);
+            for (int f = 0; f < F; f += VL) {
+                const float *u = U + (ptrdiff_t)6 * i * C * F + f * C;
+                float *h = half + i * 4 * BATCH * F + f;
+                int k = from;
+                for (; k + TILES <= to; k += TILES) products(TILES, C, V + (k - from) * C, u, C * F, h + k * F, F, BATCH * F);
+                for (; k < to; k++) products(1, C, V + (k - from) * C, u, C * F, h + k * F, F, BATCH * F);
+            }
         }
-    }
 }
 
 // Constant sizes become constant offsets in the machine's instructions; the usual ones get a copy each.
@@ -160,7 +185,7 @@ INLINE void winograd_half_as(const int C, const int F, const tiles *t, int first
 static const float *winograd_half(const tiles *t, int first, int n, const float *band, int C, const float *U, int F,
                                   float *scratch) {
     FOR_USUAL_SIZES(C, F, winograd_half_as, t, first, n, band, U, scratch);
-    return scratch + BATCH * 42 * C + BATCH * 6 * F;
+    return scratch + BATCH * 42 * C;
 }
 
 // Column q of the 4 x 4 outputs of tile k of its batch, for channels f ...
@@ -169,24 +194,6 @@ INLINE void output_column(const float *half, int k, int q, int f, int F, vec y[4
     vec m[6];
     UNROLL for (int i = 0; i < 6; i++) m[i] = load(h + i * 4 * BATCH * F);
     output_1d(m, y);
-}
-
-// out (G, 4 down, 4 across, F) = the convolution of band (G, 4 down + 2, 4 across + 2, C) with U (36, C, F).
-static void winograd_forward(const tiles *t, const float *band, int C, const float *U, int F, float *out, float *scratch) {
-    ptrdiff_t out_row = (ptrdiff_t)4 * t->across * F, out_image = 4 * t->down * out_row;
-    for (int first = 0; first < t->count; first += BATCH) {
-        int n = least(BATCH, t->count - first);
-        const float *half = winograd_half(t, first, n, band, C, U, F, scratch);
-        for (int k = 0; k < n; k++) {
-            float *p = out + tile_offset(t, first + k, out_row, F, out_image);
-            for (int f = 0; f < F; f += VL)
-                for (int q = 0; q < 4; q++) {
-                    vec y[4];
-                    output_column(half, k, q, f, F, y);
-                    UNROLL for (int i = 0; i < 4; i++) store(p + i * out_row + q * F + f, y[i]);
-                }
-        }
-    }
 }
 
 INLINE void winograd_filters_as(const int C, const int F, const tiles *t, const float *band, const float *dy,
@@ -218,7 +225,7 @@ INLINE void winograd_filters_as(const int C, const int F, const tiles *t, const 
                 UNROLL for (int j = 0; j < 6; j++) store(M + x + j * BATCH * F, m[j]);
             }
             for (int j = 0; j < 6; j++)
-                multiply_as(C, F, 1, n, V + j * BATCH * C, 1, C, 0, M + j * BATCH * F, F, 0, dU + (6 * i + j) * C * F, F, 1);
+                multiply_as(C, F, 1, n, V + j * BATCH * C, 1, C, 0, M + j * BATCH * F, F, 0, dU + (ptrdiff_t)(6 * i + j) * C * F, F, 1);
         }
     }
 }

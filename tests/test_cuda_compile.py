@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -42,6 +43,15 @@ def test_a_module_compiles_to_a_cubin_and_spills_no_more_than_it_did(name, defin
 def test_the_table_and_the_folder_know_the_same_modules():
     files = {f.stem for folder in launch.FOLDERS for f in folder.glob("*.cu")}
     assert files == {name for name, _ in VARIANTS} and TABLE.keys() == {"NVRTC", *titles} and len(titles) == len(set(titles))
+
+
+def test_the_sources_travel_in_the_wheel(tmp_path):
+    pytest.importorskip("setuptools")
+    root = nvrtc.TABLE.parents[2]
+    subprocess.run([sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)], cwd=root, check=True)
+    code = "from emonet_scratch.gpu import launch; print(launch.__file__, len(launch.source('pointwise')))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [str(tmp_path / "emonet_scratch/gpu/launch.py"), str(len(launch.source("pointwise")))]
 
 
 def test_a_spill_and_a_kernel_without_a_row_are_caught(monkeypatch):

@@ -102,6 +102,13 @@ def test_a_planted_bug_is_caught(shim, kernel, text, threads, message):
     assert np.array_equal(y.get(), 2 * x.get())
 
 
+def test_a_kernel_that_never_ends(shim, kernel):
+    k = kernel(body("while (*(volatile int*)&n) y[t] = 1;"))
+    k.function.seconds = 1
+    with pytest.raises(ShimError, match=r"thread \(0, 0, 0\): still runs when its time is over"):
+        k((1,), (32,), (floats(shim, 32), floats(shim, 32), np.int32(1)))
+
+
 POISONED = {
     "reads one too many": "y[t] = x[t + 1];",
     "reads in front": "y[t] = x[n - 2 - t];",

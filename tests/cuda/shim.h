@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <ucontext.h>
 
 #define __global__
@@ -236,24 +237,28 @@ static void run_all_at_once(long blocks) {
 
 static void on_signal(int number) {
     uint3 i = current->index;
-    fail(", thread (%u, %u, %u): %s", i.x, i.y, i.z, number == SIGILL ?
-         "an index outside of its array, a misaligned address, or an overflow of int" : "an address outside of all memory");
+    fail(", thread (%u, %u, %u): %s", i.x, i.y, i.z,
+         number == SIGILL ? "an index outside of its array, a misaligned address, or an overflow of int"
+         : number == SIGVTALRM ? "still runs when its time is over" : "an address outside of all memory");
 }
 
-static int launch(long blocks) {
+static int launch(long blocks, int seconds) {
     static char stack[64 << 10];
-    const int numbers[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    const int numbers[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGVTALRM};
     stack_t mine = {}, old_stack;
-    struct sigaction action = {}, old[4];
+    struct sigaction action = {}, old[5];
+    struct itimerval limit = {{0, 0}, {seconds, 0}}, none = {};
     mine.ss_sp = stack;
     mine.ss_size = sizeof stack;
     action.sa_handler = on_signal;
     action.sa_flags = SA_ONSTACK;
     sigaltstack(&mine, &old_stack);
-    for (int i = 0; i < 4; i++) sigaction(numbers[i], &action, old + i);
+    for (int i = 0; i < 5; i++) sigaction(numbers[i], &action, old + i);
+    setitimer(ITIMER_VIRTUAL, &limit, nullptr);
     int failed = sigsetjmp(failure, 1);
     if (!failed) cooperative ? run_all_at_once(blocks) : run_one_by_one(blocks);
-    for (int i = 0; i < 4; i++) sigaction(numbers[i], old + i, nullptr);
+    setitimer(ITIMER_VIRTUAL, &none, nullptr);
+    for (int i = 0; i < 5; i++) sigaction(numbers[i], old + i, nullptr);
     sigaltstack(&old_stack, nullptr);
     return failed;
 }
@@ -430,7 +435,7 @@ static inline unsigned pack_bf16(float lo, float hi) { return shim_bf16(lo) | sh
 
 // One launch; 0, or 1 and a line in text[1000].
 extern "C" int shim_launch(void (*thread)(void**), void** args, const unsigned* grid, const unsigned* block, size_t shared,
-                           int all_at_once, int reverse, char* text) {
+                           int all_at_once, int reverse, int seconds, char* text) {
     using namespace shim;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
@@ -442,7 +447,7 @@ extern "C" int shim_launch(void (*thread)(void**), void** args, const unsigned* 
     entry = thread;
     arguments = args;
     events = 0;
-    return launch(long(grid[0]) * grid[1] * grid[2]);
+    return launch(long(grid[0]) * grid[1] * grid[2], seconds);
 }
 
 extern "C" size_t shim_static_shared() { return shim::static_size(); }

@@ -135,6 +135,7 @@ class Kernel:
     """What CuPy's RawKernel is to launch.py."""
 
     max_dynamic_shared_size_bytes = launch.DEFAULT_SHARED
+    seconds = 60                                                              # that a launch may take
 
     def __init__(self, name, library, parameters, cooperative):
         self.name, self.library, self.parameters, self.cooperative = name, library, parameters, cooperative
@@ -170,7 +171,7 @@ class Kernel:
         text = ctypes.create_string_buffer(1000)
         sizes = [(ctypes.c_uint * 3)(*three) for three in (grid, block)]
         if self.library.shim_launch(self.library[f"{self.name}__thread"], pointers, *sizes, ctypes.c_size_t(shared_mem),
-                                    int(self.cooperative), order, text):
+                                    int(self.cooperative), order, self.seconds, text):
             raise ShimError(f"{self.name}, {text.value.decode()}")
         memory.check(self.name)
         return memory.results()

@@ -1,0 +1,54 @@
+"""The twins for GPUs together: each has a test, and a whole training run with them goes as one on the host."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from emonet_scratch import kernels
+from emonet_scratch.gpu import launch
+from tests.test_training import TINY, make, rows, states
+
+
+def test_every_twin_for_gpus_is_tested():
+    tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_cuda_*.py"))
+    missing = [n for n in kernels._gpu_twins if not re.search(rf"def test_(cuda_)?twin_{n.replace('.', '_')}\b", tested)]
+    assert kernels._gpu_twins and missing == []
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of all kernels that were launched."""
+    names, call = set(), launch.Kernel.__call__
+
+    def noted(self, *args, **kwargs):
+        names.add(self.name)
+        return call(self, *args, **kwargs)
+    monkeypatch.setattr(launch.Kernel, "__call__", noted)
+    return names
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launched, optimizer):
+    """Two epochs with dropout, clipping and evaluation; once more, stopped and resumed, it ends with the same bytes."""
+    config = TINY.replace(optimizer=optimizer, epochs=2, dropout=0.3, lr=0.002, trunk_width=16, frames=2, clip_norm=0.5,
+                          batch_size=11)
+
+    def train(folder, **options):
+        return make(tmp_path / folder, config, **options)
+    train("gpu", device="cuda:0").fit()
+    stopped = train("resumed", device="cuda:0", save_every=1)
+    step, steps = stopped._step, iter(range(4))
+    stopped._step = lambda batch: step(batch) if next(steps) < 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    train("resumed", device="cuda:0", save_every=1).fit(resume=True)
+    assert states(tmp_path / "resumed") == states(tmp_path / "gpu")
+    assert launched >= {f"emonet_{name}" for name in (
+        "normalize", "dropout", "softmax_cross_entropy", optimizer, "squares", "norm", "clip")}
+
+    monkeypatch.setattr(kernels, "_find", lambda name: ())                    # the definitions
+    train("host").fit()
+    for one, two in zip(rows(tmp_path / "gpu"), rows(tmp_path / "host"), strict=True):
+        for name, slack in (("loss", 1e-5), ("grad_norm", 1e-4)):
+            assert two[name] is None or one[name] == pytest.approx(two[name], rel=slack)

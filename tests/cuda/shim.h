@@ -270,8 +270,10 @@ __attribute__((noinline)) static void barrier(int line) {
     current->state = BLOCK;
     current->line = line;
     current->mask = 0;
-    for (int i = 0; i < block_size; i++)
-        if (threads[i].state != BLOCK || threads[i].line != line) return wait(BLOCK, line);
+    for (int i = 0; i < block_size; i++) {                                    // first those whose turn comes last
+        Thread* t = threads + (step > 0 ? block_size - 1 - i : i);
+        if (t->state != BLOCK || t->line != line) return wait(BLOCK, line);
+    }
     for (int i = 0; i < block_size; i++) threads[i].state = READY;
 }
 
@@ -287,7 +289,8 @@ __attribute__((noinline)) static void collective(int line, unsigned mask, void* 
     current->mask = mask;
     current->record = record;
     void* records[32] = {};
-    for (int i = 0; i < lanes; i++) {
+    for (int k = 0; k < lanes; k++) {
+        int i = step > 0 ? lanes - 1 - k : k;
         if (!(mask >> i & 1)) continue;
         if (warp[i].state != WARP || warp[i].line != line || warp[i].mask != mask) return wait(WARP, line);
         records[i] = warp[i].record;

@@ -23,7 +23,7 @@ from tests import device
 
 SHIM = Path(__file__).with_name("shim.h").read_text()
 CACHE = Path(tempfile.gettempdir()) / f"emonet_shim_{getpass.getuser()}"
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-DEMONET_SHIM", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing",
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-DEMONET_SHIM", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing",
          "-fsanitize=bounds,alignment,signed-integer-overflow,shift,integer-divide-by-zero",
          "-fsanitize-undefined-trap-on-error", "-Wall", "-Wno-unused", "-Wno-unknown-pragmas"]
 GUARD = 16 << 10

@@ -143,9 +143,7 @@ def test_images_that_are_cut_into_bands(library, exact, stride):
     block_agrees(exact, (1, 99, 45), (16, 16 * stride), stride, True, 1)
 
 
-@drawn
-@given(shapes, st.sampled_from([8, 16]), st.booleans(), st.booleans(), seeds)
-def test_twin_Sequential(library, exact, size, width, training, with_blocks, seed):
+def sequential_agrees(exact, size, width, training, with_blocks, seed):
     factor = 10 if exact else 100
     if training and size[0] * size[1] * size[2] < 64:
         training = False
@@ -156,6 +154,19 @@ def test_twin_Sequential(library, exact, size, width, training, with_blocks, see
     layer, reference, dx, want_dx, pixels, terms = agree(lambda: copy.deepcopy(make()), x, seed, training, factor)
     near(dx, want_dx, terms, "dx", 4 * factor)
     filters_agree(layer, reference, max(pixels, terms), 4 * factor)
+
+
+@drawn
+@given(shapes, st.sampled_from([8, 16]), st.booleans(), st.booleans(), seeds)
+def test_twin_Sequential(library, exact, size, width, training, with_blocks, seed):
+    sequential_agrees(exact, size, width, training, with_blocks, seed)
+
+
+@pytest.mark.parametrize("size", [(1, 8, 16), (5, 16, 24), (1, 104, 24)])
+def test_a_trunk_whose_images_keep_their_borders(library, exact, size):
+    """Sizes that are multiples of 4 up to the last layer; one image for all threads, several for each, and in bands."""
+    for width in (8, 16):
+        sequential_agrees(exact, size, width, False, True, 0)
 
 
 def test_every_twin_is_tested():

@@ -15,6 +15,7 @@ enum source_kind {
     NORM_RELU,          // max((a - mean) * scale + shift, 0)
     NORM_GRAD,          // a * scale + (z - mean) * slope + shift: the gradient of what went into a batch norm
     NORM_GRAD_RELU,     // the same with a * (y > 0) for a: the ReLU behind it, too
+    PADDED,             // a as (N, H + 2, W + 2, C) with its border of zeros: used where it lies, not copied
 };
 typedef struct { enum source_kind kind; const float *a, *y, *z; channels bn; } source;
 
@@ -49,6 +50,7 @@ static void load_row(const source *s, size_t pixel, int W, int C, int Cb, float 
     case NORM_RELU: load_row_as(NORM_RELU, s, pixel, W, C, Cb, dst); break;
     case NORM_GRAD: load_row_as(NORM_GRAD, s, pixel, W, C, Cb, dst); break;
     case NORM_GRAD_RELU: load_row_as(NORM_GRAD_RELU, s, pixel, W, C, Cb, dst); break;
+    case PADDED: break;
     }
 }
 
@@ -73,10 +75,12 @@ enum sink_kind {
     MASK,               // out = o where (z - mean) * scale + shift > 0, else 0; sums of out and out * (z - mean)
     ADD_MASKED,         // out = o + the shortcut's gradient: dy where y > 0
 };
-// The shortcut of a block, forward or backward: channels before .. before + C of pixels (stride i, stride j).
-typedef struct { int stride, H, W, C, before; } shortcut;
+// The shortcut of a block, forward or backward: channels before .. before + C of pixels (stride i, stride j). pad: how wide a
+// border of zeros its other end has.
+typedef struct { int stride, H, W, C, before, pad; } shortcut;
 typedef struct {
     enum sink_kind kind;
+    int pad;                            // the width of out's border, which is set to zero
     float *out;
     const float *y, *z;                 // z of MASK; y of ADD_MASKED and RESIDUAL_RELU (there: the block's input)
     const float *dy;
@@ -99,7 +103,8 @@ INLINE vec shortcut_value(const float *p, int C, int before, int c, int valid) {
 
 // Where the shortcut of row i starts at its other end: in the block's input (RESIDUAL_RELU) or output (ADD_MASKED).
 INLINE size_t shortcut_line(const enum sink_kind kind, const shortcut *t, int n, int i) {
-    if (kind == RESIDUAL_RELU) return ((size_t)n * t->H + (size_t)i * t->stride) * t->W * t->C;
+    if (kind == RESIDUAL_RELU)
+        return (((size_t)n * (t->H + 2 * t->pad) + (size_t)i * t->stride + t->pad) * (t->W + 2 * t->pad) + t->pad) * t->C;
     if (kind == ADD_MASKED) return ((size_t)n * t->H + i / t->stride) * t->W * t->C + t->before;
     return 0;
 }
@@ -118,10 +123,25 @@ INLINE vec finished(const enum sink_kind kind, const sink *s, vec a, vec shift, 
     return a;
 }
 
+INLINE size_t pixel_of(const sink *s, int n, int i, int j, int H, int W) {
+    return ((size_t)n * (H + 2 * s->pad) + i + s->pad) * (W + 2 * s->pad) + j + s->pad;
+}
+
+// The border around rows first .. first + R - 1 of images n .. n + G - 1.
+static void clear_border(const sink *s, int n, int G, int first, int R, int H, int W, int C) {
+    size_t row = (size_t)(W + 2) * C, pixel = C * sizeof(float);
+    for (int g = n; g < n + G; g++)
+        for (int i = first ? first : -1; i < (first + R == H ? H + 1 : first + R); i++) {
+            float *p = s->out + (pixel_of(s, g, i, 0, H, W) - 1) * C;
+            memset(p, 0, i < 0 || i == H ? row * sizeof(float) : pixel);
+            memset(p + row - C, 0, pixel);
+        }
+}
+
 // Row i of image n, channels c ..., of which `valid` exist: a constant where they fill a vector.
 INLINE void store_line(const enum sink_kind kind, const sink *s, int n, int i, int H, int W, int C, int Cb, int c, int valid,
                        const float *o) {
-    size_t at = ((size_t)n * H + i) * W * C + c, line = shortcut_line(kind, &s->cut, n, i);
+    size_t at = pixel_of(s, n, i, 0, H, W) * C + c, line = shortcut_line(kind, &s->cut, n, i);
     vec mean = {0}, scale = {0}, shift = {0}, sum = {0}, product = {0};
     if (kind == MASK) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c);
     if (kind != STORE && kind != ADD_MASKED) shift = load(s->bn.shift + c);

@@ -62,7 +62,7 @@ INLINE void store_tiles_as(const enum sink_kind kind, const int moments, const s
     for (int k = first; k < first + count; k++) {
         int g = k / (t->across * t->down), rest = k % (t->across * t->down);
         int i0 = row + rest / t->across * 4, j0 = rest % t->across * 4, rows = least(4, H - i0), cols = least(4, W - j0);
-        size_t corner = ((((size_t)n + g) * H + i0) * W + j0) * C;
+        size_t corner = pixel_of(s, n + g, i0, j0, H, W) * C, line = (size_t)(W + 2 * s->pad) * C;
         for (int c = 0; c < C; c += VL) {
             int valid = least(VL, C - c);
             vec mean = {0}, scale = {0}, shift = {0}, origin = {0}, sum = {0}, product = {0};
@@ -75,7 +75,7 @@ INLINE void store_tiles_as(const enum sink_kind kind, const int moments, const s
                 if (moments && k == 0 && q == 0) store(gather + c, origin = y[0]);
                 UNROLL for (int i = 0; i < 4; i++) {
                     if (i >= rows) break;
-                    size_t at = corner + ((size_t)i * W + q) * C + c;
+                    size_t at = corner + i * line + (size_t)q * C + c;
                     if (kind == MASK) {
                         vec centred = load_n(s->z + at, valid) - mean;
                         y[i] = where(centred * scale + shift > 0, y[i]);
@@ -127,16 +127,21 @@ static void conv_items(const conv *c, const plan *p, int offset, int N, int from
         item it = item_at(p, k, N, OH, OW);
         int n = offset + it.n, cols = s->winograd ? 4 * it.t.across : OW, rows = s->winograd ? 4 * it.t.down : it.R;
         int in_rows = s->stride == 1 ? rows + 2 : 2 * rows + 1, in_cols = s->stride == 1 ? cols + 2 : 2 * cols + 1;
-        ptrdiff_t out_row = (ptrdiff_t)cols * P, in_row = (ptrdiff_t)in_cols * Cb;
-        load_band(&c->in, s->H, s->W, s->C, n, it.G, s->stride * it.first - 1, in_rows, 1, in_cols - 1 - s->W, Cb, band);
+        const float *in = band;
+        if (c->in.kind == PADDED) {
+            in_rows = s->H + 2, in_cols = s->W + 2;
+            in = c->in.a + ((size_t)n * in_rows + s->stride * it.first) * in_cols * Cb;
+        } else load_band(&c->in, s->H, s->W, s->C, n, it.G, s->stride * it.first - 1, in_rows, 1, in_cols - 1 - s->W, Cb, band);
+        if (c->out.pad) clear_border(&c->out, n, it.G, it.first, it.R, OH, OW, s->F);
         if (s->winograd) {
-            winograd_store(&c->out, &it.t, band, Cb, c->filters, P, n, it.first, OH, OW, s->F, (double)it.G * it.R * OW, scratch);
+            winograd_store(&c->out, &it.t, in, Cb, c->filters, P, n, it.first, OH, OW, s->F, (double)it.G * it.R * OW, scratch);
             continue;
         }
+        ptrdiff_t out_row = (ptrdiff_t)cols * P, in_row = (ptrdiff_t)in_cols * Cb;
         for (int g = 0; g < it.G; g++)
             for (int i = 0; i < it.R; i++) {
                 float *line = out + (g * rows + i) * out_row;
-                multiply(OW, P, 3, 3 * Cb, band + (g * in_rows + s->stride * i) * in_row, s->stride * Cb, 1, in_row,
+                multiply(OW, P, 3, 3 * Cb, in + ((ptrdiff_t)g * in_rows + s->stride * i) * in_row, s->stride * Cb, 1, in_row,
                          c->filters, P, 3 * Cb * P, line, P, 0);
                 store_row(&c->out, n + g, it.first + i, OH, OW, s->F, P, line);
             }

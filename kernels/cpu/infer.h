@@ -4,7 +4,8 @@
 //
 // A thread takes a few images through all layers before it touches the next ones, in three buffers that stay in its
 // cache: no thread waits for another, and of all activations only the last reaches memory. With fewer images than
-// that needs, all threads share the bands of each layer instead.
+// that needs, all threads share the bands of each layer instead. Where all sizes are multiples of 4 and all channels fill
+// vectors, the buffers hold images with their border of zeros, so that the next layer reads them as they lie.
 #pragma once
 #include "block.h"
 
@@ -12,7 +13,7 @@ enum { MOST_LAYERS = 128 };
 typedef struct { int C, F, stride; float eps; const float *W, *gamma, *beta, *running_mean, *running_var; } folded;
 
 typedef struct {
-    int count, N, H, W, exact, group;
+    int count, N, H, W, exact, group, pad;
     const folded *layers;
     const float *x;
     float *y;
@@ -58,7 +59,8 @@ static void trunk_layer(const trunk *t, int l, int n, int N, int thread, int thr
     float *input = buffers + (k ? 2 : 0) * t->buffer, *output = buffers + (k ? 0 : 2) * t->buffer;
     float *middle = buffers + t->buffer;
     size_t last = (size_t)n * out_size(s.H, s.stride) * out_size(s.W, s.stride) * s.F;
-    conv c = {.s = s, .filters = t->filters[l], .in.kind = PLAIN};
+    conv c = {.s = s, .filters = t->filters[l], .in.kind = t->pad && l ? PADDED : PLAIN};
+    c.out.pad = l < t->count - 1 ? t->pad : 0;
     c.in.a = l == 0 ? t->x + (size_t)n * s.H * s.W * s.C : first ? input : middle;
     c.out.out = l == t->count - 1 ? t->y + last : l == 0 ? buffers : first ? middle : output;
     c.out.kind = l == 0 || first ? BIAS_RELU : RESIDUAL_RELU;
@@ -66,7 +68,7 @@ static void trunk_layer(const trunk *t, int l, int n, int N, int thread, int thr
     if (c.out.kind == RESIDUAL_RELU) {
         shape b = trunk_shape(t, l - 1, N);
         c.out.y = input;
-        c.out.cut = (shortcut){b.stride, b.H, b.W, b.C, (b.F - b.C) / 2};
+        c.out.cut = (shortcut){b.stride, b.H, b.W, b.C, (b.F - b.C) / 2, t->pad};
     }
     share(p.items, thread, threads, &from, &to);
     conv_items(&c, &p, 0, N, from, to, bands);
@@ -92,9 +94,14 @@ int API(trunk)(int count, const folded *layers, int N, int H, int W, int exact, 
     int threads = pool_threads();
     t.threads_share_layers = N % threads && N < 4 * threads;
     size_t filters = 0, bands = 0, image = 0;
+    t.pad = 1;
+    for (int l = 0; l < count - 1; l++) {
+        shape s = trunk_shape(&t, l + 1, 1);
+        if (s.H % 4 || s.W % 4 || s.C != padded(s.C)) t.pad = 0;
+    }
     for (int l = 0; l < count; l++) {
         shape s = trunk_shape(&t, l, 1);
-        size_t size = (size_t)out_size(s.H, s.stride) * out_size(s.W, s.stride) * s.F, P = padded(s.F);
+        size_t size = (size_t)(out_size(s.H, s.stride) + 2) * (out_size(s.W, s.stride) + 2) * s.F, P = padded(s.F);
         filters += P + 45 * P * padded(s.C);
         image = size > image ? size : image;
     }

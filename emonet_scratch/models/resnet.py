@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
 from ..backend import Array, device_of, to_device
 from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, ResidualBlock, Sequential
+from ..weights import WeightsError
+from .from_torch import read_resnet
 from .summary import summary
 
 
@@ -36,6 +39,20 @@ class ResNet(Layer):
                                    stage3=stage(2 * width, 4 * width, 2))
         self.pool = GlobalAveragePool()
         self.dense = Dense(4 * width, num_classes, rng)
+
+    @classmethod
+    def from_torch(cls, path: str | os.PathLike) -> ResNet:
+        """The CIFAR ResNet whose weights a safetensors or PyTorch file holds, read without PyTorch (see weights.py).
+
+        Its inputs must be normalised as they were when it was trained. WeightsError where it holds another network.
+        """
+        arguments, state = read_resnet(path)
+        model = cls(**arguments)
+        try:
+            model.load_state_dict(state)
+        except ValueError as error:
+            raise WeightsError(f"{str(path)!r} does not fit {model!r}: {error}") from error
+        return model
 
     def __repr__(self) -> str:
         return f"ResNet(depth={self.depth}, num_classes={self.dense.M})"

@@ -1,0 +1,242 @@
+"""Files of weights: both kinds that torch.save writes, written here byte by byte, damaged ones, and malicious ones."""
+
+import collections
+import io
+import os
+import pickle
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from emonet_scratch.models import ResNet
+from emonet_scratch.weights import LEGACY_MAGIC, LEGACY_PROTOCOL, WeightsError, read_weights
+
+
+class Storage:
+    """What a pickler sees of a tensor's memory: its kind, its name in the file, and its numbers."""
+
+    def __init__(self, kind, key, numbers):
+        self.kind, self.key, self.numbers = kind, key, numbers
+
+
+class Named:
+    """Pickled as a call of module.name(*arguments), whatever that is."""
+
+    def __init__(self, module, name, *arguments, state=None):
+        self.call = module, name, arguments, state
+
+    def __reduce__(self):
+        module, name, arguments, state = self.call
+        return (reference(module, name), arguments, state)[:3 if state is not None else 2]
+
+
+def reference(module, name):
+    """Something that pickle writes as module.name."""
+    function = types.FunctionType((lambda *a: None).__code__, {}, name)
+    function.__module__, function.__qualname__ = module, name
+    parent = sys.modules.setdefault(module, types.ModuleType(module))
+    if not hasattr(parent, name):
+        setattr(parent, name, function)
+    return getattr(parent, name)
+
+
+@pytest.fixture(autouse=True)
+def _no_stub_stays(monkeypatch):
+    for module in ("torch", "torch._utils"):
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+
+
+def tensor(storage, size, stride, offset=0):
+    return Named("torch._utils", "_rebuild_tensor_v2", storage, offset, size, stride, False, collections.OrderedDict())
+
+
+def pickled(value, protocol=2):
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            if isinstance(obj, Storage):
+                return ("storage", reference("torch", obj.kind), obj.key, "cpu", len(obj.numbers))
+            return None
+    stream = io.BytesIO()
+    Pickler(stream, protocol).dump(value)
+    return stream.getvalue()
+
+
+def zipped(path, value, storages=(), compression=zipfile.ZIP_STORED, order=b"little"):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("net/data.pkl", pickled(value))
+        archive.writestr("net/byteorder", order)
+        for s in storages:
+            archive.writestr(f"net/data/{s.key}", s.numbers.astype(s.numbers.dtype.newbyteorder(
+                "<" if order == b"little" else ">")).tobytes())
+
+
+def legacy(path, value, storages=()):
+    with open(path, "wb") as file:
+        for part in (LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True}):
+            file.write(pickle.dumps(part, 2))
+        file.write(pickled(value))
+        file.write(pickle.dumps([s.key for s in storages], 2))
+        for s in storages:
+            file.write(len(s.numbers).to_bytes(8, "little") + s.numbers.tobytes())
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+@pytest.mark.parametrize("kind, dtype", [("FloatStorage", "f4"), ("DoubleStorage", "f8"), ("HalfStorage", "f2"),
+                                         ("LongStorage", "i8"), ("ByteStorage", "u1"), ("BoolStorage", "?")])
+def test_tensors_of_every_kind_and_stride(tmp_path, write, kind, dtype):
+    numbers = (np.arange(24) % 7).astype(dtype)
+    s, path = Storage(kind, "0", numbers), tmp_path / "w.pt"
+    write(path, {"epoch": 3, "state_dict": collections.OrderedDict(
+        a=tensor(s, (2, 3), (3, 1), 6), t=tensor(s, (3, 2), (1, 3)), scalar=tensor(s, (), (), 5), none=tensor(s, (0, 4), (4, 1)),
+        p=Named("torch._utils", "_rebuild_parameter", tensor(s, (24,), (1,)), True, collections.OrderedDict()))}, [s])
+    w = read_weights(path)
+    assert sorted(w) == ["state_dict.a", "state_dict.none", "state_dict.p", "state_dict.scalar", "state_dict.t"]
+    np.testing.assert_array_equal(w["state_dict.a"], numbers[6:12].reshape(2, 3))
+    np.testing.assert_array_equal(w["state_dict.t"], numbers[:6].reshape(2, 3).T)
+    assert w["state_dict.scalar"] == numbers[5] and w["state_dict.none"].shape == (0, 4)
+    assert all(a.dtype == dtype for a in w.values())
+
+
+def test_bfloat16_and_the_other_byte_order(tmp_path):
+    s = Storage("BFloat16Storage", "0", np.array([0x3F80, 0xC040], np.uint16))
+    for write in (zipped, legacy):
+        write(tmp_path / "b.pt", {"b": tensor(s, (2,), (1,))}, [s])
+        np.testing.assert_array_equal(read_weights(tmp_path / "b.pt")["b"], np.float32([1, -3]))
+    f = Storage("FloatStorage", "0", np.float32([1, 2, 3]))
+    zipped(tmp_path / "big.pt", {"f": tensor(f, (3,), (1,))}, [f], order=b"big")
+    np.testing.assert_array_equal(read_weights(tmp_path / "big.pt")["f"], f.numbers)
+
+
+def test_safetensors(tmp_path):
+    save_file({"a": np.float32([1, 2])}, tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(read_weights(tmp_path / "w.safetensors")["a"], [1, 2])
+
+
+S = Storage("FloatStorage", "0", np.zeros(4, np.float32))
+ATTACKS = {
+    "os.system": Named("posix", "system", "touch owned"),
+    "eval": Named("builtins", "eval", "open('owned', 'w')"),
+    "exec": Named("builtins", "exec", "open('owned', 'w')"),
+    "getattr": Named("builtins", "getattr", "x", "format"),
+    "import": Named("builtins", "__import__", "os"),
+    "popen": Named("subprocess", "Popen", ["touch", "owned"]),
+    "a module of ours": Named("emonet_scratch.files", "write_whole", "owned", b"x"),
+    "torch.load": Named("torch", "load", "other.pt"),
+    "hidden in a tensor": Named("torch._utils", "_rebuild_tensor_v2", Named("posix", "system", "touch owned"), 0, (1,), (1,)),
+    "numpy": Named("numpy", "load", "owned.npy"),
+    "attributes of a call": Named("torch._utils", "_rebuild_parameter", Named("torch", "Size", [1]), state={"x": 1}),
+    "beyond the storage": tensor(S, (5,), (1,)),
+    "before the storage": tensor(S, (2,), (1,), -1),
+    "backwards": tensor(S, (2,), (-1,), 3),
+    "a stride that leaves it": tensor(S, (2, 2), (3, 1)),
+    "expanded a thousand times": tensor(S, (1 << 30,), (0,)),
+    "sizes that are no numbers": tensor(S, ("2",), (1,)),
+    "a tensor of no storage": tensor("text", (1,), (1,)),
+}
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_whatever_is_no_tensor_is_refused_and_not_run(tmp_path, monkeypatch, write, attack):
+    monkeypatch.chdir(tmp_path)
+    write("bad.pt", {"state_dict": {"w": ATTACKS[attack]}}, [S])
+    with pytest.raises(WeightsError, match=r"^'bad\.pt' holds no weights that can be read: ") as caught:
+        read_weights("bad.pt")
+    assert "\n" not in str(caught.value) and os.listdir() == ["bad.pt"]
+
+
+def test_a_file_cannot_change_what_the_next_one_meets(tmp_path):
+    """BUILD sets attributes on what find_class gave; that must die with the file."""
+    evil = collections.OrderedDict(a=1)
+    evil.__dict__["update"] = "gone"
+    legacy(tmp_path / "evil.pt", {"x": evil, "w": tensor(S, (4,), (1,))}, [S])
+    assert list(read_weights(tmp_path / "evil.pt")) == ["w"]
+    legacy(tmp_path / "good.pt", {"w": tensor(S, (4,), (1,))}, [S])
+    assert list(read_weights(tmp_path / "good.pt")) == ["w"]
+
+
+def test_compressed_short_and_foreign_storages_are_refused(tmp_path):
+    path = tmp_path / "w.pt"
+    zipped(path, {"w": tensor(S, (4,), (1,))}, [S], zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match="storage 0 has 16 bytes"):
+        read_weights(path)
+    zipped(path, {"w": tensor(S, (4,), (1,))}, [Storage("FloatStorage", "0", S.numbers[:3])])
+    with pytest.raises(WeightsError, match="storage 0 has 12 bytes, expected 4 numbers of FloatStorage"):
+        read_weights(path)
+    zipped(path, {"w": tensor(S, (4,), (1,))})
+    with pytest.raises(WeightsError, match="net/data/0"):
+        read_weights(path)
+
+
+def test_every_damaged_file_is_one_line(tmp_path):
+    good = tmp_path / "good.pt"
+    for write in (zipped, legacy):
+        write(good, {"w": tensor(S, (4,), (1,))}, [S])
+        content = good.read_bytes()
+        for cut in range(0, len(content), 7):
+            (tmp_path / "cut.pt").write_bytes(content[:cut])
+            with pytest.raises(WeightsError, match=r"cut\.pt") as caught:
+                read_weights(tmp_path / "cut.pt")
+            assert "\n" not in str(caught.value)
+    for foreign in (b"", b"no weights", pickle.dumps([1, 2]), b"PK\x03\x04"):
+        good.write_bytes(foreign)
+        with pytest.raises(WeightsError, match="holds no weights that can be read"):
+            read_weights(good)
+    with pytest.raises(WeightsError, match="cannot be read: No such file"):
+        read_weights(tmp_path / "missing.pt")
+    with pytest.raises(WeightsError, match="cannot be read: Is a directory"):
+        read_weights(tmp_path)
+
+
+TORCH_NAMES = [("features.", ""), ("stage", "layer"), ("body.", ""), ("gamma", "weight"), ("beta", "bias"),
+               ("shortcut.conv", "downsample.0"), ("shortcut.bn", "downsample.1"), ("dense.W", "fc.weight"),
+               ("dense.b", "fc.bias"), (".W", ".weight")]
+
+
+def as_torch(model):
+    state = {}
+    for name, a in model.state_dict().items():
+        for ours, theirs in TORCH_NAMES:
+            name = name.replace(ours, theirs)
+        if name in ("conv.weight",) or name.startswith("bn."):
+            name = name.replace("conv.", "conv1.").replace("bn.", "bn1.")
+        state[name] = np.ascontiguousarray(a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T)
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.module."])
+@pytest.mark.parametrize("shortcut", ["pad", "projection"])
+def test_a_resnet_comes_back(tmp_path, prefix, shortcut):
+    model = ResNet(14, num_classes=7, width=8, shortcut=shortcut, rng=np.random.default_rng(0)).eval()
+    state = as_torch(model) | {"bn1.num_batches_tracked": np.int64(5)}
+    save_file({prefix + name: np.asarray(a) for name, a in state.items()}, tmp_path / "w.safetensors")
+    other = ResNet.from_torch(tmp_path / "w.safetensors").eval()
+    x = np.random.default_rng(1).standard_normal((2, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_array_equal(other.forward(x)[0], model.forward(x)[0])
+
+
+def test_another_network_is_refused(tmp_path):
+    path, state = tmp_path / "w.safetensors", as_torch(ResNet(8))
+    for change, reason in [
+            ({"layer4.0.conv1.weight": np.zeros((3, 3, 3, 3), np.float32)}, "layer4.0.conv1.weight is no part of a CIFAR"),
+            ({"fc.weight": None}, "it has no classifier"), ({"conv1.weight": None}, "is no part of a CIFAR ResNet"),
+            ({"fc.bias": None}, "does not fit ResNet.*dense.b"),
+            ({"layer2.0.bn1.weight": np.zeros(5, np.float32)}, "does not fit ResNet.*shape")]:
+        save_file({k: v for k, v in (state | change).items() if v is not None}, path)
+        with pytest.raises(WeightsError, match=reason):
+            ResNet.from_torch(path)
+
+
+def test_the_published_resnet20(real_data):
+    """Krizhevsky's first 932 test images: as many right, and the same logits, as the weights gave in PyTorch."""
+    folder = real_data / "cifar10"
+    images = np.load(folder / "cifar10_test_lossless_first.npz")
+    expected = np.load(folder / "torch_ref_logits_lossless932.npz")["logits"]
+    x = (images["images"] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    logits, _ = ResNet.from_torch(folder / "resnet20-12fca82f.th").eval().forward(x.astype(np.float32))
+    assert (logits.argmax(axis=1) == images["labels"]).sum() == 854
+    np.testing.assert_allclose(logits, expected, atol=1e-3)

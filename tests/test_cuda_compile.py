@@ -3,7 +3,6 @@
 What each needs is compared with kernels/cuda/resources.json, which `python -m tests.cuda.nvrtc` writes.
 """
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from emonet_scratch.gpu import launch
 from tests.cuda import nvrtc
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("nvidia.cu13") is None, reason="no nvidia-cuda-nvrtc here")
+pytestmark = pytest.mark.skipif(not nvrtc.installed(), reason="nvidia-cuda-nvrtc is not installed")
 TABLE = json.loads(nvrtc.TABLE.read_text())
 VARIANTS = nvrtc.variants()
 titles = [nvrtc.title(*v) for v in VARIANTS]

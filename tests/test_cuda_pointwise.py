@@ -108,6 +108,13 @@ def test_cuda_twin_Dropout(shim, shape, rate, key, seed):
         two.backward(shim.asarray(dy[:, :0]), cache)
 
 
+def test_a_number_that_equals_the_rate_is_kept(shim):
+    rate = float(np.random.Generator(np.random.Philox(key=np.array([3, 0], np.uint64))).random(40, np.float32)[17])
+    y, want = (layers.Dropout(rate, 3).to_device(d).forward(x)[0] for d, x in (
+        ("cuda:0", shim.asarray(np.ones(40, np.float32))), ("cpu", np.ones(40, np.float32))))
+    assert np.array_equal(y.get(), want) and want[17] > 0
+
+
 def test_dropout_on_the_gpu_resumes_and_moves_to_the_cpu_and_back(shim):
     x = np.ones((5, 9), np.float32)
     whole, part = layers.Dropout(0.4, 3).to_device("cuda:0"), layers.Dropout(0.4, 3).to_device("cuda:0")
@@ -183,7 +190,7 @@ def on_device(shim, params):
 OPTIMIZERS = {
     "SGD": lambda p: optim.SGD(p, 0.1), "momentum": lambda p: optim.SGD(p, 0.1, 0.9, weight_decay=0.01),
     "nesterov": lambda p: optim.SGD(p, 0.1, 0.9, True, 0.01), "Adam": lambda p: optim.Adam(p, 0.01),
-    "Adam, decay": lambda p: optim.Adam(p, 0.01, 0.8, 0.99, 1e-6, 0.1),
+    "Adam, decay": lambda p: optim.Adam(p, 0.01, 0.8, 0.99, 0.5, 0.1),
     "AdamW": lambda p: optim.Adam(p, 0.01, weight_decay=0.1, decoupled=True)}
 
 

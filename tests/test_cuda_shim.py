@@ -43,6 +43,14 @@ BUGS = {
             __syncthreads();
             y[t] += s[63 - t];
         }""", 64, "y depends on the order of threads"),
+    "a barrier is missing that only shuffles hide": ("""
+        __shared__ float s[2];
+        for (int k = 0; k < 2; k++) {
+            float v = warp_sum(x[t] + k);
+            if (t % 32 == 0) s[t / 32] = v;
+            __syncthreads();
+            y[t] += warp_sum(s[t % 2]);
+        }""", 64, "y depends on the order of threads"),
     "a warp does not wait for its own writes": ("""
         __shared__ float s[32];
         s[t] = x[t];
@@ -163,7 +171,7 @@ def test_wrong_arguments_are_refused_by_name(shim, kernel):
     for wrong, message in [
             ((x, y, table, n), "emonet_args got 4 arguments, expected 5: x, y, table, n, a"),
             ((x, y, table, n, a, a), "emonet_args got 6 arguments, expected 5"),
-            ((x, y, table, 1, a), r"emonet_args: n is a int, expected numpy\.int32"),
+            ((x, y, table, 1, a), r"emonet_args: n is a Python int, expected numpy\.int32"),
             ((x, y, table, np.int64(1), a), r"n is numpy\.int64, expected numpy\.int32"),
             ((x, y, table, n, np.float32(1)), r"a is numpy\.float32, expected numpy\.float64"),
             ((x, y.get(), table, n, a), "y is an array of float32 on the host, expected an array of float32 on the device"),

@@ -90,7 +90,8 @@ class Kernel:
             raise LaunchError(f"{self.name} got {len(args)} arguments, expected {len(self.parameters)}: "
                               f"{', '.join(name for name, _, _ in self.parameters)}")
         for a, (name, pointer, dtype) in zip(args, self.parameters, strict=True):
-            if isinstance(a, np.ndarray) or isinstance(a, np.generic) == pointer or getattr(a, "dtype", None) != dtype:
+            right = not isinstance(a, (np.ndarray, np.generic)) if pointer else isinstance(a, np.generic)
+            if not right or getattr(a, "dtype", None) != dtype:
                 raise LaunchError(f"{self.name}: {name} is {_describe(a)}, expected "
                                   f"{f'an array of {dtype} on the device' if pointer else f'numpy.{dtype}'}")
             if pointer and not a.flags.c_contiguous:
@@ -105,7 +106,7 @@ def _describe(a: Any) -> str:
         return f"an array of {a.dtype} on the host"
     if isinstance(a, np.generic):
         return f"numpy.{a.dtype}"
-    return f"an array of {a.dtype} on the device" if hasattr(a, "dtype") else f"a {type(a).__name__}"
+    return f"an array of {a.dtype} on the device" if hasattr(a, "dtype") else f"a Python {type(a).__name__}"
 
 
 class Module:

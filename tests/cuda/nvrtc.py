@@ -26,6 +26,10 @@ class CompileError(RuntimeError):
     """NVRTC refused a source."""
 
 
+def installed():
+    return any(importlib.metadata.distributions(name="nvidia-cuda-nvrtc"))
+
+
 @functools.cache
 def library():
     """libnvrtc, with its builtins loaded first: it would look for them by name only, in the system's folders."""

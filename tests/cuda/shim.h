@@ -51,26 +51,27 @@ const char* const DOES[] = {"has not got there", "has returned", "spins in line 
 const size_t STACK = 128 << 10, PAGE = 4096, GUARD = 4096, MAX_SHARED = 227 << 10;
 
 struct Thread {
-    jmp_buf context;                    // where it goes on
-    ucontext_t start;
-    char* stack;
-    bool made;                          // has `start` been used up?
     State state;
     int line, number;                   // the source line where it waits; its number in the block
     unsigned mask;                      // of its warp's collective
     void* record;                       // what it brings to the collective
     uint3 index;
+    bool made;                          // has `start` been used up?
+    char* stack;
+    ucontext_t* start;
+    jmp_buf context;                    // where it goes on
 };
 
 struct Block {
     uint3 index;
     bool done;
+    int arrived;
     char* shared;                       // its shared memory while another block runs
 };
 
 alignas(1024) static char dynamic_shared[MAX_SHARED + GUARD];
 static Thread *fibers, *threads, *current;      // all; those of the running block; the running one
-static int fibers_made, block_size, step;
+static int fibers_made, block_size, arrived, step;       // arrived: threads of the running block at __syncthreads
 static long events;                             // whatever changes the state of a thread
 static size_t dynamic_size;
 static bool cooperative;
@@ -111,7 +112,7 @@ __attribute__((noinline)) static void resume(Thread* t) {
     if (_setjmp(scheduler)) return;
     if (t->made) _longjmp(t->context, 1);
     t->made = true;
-    setcontext(&t->start);
+    setcontext(t->start);
 }
 
 static void provide_fibers(int count) {
@@ -122,6 +123,7 @@ static void provide_fibers(int count) {
             t->stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (t->stack == MAP_FAILED) fail(": no memory for %d fibers", count);
             mprotect(t->stack, PAGE, PROT_NONE);                              // an overflow is a fault, not a wrong result
+            t->start = (ucontext_t*)malloc(sizeof(ucontext_t));
         }
         fibers_made = count;
     }
@@ -133,11 +135,11 @@ static void provide_fibers(int count) {
         t->number = n;
         t->index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
         if (t->made) continue;
-        getcontext(&t->start);
-        t->start.uc_stack.ss_sp = t->stack;
-        t->start.uc_stack.ss_size = STACK;
-        t->start.uc_link = nullptr;
-        makecontext(&t->start, live, 0);
+        getcontext(t->start);
+        t->start->uc_stack.ss_sp = t->stack;
+        t->start->uc_stack.ss_size = STACK;
+        t->start->uc_link = nullptr;
+        makecontext(t->start, live, 0);
     }
 }
 
@@ -153,16 +155,30 @@ static void provide_fibers(int count) {
          b->index.x, b->index.y, b->index.z, does[1]);
 }
 
-// Run the threads of a block until all have returned (true) or all that have not wait for other blocks (false).
+// Run a warp until its threads wait for others; those that spin look once.
+static void run_warp(int first) {
+    int lanes = block_size - first < 32 ? block_size - first : 32;
+    long before = -1;
+    for (bool again = false; events != before; again = true) {
+        before = events;
+        for (int i = 0; i < lanes; i++) {
+            Thread* t = threads + first + (step > 0 ? i : lanes - 1 - i);
+            if (t->state == READY || (t->state == SPIN && !again)) resume(t);
+        }
+    }
+}
+
+// Run the threads of a block until all have returned (true) or all that have not wait for other blocks (false). A warp goes
+// as far as it can before the next one starts, so that warps are as far apart as the barriers allow.
 static bool run() {
+    int warps = (block_size + 31) / 32;
     for (;;) {
         long before = events;
         int done = 0, spinning = 0;
+        for (int w = 0; w < warps; w++) run_warp(32 * (step > 0 ? w : warps - 1 - w));
         for (int i = 0; i < block_size; i++) {
-            Thread* t = threads + (step > 0 ? i : block_size - 1 - i);
-            if (t->state == READY || t->state == SPIN) resume(t);
-            done += t->state == DONE;
-            spinning += t->state == SPIN;
+            done += threads[i].state == DONE;
+            spinning += threads[i].state == SPIN;
         }
         if (done == block_size) return true;
         if (events != before) continue;
@@ -203,6 +219,7 @@ static void run_one_by_one(long blocks) {
         provide_fibers(block_size);
         threads = fibers;
         poison();
+        arrived = 0;
         if (!run()) fail(": waits for another block; the launch is not cooperative");
         check_shared();
     }
@@ -226,9 +243,11 @@ static void run_all_at_once(long blocks) {
             if (all[b].done) continue;
             blockIdx = all[b].index;
             threads = fibers + b * block_size;
+            arrived = all[b].arrived;
             exchange(all + b, true);
             if (run()) check_shared(), all[b].done = true, done++;
             exchange(all + b, false);
+            all[b].arrived = arrived;
         }
     }
     for (long b = 0; b < blocks; b++) free(all[b].shared);
@@ -270,10 +289,10 @@ __attribute__((noinline)) static void barrier(int line) {
     current->state = BLOCK;
     current->line = line;
     current->mask = 0;
-    for (int i = 0; i < block_size; i++) {                                    // first those whose turn comes last
-        Thread* t = threads + (step > 0 ? block_size - 1 - i : i);
-        if (t->state != BLOCK || t->line != line) return wait(BLOCK, line);
-    }
+    if (++arrived < block_size) return wait(BLOCK, line);
+    for (int i = 0; i < block_size; i++)
+        if (threads[i].line != line) stuck();
+    arrived = 0;
     for (int i = 0; i < block_size; i++) threads[i].state = READY;
 }
 

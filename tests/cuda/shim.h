@@ -321,12 +321,12 @@ __attribute__((noinline)) static void collective(int line, unsigned mask, void* 
 
 struct Shuffle {
     unsigned long long value;
-    int source, found;
+    int source;
 };
 
 template <typename T>
 T shuffle(int line, unsigned mask, T value, int source) {
-    Shuffle mine = {0, source, 0};
+    Shuffle mine = {0, source};
     memcpy(&mine.value, &value, sizeof value);
     collective(line, mask, &mine, [](void** records) {
         unsigned long long values[32];
@@ -341,7 +341,7 @@ T shuffle(int line, unsigned mask, T value, int source) {
 static int lane() { return current->number % 32; }
 
 static inline unsigned ballot(int line, unsigned mask, int predicate) {
-    Shuffle mine = {0, predicate != 0, 0};
+    Shuffle mine = {0, predicate != 0};
     collective(line, mask, &mine, [](void** records) {
         unsigned votes = 0;
         for (int i = 0; i < 32; i++) votes |= unsigned(records[i] && ((Shuffle*)records[i])->source) << i;
@@ -471,5 +471,3 @@ extern "C" int shim_launch(void (*thread)(void**), void** args, const unsigned* 
     events = 0;
     return launch(long(grid[0]) * grid[1] * grid[2], seconds);
 }
-
-extern "C" size_t shim_static_shared() { return shim::static_size(); }

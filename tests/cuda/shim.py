@@ -158,9 +158,8 @@ class Kernel:
         limits = (2**31 - 1, 65535, 65535, 1024, 1024, 64)
         if not all(1 <= n <= limit for n, limit in zip(grid + block, limits, strict=True)) or np.prod(block) > 1024:
             raise ShimError(f"{self.name}: a GPU refuses grid {grid} and block {block}")
-        static = self.library.shim_static_shared()
-        if max(shared_mem, static) > self.max_dynamic_shared_size_bytes or static + shared_mem > 227 << 10:
-            raise ShimError(f"{self.name}: a GPU refuses {static} + {shared_mem} bytes of shared memory")
+        if shared_mem > min(self.max_dynamic_shared_size_bytes, 227 << 10):
+            raise ShimError(f"{self.name}: a GPU refuses {shared_mem} bytes of dynamic shared memory")
 
     def run(self, grid, block, args, shared_mem, memory, order):
         memory.fill()

@@ -84,7 +84,7 @@ BUGS = {
         else
             y[t] = __shfl_xor_sync(ALL_LANES, x[t], 1);""", 32,
                                   r"thread \(0, 0, 0\) waits for its warp in line 6, thread \(7, 0, 0\) waits .* line 4"),
-    "a lane is not in its own mask": ("y[t] = __shfl_xor_sync(0xffffu, x[t], 1);", 32, r"thread \(16, 0, 0\): its own lane"),
+    "a lane is not in its own mask": ("y[t] = __shfl_xor_sync(0xffffu, x[t], 1);", 32, r"thread \(16, 0, 0\): its lane"),
     "tensor cores with half a warp": ("""
         float d[4] = {}; u32 a[4] = {}, b[2] = {};
         mma_tf32(d, a, b);

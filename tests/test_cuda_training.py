@@ -1,6 +1,9 @@
 """The twins for GPUs together: each has a test, and a whole training run with them goes as one on the host."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,27 @@ def test_every_twin_for_gpus_is_tested():
     tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_cuda_*.py"))
     missing = [n for n in kernels._gpu_twins if not re.search(rf"def test_(cuda_)?twin_{n.replace('.', '_')}\b", tested)]
     assert kernels._gpu_twins and missing == []
+
+
+@pytest.mark.parametrize("with_cupy, environment, imported", [
+    (False, {}, "False"), (True, {}, "True"), (True, {"EMONET_KERNELS": "off"}, "False"),
+    (True, {"EMONET_PRECISION": "half"}, "EMONET_PRECISION must be one of fp32, tf32, bf16, got 'half'")])
+def test_the_twins_are_imported_where_cupy_is_and_kernels_are_not_off(with_cupy, environment, imported):
+    """On host arrays nothing else changes."""
+    code = f"""if 1:
+        import sys, numpy as np
+        from emonet_scratch import kernels, layers
+        if {with_cupy}:
+            from tests.device import cupy
+            sys.modules["cupy"] = cupy
+        try:
+            layers.Dropout(0.5, 1).forward(np.ones((2, 3), np.float32))
+            print("emonet_scratch.gpu" in sys.modules)
+        except kernels.KernelError as error:
+            print(error)"""
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"EMONET_KERNELS": "on"} | environment,
+                         cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == imported
 
 
 @pytest.fixture

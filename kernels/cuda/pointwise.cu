@@ -1,5 +1,5 @@
-// What is neither convolution nor recurrence. Arithmetic costs nothing here, memory does: each kernel reads its operands once
-// and writes its results once. Every block has 256 threads. Launch code: emonet_scratch/gpu/pointwise.py.
+// What is neither convolution nor recurrence. Arithmetic costs nothing here, memory does: each kernel reads its operands
+// once and writes its results once. Every block has 256 threads. Launch code: emonet_scratch/gpu/pointwise.py.
 // Never run on a GPU so far.
 
 #define THREADS 256
@@ -102,8 +102,8 @@ emonet_softmax_cross_entropy(int N, int K, float own, float other, int weighted,
 
 // ---- optimizers: one launch for all parameters ----
 //
-// A table says what each block works on: row b = (value, grad, m, v, first, count), the addresses of a parameter's four arrays
-// (0 where there is none) and the part of them, at most 4096 numbers. Grid: the rows of the table.
+// A table says what each block works on: row b = (value, grad, m, v, first, count), the addresses of a parameter's four
+// arrays (0 where there is none) and the part of them, at most 4096 numbers. Grid: the rows of the table.
 
 struct Part {
     float *value, *grad, *m, *v;

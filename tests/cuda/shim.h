@@ -120,7 +120,8 @@ static void provide_fibers(int count) {
         fibers = (Thread*)realloc((void*)fibers, count * sizeof(Thread));
         for (Thread* t = fibers + fibers_made; t < fibers + count; t++) {
             t->made = false;
-            t->stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+            t->stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
             if (t->stack == MAP_FAILED) fail(": no memory for %d fibers", count);
             mprotect(t->stack, PAGE, PROT_NONE);                              // an overflow is a fault, not a wrong result
             t->start = (ucontext_t*)malloc(sizeof(ucontext_t));
@@ -301,7 +302,7 @@ __attribute__((noinline)) static void collective(int line, unsigned mask, void* 
     Thread* warp = threads + current->number / 32 * 32;
     int lanes = block_size - int(warp - threads) < 32 ? block_size - int(warp - threads) : 32;
     if (!(mask >> current->number % 32 & 1))
-        fail(", thread (%u, %u, %u): its own lane is not in the mask of line %d", threadIdx.x, threadIdx.y, threadIdx.z, line);
+        fail(", thread (%u, %u, %u): its lane is not in the mask of line %d", threadIdx.x, threadIdx.y, threadIdx.z, line);
     events++;
     current->state = WARP;
     current->line = line;
@@ -431,7 +432,9 @@ static inline float min(float a, float b) { return fminf(a, b); }
 static inline float max(float a, float b) { return fmaxf(a, b); }
 static inline double min(double a, double b) { return fmin(a, b); }
 static inline double max(double a, double b) { return fmax(a, b); }
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned __int128)a * b >> 64; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
 static inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((unsigned long long)a * b >> 32); }
 static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 #define __expf expf

@@ -9,6 +9,7 @@ import getpass
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from tests import device
 
 SHIM = Path(__file__).with_name("shim.h").read_text()
 CACHE = Path(tempfile.gettempdir()) / f"emonet_shim_{getpass.getuser()}"
+CXX = os.environ.get("CXX", "g++")
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-DEMONET_SHIM", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing",
          "-fsanitize=bounds,alignment,signed-integer-overflow,shift,integer-divide-by-zero",
          "-fsanitize-undefined-trap-on-error", "-Wall", "-Wno-unused", "-Wno-unknown-pragmas"]
@@ -48,7 +50,7 @@ def build(text, options):
     path = CACHE / (hashlib.sha256("\0".join([whole, *FLAGS]).encode()).hexdigest()[:24] + ".so")
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
-        run = subprocess.run([os.environ.get("CXX", "g++"), *FLAGS, "-x", "c++", "-", "-o", str(part)], input=whole,
+        run = subprocess.run([CXX, *FLAGS, "-x", "c++", "-", "-o", str(part)], input=whole,
                              capture_output=True, text=True, check=False)
         if run.returncode:
             raise ShimError(f"g++ refuses the kernel:\n{run.stderr[:3000]}")
@@ -192,6 +194,8 @@ compiler = Module
 @pytest.fixture
 def shim(monkeypatch):
     """The stand-in for CuPy, with kernels that run on the CPU."""
+    if sys.platform != "linux" or shutil.which(CXX) is None:
+        pytest.skip(f"the shim wants Linux and {CXX}")
     monkeypatch.setattr(launch, "compiler", compiler)
     monkeypatch.setattr(kernels, "_load_gpu", lambda: True)                   # also where EMONET_KERNELS=off
     monkeypatch.setattr(backend, "import_cupy", lambda: device.cupy)

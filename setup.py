@@ -49,7 +49,7 @@ setup(
                            depends=sorted(str(p) for p in CPU.glob("*.h")),
                            extra_compile_args=["-std=gnu11", "-O3", "-pthread"], extra_link_args=["-pthread"], optional=True)],
     cmdclass={"build_ext": OptionalKernels, "build_py": WithSources},
-    install_requires=["numpy", "scipy", "imageio", "imageio-ffmpeg", "tqdm", "safetensors", "matplotlib"],
+    install_requires=["numpy", "scipy", "imageio", "imageio-ffmpeg", "pillow", "tqdm", "safetensors", "matplotlib"],
     extras_require={
         "test": ["pytest", "hypothesis", "ruff", "scikit-learn",
                  "nvidia-cuda-nvrtc; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"],

@@ -1,0 +1,178 @@
+"""CIFAR-10 in every form, built here from the same images; damaged files; pickles that ask for more than arrays."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emonet_scratch.data import DataError
+from emonet_scratch.data.cifar10 import CLASSES, FILES, read_cifar10
+
+PER_FILE = 6
+
+
+@pytest.fixture(scope="module")
+def data():
+    """{split: (images, labels)}, every class in it."""
+    rng = np.random.default_rng(0)
+    count = {"train": 5 * PER_FILE, "test": PER_FILE}
+    return {split: (rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) % 10) for split, n in count.items()}
+
+
+def files(data, kind, change=lambda batch: batch):
+    """{file name: content} as published."""
+    for split, names in FILES[kind].items():
+        for name, images, labels in zip(names, *(np.split(a, len(names)) for a in data[split]), strict=True):
+            planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+            if kind == "bin":
+                yield name, np.hstack([labels[:, None].astype(np.uint8), planes]).tobytes()
+            else:
+                yield name, pickle.dumps(change({b"data": planes, b"labels": labels.tolist(), b"batch_label": b"x"}), 2)
+
+
+def write_folder(folder, data, kind):
+    folder.mkdir()
+    for name, content in files(data, kind):
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_archive(path, data, kind):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files(data, kind):
+            info = tarfile.TarInfo(f"cifar-10-batches-{kind}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def python2(planes, labels):
+    """The bytes that Python 2 wrote, and that the published archive holds: strings that are bytes."""
+    n, raw = len(planes), planes.tobytes()
+    return (b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+            + b"K" + bytes([n]) + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff"
+            + b"\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + len(raw).to_bytes(4, "little") + raw + b"tbU\x06labels]("
+            + b"".join(b"K" + bytes([label]) for label in labels) + b"eu.")
+
+
+def test_the_pickles_of_python_2(tmp_path, data):
+    images, labels = data["test"]
+    (tmp_path / "test_batch").write_bytes(python2(images.transpose(0, 3, 1, 2).reshape(len(images), -1), labels))
+    np.testing.assert_array_equal(read_cifar10(tmp_path, "test")[0], images)
+    np.testing.assert_array_equal(read_cifar10(tmp_path, "test")[1], labels)
+
+
+@pytest.mark.parametrize("kind", ["py", "bin"])
+def test_as_published(tmp_path, data, kind):
+    (tmp_path / "root").mkdir()
+    for path in (write_folder(tmp_path / "unpacked", data, kind), write_archive(tmp_path / "c.tar.gz", data, kind),
+                 write_folder(tmp_path / "root" / f"cifar-10-batches-{kind}", data, kind).parent):
+        for split in ("train", "test"):
+            images, labels = read_cifar10(path, split)
+            np.testing.assert_array_equal(images, data[split][0])
+            np.testing.assert_array_equal(labels, data[split][1])
+            assert images.dtype == np.uint8 and labels.dtype == np.int64 and images.flags.c_contiguous
+
+
+def test_an_image_folder(tmp_path, data):
+    for split, (images, labels) in data.items():
+        for k, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = tmp_path / split / CLASSES[label] / f"{k:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        (path.parent / "notes.txt").write_text("no picture")
+    images, labels = read_cifar10(tmp_path, "train")
+    order = np.argsort(data["train"][1], kind="stable")
+    np.testing.assert_array_equal(images, data["train"][0][order])
+    np.testing.assert_array_equal(labels, data["train"][1][order])
+
+
+def packed(path, data, **changes):
+    arrays = {}
+    for split, (images, labels) in data.items():
+        parts = []
+        for image in images:
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, "JPEG", quality=75)
+            parts.append(stream.getvalue())
+        arrays |= {f"{split}_jpeg": np.frombuffer(b"".join(parts), np.uint8), f"{split}_labels": labels.astype(np.uint8),
+                   f"{split}_offsets": np.cumsum([0, *map(len, parts)])}
+    np.savez(path, **(arrays | changes))
+    return path
+
+
+def test_packed_jpeg(tmp_path, data):
+    smooth = {split: (np.broadcast_to(np.linspace(0, 255, 32)[:, None], (len(x), 32, 32)).astype(np.uint8)[..., None]
+                      .repeat(3, axis=-1), y) for split, (x, y) in data.items()}
+    images, labels = read_cifar10(packed(tmp_path / "c.npz", smooth), "test")
+    assert abs(images.astype(int) - smooth["test"][0]).max() < 12                    # JPEG is lossy
+    np.testing.assert_array_equal(labels, smooth["test"][1])
+
+
+class Attack:
+    def __reduce__(self):
+        import os
+        return os.system, ("touch owned",)
+
+
+def test_a_pickle_that_asks_for_more_is_refused_and_not_run(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "c", data, "py")
+    for bad in (lambda b: b | {b"data": Attack()}, lambda b: b | {b"more": Attack()}, lambda b: Attack(),
+                lambda b: b | {b"data": np.array([Attack()], object)}):
+        for name, content in files(data, "py", bad):
+            (folder / name).write_bytes(content)
+        with pytest.raises(DataError, match=r"asks for posix\.system; nothing of it was run"):
+            read_cifar10(folder, "test")
+        assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda b: b | {b"data": b[b"data"][:3]}, "labels of shape"),
+    (lambda b: b | {b"labels": [11] * PER_FILE}, "beyond 0..9"),
+    (lambda b: b | {b"data": b[b"data"].astype(float)}, "not of bytes"), (lambda b: {}, "holds no images"),
+    (lambda b: b | {b"data": b[b"data"][:, :9]}, "images of shape"), (lambda b: b | {b"labels": None}, "labels of shape")])
+def test_wrong_contents_are_one_line(tmp_path, data, change, reason):
+    for name, content in files(data, "py", change):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        read_cifar10(tmp_path, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_and_missing_files_are_one_line(tmp_path, data):
+    archive = write_archive(tmp_path / "c.tar.gz", data, "bin")
+    (tmp_path / "cut.tar.gz").write_bytes(archive.read_bytes()[:5000])
+    folder = write_folder(tmp_path / "short", data, "bin")
+    (folder / "data_batch_3.bin").write_bytes(b"\x00" * 100)
+    partial = write_folder(tmp_path / "partial", data, "py")
+    (partial / "data_batch_2").unlink()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "empty" / "train" / "cat").mkdir(parents=True)
+    np.savez(tmp_path / "other.npz", x=1)
+    broken = packed(tmp_path / "broken.npz", data, train_offsets=np.arange(5 * PER_FILE + 1))
+    short = packed(tmp_path / "short.npz", data, train_offsets=np.arange(3))
+    for path, reason in [(tmp_path / "cut.tar.gz", "cannot be read"), (folder, "100 bytes, no multiple of 3073"),
+                         (partial, "data_batch_2"), (tmp_path / "none", "neither test_batch nor"),
+                         (tmp_path / "missing", "does not exist"), (tmp_path / "empty", "no images to train"),
+                         (tmp_path / "other.npz", "has no train_jpeg: it holds x"), (broken, "image 0: cannot identify"),
+                         (short, "do not belong together"), (__file__, "cannot be read")]:
+        with pytest.raises(DataError, match=reason) as caught:
+            read_cifar10(path, "train")
+        assert "\n" not in str(caught.value) and "CIFAR-10" in str(caught.value)
+    with pytest.raises(ValueError, match="split must be"):
+        read_cifar10(folder, "val")
+
+
+def test_the_packed_copy_of_all_images(real_data):
+    images, labels = read_cifar10(real_data / "cifar10" / "cifar10_jpeg.npz", "test")
+    lossless = np.load(real_data / "cifar10" / "cifar10_test_lossless_first.npz")
+    assert images.shape == (10000, 32, 32, 3) and np.bincount(labels).tolist() == [1000] * 10
+    # The copies are in another order; each lossless image has one that is near it.
+    first = images.reshape(len(images), -1).astype(np.float32)
+    for image, label in zip(lossless["images"][:5], lossless["labels"], strict=False):
+        near = ((first - image.reshape(-1)) ** 2).mean(axis=1)
+        assert near.min() < 200 and labels[near.argmin()] == label

@@ -243,6 +243,29 @@ def test_a_step_follows_replaced_arrays_and_leaves_float64_to_the_definition(shi
     assert opt.t == 3
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_special_gradients_do_what_they_do_on_the_host(shim, make):
+    """Two steps with zeros, numbers too small and too large to be squared, infinities and NaN."""
+    grad = np.array([0, -0.0, 1e-42, -1e-30, 1e30, np.inf, -np.inf, np.nan, 1], np.float32)
+    host, device = (Parameter(np.linspace(-1, 1, 9, dtype=np.float32)) for _ in range(2))
+    on_device(shim, [device])
+    host.grad[...], device.grad[...] = grad, shim.asarray(grad)
+    one, two = make([host]), make([device])
+    with np.errstate(all="ignore"):
+        for _ in range(2):
+            optim.Optimizer.step.__wrapped__(one)
+            two.step()
+    assert np.allclose(device.value.get(), host.value, rtol=8 * EPS, atol=8 * EPS, equal_nan=True)
+
+
+def test_what_is_not_contiguous_is_left_to_the_definition(shim):
+    params = on_device(shim, [Parameter(np.ones((3, 4), np.float32))])
+    params[0].grad = params[0].grad.reshape(4, 3).T
+    params[0].grad[...] = 2
+    assert pointwise._clip_gradient_norm(params, None) is NotImplemented
+    assert optim.clip_gradient_norm(params, None) == pytest.approx(48**0.5)
+
+
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6, math.inf])
 def test_cuda_twin_clip_gradient_norm(shim, limit):
     rng = np.random.default_rng(0)

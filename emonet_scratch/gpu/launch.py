@@ -90,8 +90,8 @@ class Kernel:
             raise LaunchError(f"{self.name} got {len(args)} arguments, expected {len(self.parameters)}: "
                               f"{', '.join(name for name, _, _ in self.parameters)}")
         for a, (name, pointer, dtype) in zip(args, self.parameters, strict=True):
-            right = not isinstance(a, (np.ndarray, np.generic)) if pointer else isinstance(a, np.generic)
-            if not right or getattr(a, "dtype", None) != dtype:
+            kind = getattr(a, "dtype", None)                                  # mostly the very same object
+            if (kind is not dtype and kind != dtype) or isinstance(a, np.generic) is pointer or isinstance(a, np.ndarray):
                 raise LaunchError(f"{self.name}: {name} is {_describe(a)}, expected "
                                   f"{f'an array of {dtype} on the device' if pointer else f'numpy.{dtype}'}")
             if pointer and not a.flags.c_contiguous:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.afew import CLASSES
 
-INK, MUTED, COLOURS = "#222222", "#888888", {"audio": "#c77700", "video": "#2a6fbb", "fused": "#2b8a3e"}
+INK, MUTED, COLOURS = "#222222", "#888888", {"audio": "#c77700", "video": "#2a6fbb", "fused": "#2b8a3e", "resnet": "#2a6fbb"}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -28,15 +28,22 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dict[str, list[dict[str, Any]]]) -> None:
     """Draw confusion.png and curves.png."""
+    _save(folder / "confusion.png", confusion_figure, results)
+    save_curves(folder, metrics)
+
+
+def save_curves(folder: Path, metrics: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw curves.png."""
+    _save(folder / "curves.png", curves_figure, metrics)
+
+
+def _save(path: Path, draw: Any, content: Any) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    def save(figure: Figure, name: str) -> None:
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / name, dpi=110)
-
-    save(confusion_figure(Figure, results), "confusion.png")
-    save(curves_figure(Figure, metrics), "curves.png")
+    figure = draw(Figure, content)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
 
 
 def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:
@@ -61,15 +68,16 @@ def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> A
 
 
 def curves_figure(figure_class: Any, metrics: dict[str, list[dict[str, Any]]]) -> Any:
-    """Loss and accuracy over epochs: dashed on the training split (with dropout and jitter), solid on validation."""
+    """Loss and accuracy over epochs: dashed on the training split (with dropout and jitter), solid on the other."""
     figure = figure_class(figsize=(10, 3.8), layout="constrained")
     for k, (key, label) in enumerate([("loss", "cross-entropy (nats)"), ("accuracy", "accuracy")], 1):
         axes = figure.add_subplot(1, 2, k)
         for name, rows in metrics.items():
-            for split, style in (("train", "--"), ("val", "-")):
+            for split in dict.fromkeys(row["split"] for row in rows):
+                style = "--" if split == "train" else "-"
                 chosen = [row for row in rows if row["split"] == split]
                 axes.plot([row["epoch"] for row in chosen], [row[key] for row in chosen], style, color=COLOURS[name],
-                          linewidth=1.8 if split == "val" else 1, alpha=1 if split == "val" else 0.6,
+                          linewidth=1 if split == "train" else 1.8, alpha=0.6 if split == "train" else 1,
                           marker="." if len(chosen) == 1 else None, label=f"{name}, {split}")
         axes.set_xlabel("epoch", color=MUTED)
         axes.set_title(label, fontsize=10, color=INK)

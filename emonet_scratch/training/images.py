@@ -1,0 +1,160 @@
+"""Training a ResNet on labelled images of one size, for a trunk that knows pictures before it sees clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..backend import to_device
+from ..files import write_whole
+from ..layers import Normalize, Sequential
+from ..losses import softmax_cross_entropy
+from ..models import ResNet
+from ..optim import SGD, schedule
+from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
+from .fingerprint import sha256
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PAD = 4
+
+Images = tuple[np.ndarray, np.ndarray]      # (N, H, W, 3) uint8, (N,) labels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum on images that are shifted by up to 4 pixels and flipped."""
+
+    depth: int = 20
+    width: int = 16
+    epochs: int = 60
+    batch_size: int = 128
+    lr: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    warmup: int = 0             # steps
+    seed: int = 0
+
+
+def shift_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each image moved by -4..4 pixels in both directions, black coming in, and mirrored or not (He et al. 2016, 4.2)."""
+    N, H, W, _ = images.shape
+    padded = np.zeros((N, H + 2 * PAD, W + 2 * PAD, 3), np.uint8)
+    padded[:, PAD:PAD + H, PAD:PAD + W] = images
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (H, W), axis=(1, 2))      # (N, 9, 9, 3, H, W)
+    down, across = rng.integers(0, 2 * PAD + 1, (2, N))
+    chosen = np.ascontiguousarray(windows[np.arange(N), down, across].transpose(0, 2, 3, 1))
+    mirrored = rng.random(N) < 0.5
+    chosen[mirrored] = chosen[mirrored, :, ::-1]
+    return chosen
+
+
+class ImageTrainer:
+    """Trains one ResNet; keeps `last.safetensors`, `metrics.jsonl` and, at the end, `resnet.safetensors` in `folder`.
+
+    train, test: images and labels. No choice is made by the test split: the last epoch counts. What an epoch does follows
+    from the seed, the epoch and the state at its start, so a run that was stopped and resumed ends with the same weights.
+    facts: JSON written beside the weights.
+    """
+
+    def __init__(self, train: Images, test: Images, folder: Path, recipe: Recipe, *, device: str = "cpu",
+                 facts: dict[str, Any] | None = None, log: Callable[[str], None] = print) -> None:
+        self.train, self.test, self.folder, self.recipe, self.device, self.log = train, test, folder, recipe, device, log
+        self.facts, r = facts or {}, recipe
+        self.resnet = ResNet(r.depth, int(train[1].max()) + 1, r.width, rng=np.random.default_rng(r.seed))
+        self.model = Sequential(normalize=Normalize(MEAN, STD), resnet=self.resnet).to_device(device)
+        self.optimizer = SGD(self.model.parameters(), r.lr, r.momentum, nesterov=True, weight_decay=r.weight_decay)
+        steps = r.epochs * math.ceil(len(train[1]) / r.batch_size)
+        self.rate = schedule(r.schedule, r.lr, steps, r.warmup)
+        self.data = sha256([a for pair in (train, test) for a in pair])
+        self.rows: list[dict[str, Any]] = []
+
+    def fit(self, resume: bool = False) -> dict[str, Any]:
+        """Train to the last epoch and return its test row: loss, accuracy. resume: go on where last.safetensors is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume and (self.folder / "last.safetensors").exists():
+            self._load()
+        while len(self.rows) < 2 * self.recipe.epochs:
+            self._epoch(len(self.rows) // 2)
+        write_checkpoint(self.folder / "resnet.safetensors", {"weights": self.resnet.state_dict()}, self.card())
+        return self.rows[-1]
+
+    def card(self) -> dict[str, Any]:
+        """What anybody who uses the weights should know."""
+        arguments = {"depth": self.resnet.depth, "num_classes": self.resnet.dense.M, "width": self.recipe.width}
+        return {"resnet": arguments, "mean": MEAN, "std": STD, "recipe": dataclasses.asdict(self.recipe),
+                "test": self.rows[-1], "seconds": round(sum(row["seconds"] for row in self.rows), 1)} | self.facts
+
+    def evaluate(self, data: Images) -> tuple[float, float]:
+        """(mean cross-entropy in nats, accuracy)"""
+        self.model.eval()
+        loss, correct = 0.0, 0
+        for first in range(0, len(data[1]), 512):
+            images, labels = (a[first:first + 512] for a in data)
+            logits, _ = self.model.forward(to_device(images, self.device))
+            loss += softmax_cross_entropy(logits, labels)[0] * len(labels)
+            correct += int((to_device(logits.argmax(axis=1), "cpu") == labels).sum())
+        return loss / len(data[1]), correct / len(data[1])
+
+    def _epoch(self, epoch: int) -> None:
+        r, started, loss, correct, (images, labels) = self.recipe, time.perf_counter(), 0.0, 0, self.train
+        rng = np.random.default_rng([r.seed, epoch])
+        self.model.train()
+        order = rng.permutation(len(labels))
+        with tqdm(total=len(labels), unit="image", leave=False, file=sys.stderr, desc=f"epoch {epoch + 1}/{r.epochs}",
+                  disable=not sys.stderr.isatty()) as bar:
+            for first in range(0, len(labels), r.batch_size):
+                chosen = order[first:first + r.batch_size]
+                part, right = self._step(shift_and_flip(images[chosen], rng), labels[chosen])
+                loss, correct = loss + part * len(chosen), correct + right
+                bar.set_postfix(loss=f"{loss / (first + len(chosen)):.3f}")
+                bar.update(len(chosen))
+        seconds, started = time.perf_counter() - started, time.perf_counter()
+        test_loss, test_accuracy = self.evaluate(self.test)
+        for split, values in (("train", (loss / len(labels), correct / len(labels), seconds)),
+                              ("test", (test_loss, test_accuracy, time.perf_counter() - started))):
+            row = {"epoch": epoch + 1, "split": split, "lr": self.optimizer.lr}
+            self.rows.append(row | dict(zip(("loss", "accuracy", "seconds"), (round(v, 6) for v in values), strict=True)))
+        self._save()
+        self.log(f"epoch {epoch + 1:3}/{r.epochs}  loss {loss / len(labels):.3f}  accuracy {correct / len(labels):.3f}  "
+                 f"test loss {test_loss:.3f}  test accuracy {test_accuracy:.4f}  {len(labels) / seconds:.0f} images/s")
+
+    def _step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        """One optimizer step: (loss, number of images right)."""
+        logits, cache = self.model.forward(to_device(images, self.device))
+        loss, dlogits = softmax_cross_entropy(logits, labels)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is not finite in step {self.optimizer.t + 1}: a smaller lr than "
+                                     f"{self.recipe.lr:g} is the usual remedy")
+        self.model.zero_grad()
+        self.model.backward(dlogits, cache)
+        self.optimizer.lr = self.rate(self.optimizer.t)
+        self.optimizer.step()
+        return loss, int((to_device(logits.argmax(axis=1), "cpu") == labels).sum())
+
+    def _save(self) -> None:
+        groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        meta = {"recipe": dataclasses.asdict(self.recipe), "data": self.data, "rows": self.rows}
+        write_whole(self.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self.rows).encode())
+        write_checkpoint(self.folder / "last.safetensors", groups, meta)
+
+    def _load(self) -> None:
+        path = self.folder / "last.safetensors"
+        groups, meta = read_checkpoint(path)
+        with expected_of(path):
+            if meta["recipe"] != dataclasses.asdict(self.recipe) or meta["data"] != self.data:
+                raise CheckpointError(f"checkpoint {str(path)!r} is of another recipe or of other images: "
+                                      f"resume with those, or train anew with another --out")
+            self.model.load_state_dict(groups["model"])
+            self.optimizer.load_state_dict(groups["optimizer"])
+            self.rows = meta["rows"]

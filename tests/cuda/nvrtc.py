@@ -6,19 +6,25 @@ A row of that table is [registers, bytes spilled, bytes of stack, bytes of stati
 for the last. tests/test_cuda_compile.py compares.
 """
 
+import concurrent.futures
 import ctypes
 import functools
+import getpass
+import hashlib
 import importlib
 import importlib.metadata
 import json
 import pkgutil
 import re
+import tempfile
 from pathlib import Path
 
 from emonet_scratch import gpu
+from emonet_scratch.files import write_whole
 from emonet_scratch.gpu import launch
 
 ARCHITECTURES = ("sm_80", "sm_90")
+CACHE = Path(tempfile.gettempdir()) / f"emonet_nvrtc_{getpass.getuser()}"
 TABLE = Path(__file__).parents[2] / "kernels" / "cuda" / "resources.json"
 
 
@@ -88,17 +94,42 @@ def title(name, defines):
 
 
 def build(name, defines, architecture):
-    """One module as CuPy compiles it: (cubin, {kernel: resources})."""
+    """One module as CuPy compiles it: {kernel: resources}, from the cache if the very same was compiled before."""
     options = (*launch.options(defines), "-ftz=true", f"--gpu-architecture={architecture}", "--ptxas-options=-v")
-    cubin, log = compile_text(launch.source(name), options)
-    return cubin, resources(log)
+    text = launch.source(name)
+    path = CACHE / hashlib.sha256("\0".join([version(), text, *options]).encode()).hexdigest()[:24]
+    if not path.exists():
+        cubin, log = compile_text(text, options)
+        if not cubin.startswith(b"\x7fELF"):
+            raise CompileError(f"NVRTC gave no cubin for {architecture}")
+        CACHE.mkdir(exist_ok=True)
+        write_whole(path, json.dumps(resources(log)).encode())
+    return json.loads(path.read_text())
+
+
+def _try(job):
+    try:
+        return build(*job)
+    except CompileError as error:
+        return error
+
+
+def build_all():
+    """{(title, architecture): resources, or the error}, by one process a core."""
+    jobs = [(name, defines, a) for name, defines in variants() for a in ARCHITECTURES]
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        return {(title(name, defines), a): built
+                for (name, defines, a), built in zip(jobs, pool.map(_try, jobs), strict=True)}
 
 
 def write():
     """The table: module and defines -> kernel -> architecture -> what it needs."""
-    rows = []
+    rows, everything = [], build_all()
     for name, defines in variants():
-        built = {a: build(name, defines, a)[1] for a in ARCHITECTURES}
+        built = {a: everything[title(name, defines), a] for a in ARCHITECTURES}
+        for problem in built.values():
+            if isinstance(problem, CompileError):
+                raise problem
         names = sorted(built[ARCHITECTURES[0]])
         kernels = [f"  {json.dumps(k)}: {json.dumps({a: built[a][k] for a in ARCHITECTURES})}" for k in names]
         rows.append(f"{json.dumps(title(name, defines))}: {{\n" + ",\n".join(kernels) + "}")

@@ -94,6 +94,8 @@ def test_an_error_names_the_file_and_the_line(monkeypatch):
 def test_nvcc_agrees(name, defines, tmp_path):
     """On one set of defines a module, and without a warning."""
     (tmp_path / "kernel.cu").write_text(launch.source(name))
+    options = (*launch.options(defines), "-ftz=true", "-cubin", "-Werror", "all-warnings",
+               "-diag-suppress", "128")                                       # a loop that this instance of a template skips
     for architecture in nvrtc.ARCHITECTURES:
-        subprocess.run(["nvcc", *launch.options(defines), "-ftz=true", "-cubin", f"-arch={architecture}", "-Werror",
-                        "all-warnings", "-o", str(tmp_path / "kernel.cubin"), str(tmp_path / "kernel.cu")], check=True)
+        subprocess.run(["nvcc", *options, f"-arch={architecture}", "-o", str(tmp_path / "kernel.cubin"),
+                        str(tmp_path / "kernel.cu")], check=True)

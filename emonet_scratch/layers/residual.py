@@ -77,7 +77,8 @@ class ResidualBlock(Layer):
     def forward(self, x: Array) -> tuple[Array, Any]:
         f, cache_f = self.body.forward(x)
         s, cache_s = self.shortcut.forward(x)
-        y, cache_y = self.relu.forward(f + s)
+        f += s                                                                # bn2's output is in no cache
+        y, cache_y = self.relu.forward(f)
         return y, (cache_f, cache_s, cache_y)
 
     def backward(self, dy: Array, cache: Any) -> Array:

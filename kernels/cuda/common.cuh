@@ -56,7 +56,7 @@ __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
     return r;
 }
 
-// d (16 x 8) += a (16 x 8) b (8 x 8), one call of a whole warp. With g = lane / 4, t = lane % 4 (PTX ISA, mma.m16n8k8, tf32):
+// d (16 x 8) += a (16 x 8) b (8 x 8), one call of a whole warp. With g = lane / 4, t = lane % 4 (PTX ISA, mma.m16n8k8):
 //   a: (g, t) (g + 8, t) (g, t + 4) (g + 8, t + 4)     b as (k, n): (t, g) (t + 4, g)
 //   d: (g, 2 t) (g, 2 t + 1) (g + 8, 2 t) (g + 8, 2 t + 1)
 __device__ __forceinline__ void mma_tf32(float d[4], const u32 a[4], const u32 b[2]) {
@@ -88,4 +88,49 @@ __device__ __forceinline__ void grid_barrier(u32* counter) {
         __threadfence();
     }
     __syncthreads();
+}
+
+// ---- what stands in front of a convolution (conv.cu, conv_grad.cu), applied while its input is loaded ----
+
+enum {
+    PLAIN,              // a
+    NORM_RELU,          // max((a - mean) scale + shift, 0)
+    NORM_GRAD,          // a scale + (z - mean) slope + shift: the gradient of what went into a batch norm
+    NORM_GRAD_RELU,     // the same with a (y > 0) for a: the ReLU behind it, too
+};
+struct Source {
+    const float *a, *y, *z;
+    const float* constants;             // (4, channels): mean, scale, shift, slope
+};
+
+__device__ __forceinline__ void load4(float v[4], const float* p) {
+    float4 q = *(const float4*)p;
+    v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+}
+
+// NaN stays NaN in both: max(x, 0), and the product of the definition, d (y > 0).
+__device__ __forceinline__ float relu(float x) { return x < 0 ? 0.0f : x; }
+__device__ __forceinline__ float masked(float d, float y) { return d * (y > 0 ? 1.0f : 0.0f); }
+
+// v = four channels of the source at a, y, z [at ...]; k: their columns of the constants.
+template <int KIND>
+__device__ __forceinline__ void load_source(const Source& s, i64 at, const float k[4][4], float v[4]) {
+    load4(v, s.a + at);
+    if (KIND == PLAIN) return;
+    float y[4] = {1, 1, 1, 1}, z[4] = {};
+    if (KIND == NORM_GRAD_RELU) load4(y, s.y + at);
+    if (KIND != NORM_RELU) load4(z, s.z + at);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        if (KIND == NORM_RELU) v[e] = relu((v[e] - k[0][e]) * k[1][e] + k[2][e]);
+        else v[e] = (KIND == NORM_GRAD ? v[e] : masked(v[e], y[e])) * k[1][e] + ((z[e] - k[0][e]) * k[3][e] + k[2][e]);
+    }
+}
+
+// The four columns of the constants that belong to channels c ... of `channels`.
+template <int KIND>
+__device__ __forceinline__ void load_constants(const Source& s, int channels, int c, float k[4][4]) {
+    if (KIND == PLAIN) return;
+#pragma unroll
+    for (int row = 0; row < 4; row++) load4(k[row], s.constants + row * channels + c);
 }

@@ -127,6 +127,11 @@ def test_chosen_sizes(shim, size, C, F, stride, precision):
     conv_agrees(shim, size, C, F, stride, precision, 1)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_many_channels_go_through_shared_memory_in_turns(shim, stride):
+    conv_agrees(shim, (1, 3, 5), 96, 128, stride, "tf32", 0)
+
+
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)
 def test_more_tiles_than_blocks(shim, tiles, precision):
     conv_agrees(shim, (2, 11, 19), 16, 16, 1, precision, 0)

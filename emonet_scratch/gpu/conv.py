@@ -87,7 +87,7 @@ def _defines(C: int, F: int, stride: int, up: int, precision: int, few: bool) ->
     """How conv.cu is compiled for these channels; few: more and smaller blocks, where the images alone make too few."""
     widest = (32, 16) if few else (64, 32, 16)
     return {"C": C, "F": F, "STRIDE": stride, "UP": up, "PRECISION": precision, "TH": 4 if few else 8,
-            "NB": _largest(F, *widest), "KC": 16 if C == 3 else _largest(C, *((64, 32, 16) if stride == 1 else (32, 16)))}
+            "NB": _largest(F, *widest), "KC": 16 if C == 3 else C if C == 64 and stride == 1 else _largest(C, 32, 16)}
 
 
 def _shared(d: dict[str, int]) -> int:
@@ -301,10 +301,17 @@ class _Conv2d:
         _still(_conv_fits(layer, layer.C, layer.F), layer)
         s = _forward_shape(layer, x.shape)
         dz = Source(PLAIN, _gradient(layer, dy, (s.N, s.OH, s.OW, s.F)))
-        dx, (filters,) = array_module(x).empty(x.shape, np.float32), _pack(layer, p, (layer, None, _how(layer)))
-        _convolve(_backward_shape(s), p, dz, filters, Sink(STORE, dx))
         _filter_gradient(s, p, Source(PLAIN, x), dz, layer.W.grad)
-        return dx
+        return _input_gradient(layer, layer, x, s, p, dz)
+
+
+def _input_gradient(owner: Any, conv: Conv2d, x: Array, s: Shape, p: int, dz: Source) -> Array | None:
+    """dx from the gradient of conv's output, where it is wanted."""
+    if not conv.input_gradient:
+        return None
+    dx, (filters,) = array_module(x).empty(x.shape, np.float32), _pack(owner, p, (conv, None, _how(conv)))
+    _convolve(_backward_shape(s), p, dz, filters, Sink(STORE, dx))
+    return dx
 
 
 def _conv_norm(conv: Conv2d, bn: BatchNorm, p: int, source: Source, filters: Filters) -> tuple[Array, Array]:
@@ -413,12 +420,10 @@ class _Sequential:
         y, z, constants, training, caches = kept or _Sequential._again(layer, layers, x, p)
         conv, bn, _relu, *rest = layers
         dy, s = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), _forward_shape(conv, x.shape)
-        dx, (filters,) = array_module(x).empty(x.shape, np.float32), _pack(layer, p, (conv, None, _how(conv)))
         g = _norm_backward(bn, training, y.size // conv.F, _reduce(dy, y, z, constants), constants)
         dz = Source(NORM_GRAD_RELU, dy, y, z, g)
-        _convolve(_backward_shape(s), p, dz, filters, Sink(STORE, dx))
         _filter_gradient(s, p, Source(PLAIN, x), dz, conv.W.grad)
-        return dx
+        return _input_gradient(layer, conv, x, s, p, dz)
 
 
 def _blocks_in_evaluation(layers: list, C: int) -> list[ResidualBlock] | None:

@@ -47,7 +47,8 @@ setup(
     # Not a Python module: a shared library that emonet_scratch/kernels.py loads with ctypes.
     ext_modules=[Extension("emonet_scratch._cpu", sorted(str(p) for p in CPU.glob("*.c")),
                            depends=sorted(str(p) for p in CPU.glob("*.h")),
-                           extra_compile_args=["-std=gnu11", "-O3", "-pthread"], extra_link_args=["-pthread"], optional=True)],
+                           extra_compile_args=["-std=gnu11", "-O3", "-pthread"], extra_link_args=["-pthread"],
+                           optional=True)],
     cmdclass={"build_ext": OptionalKernels, "build_py": WithSources},
     install_requires=["numpy", "scipy", "imageio", "imageio-ffmpeg", "pillow", "tqdm", "safetensors", "matplotlib"],
     extras_require={

@@ -30,6 +30,7 @@ def ours(case: dict) -> tuple[Callable, Callable]:
     net = ResNet(rng=np.random.default_rng(0))
     net.load_state_dict(case["state"])
     net.train(case["kind"] == "training")
+    net.features.conv.input_gradient = False                                  # PyTorch computes none, either
     x, labels = case["x"], case["labels"]
     optimizer = SGD(net.parameters(), LR, MOMENTUM)
 

@@ -57,6 +57,11 @@ def _images(x: Any, C: int) -> bool:
     return _ready(x) and x.ndim == 4 and x.shape[3] == C and 0 < x.size < 1 << 31
 
 
+def _room_for_dx(conv: Conv2d, x: np.ndarray) -> np.ndarray | None:
+    """None: the kernels compute no dx."""
+    return kernels.empty(*x.shape) if conv.input_gradient else None
+
+
 class _Conv2d:
     """3x3, padding 1, stride 1 or 2, no bias; see kernels/cpu/conv.h."""
 
@@ -72,7 +77,7 @@ class _Conv2d:
     @staticmethod
     def backward(layer: Conv2d, dy: Any, x: Any) -> Any:
         _still(_conv_fits(layer, layer.C, layer.F), layer)
-        (N, H, W, _), s, dx = x.shape, layer.stride, kernels.empty(*x.shape)
+        (N, H, W, _), s, dx = x.shape, layer.stride, _room_for_dx(layer, x)
         dy = _gradient(layer, dy, (N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F))
         kernels.library().of_width(layer.C, layer.F).conv3x3_backward(
             *x.shape, layer.F, s, int(kernels.exact), x, layer.W.value, dy, dx, layer.W.grad)
@@ -219,7 +224,7 @@ class _Sequential:
         _still(_Sequential.fits(layers), layer)
         y, z, constants, training, caches = kept or _Sequential._again(layer, layers, x)
         conv, bn, _relu, *rest = layers
-        dy, dx = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), kernels.empty(*x.shape)
+        dy, dx = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), _room_for_dx(conv, x)
         sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
         kernels.library().of_width(conv.F).stem_backward(
             ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)

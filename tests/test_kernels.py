@@ -238,6 +238,26 @@ def test_nan_in_a_gradient_is_not_masked_away(library):
         assert np.isnan(dy).any() and np.isnan(layer.backward(dy, cache)).any()
 
 
+@pytest.mark.parametrize("twins", [True, False])
+def test_without_input_gradient_the_parameters_get_theirs(twins, monkeypatch):
+    if not twins:
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    x = np.random.default_rng(0).standard_normal((2, 9, 9, 3)).astype(np.float32)
+    for make in (lambda: layers.Conv2d(3, 16, 3, 1, 1, rng=np.random.default_rng(0)),
+                 lambda: models.ResNet(8, rng=np.random.default_rng(0)).features):
+        grads = []
+        for wanted in (True, False):
+            layer = make()
+            getattr(layer, "conv", layer).input_gradient = wanted
+            y, cache = layer.forward(x)
+            assert isinstance(cache, kernels.TwinCache) == twins
+            dx = layer.backward(np.ones_like(y), cache)
+            assert (dx is not None) == wanted
+            grads.append([p.grad for p in layer.parameters()])
+        for a, b in zip(*grads, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def outcome(function, *args):
     try:
         return function(*args)

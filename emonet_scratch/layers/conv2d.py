@@ -36,7 +36,12 @@ class Conv2d(Layer):
         dW[p, q] = sum over m of x[m + p cols + q].T @ dy[m]              (C, F)
         dx[m]    = sum over p, q of dy[m - p cols - q] @ W[p, q].T        the same sum with filters turned around
         db       = dy summed over images and positions
+
+    A layer that sees the images themselves may do without dx, half of the backward: with `input_gradient = False` it
+    returns None instead.
     """
+
+    input_gradient = True
 
     def __init__(self, C: int, F: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = False,
                  rng: np.random.Generator | None = None) -> None:
@@ -68,7 +73,7 @@ class Conv2d(Layer):
             y += self.b.value
         return y, (padded, H, W)
 
-    def backward(self, dy: Array, cache: Any) -> Array:
+    def backward(self, dy: Array, cache: Any) -> Array | None:
         padded, H, W = cache
         xp, P, s = array_module(dy=dy, x=padded), self.padding, self.stride
         pixels, filters, (_, OH, OW, F) = _fold(padded, s), self._filters(), dy.shape
@@ -80,6 +85,8 @@ class Conv2d(Layer):
         self.W.grad += _unfold(dW, s)[0, :self.K, :self.K].reshape(self.W.grad.shape)
         if self.b is not None:
             self.b.grad += dy.sum(axis=(0, 1, 2))
+        if not self.input_gradient:
+            return None
         dx = xp.empty(pixels.shape, dy.dtype)
         _correlate(wide, filters[::-1, ::-1].swapaxes(2, 3), cols, _flat(dx))
         return _unfold(dx, s)[:, P:P + H, P:P + W]

@@ -17,7 +17,8 @@ class Normalize(Layer):
     """Pixels 0..255 to about mean 0 and variance 1 a channel: y = (x / 255 - mean) / std.
 
     Shapes: x (..., C) of any dtype (frames are uint8), mean and std (C,) in units of full brightness, y (..., C).
-    Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four times the memory.
+    Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four times the memory, and
+    where the layer behind computes none.
     """
 
     buffers = ("scale", "shift")
@@ -34,8 +35,8 @@ class Normalize(Layer):
         check_last_axis(self, x, len(self.scale))
         return x.astype(self.scale.dtype) * self.scale + self.shift, x.dtype.kind == "f"
 
-    def backward(self, dy: Array, cache: bool) -> Array | None:
-        return dy * self.scale if cache else None
+    def backward(self, dy: Array | None, cache: bool) -> Array | None:
+        return dy * self.scale if cache and dy is not None else None
 
 
 class PadSequences(Layer):

@@ -72,6 +72,7 @@ class ImageTrainer:
         self.train, self.test, self.folder, self.recipe, self.device, self.log = train, test, folder, recipe, device, log
         self.facts, r = facts or {}, recipe
         self.resnet = ResNet(r.depth, int(train[1].max()) + 1, r.width, rng=np.random.default_rng(r.seed))
+        self.resnet.features.conv.input_gradient = False                      # pixels have none
         self.model = Sequential(normalize=Normalize(MEAN, STD), resnet=self.resnet).to_device(device)
         self.optimizer = SGD(self.model.parameters(), r.lr, r.momentum, nesterov=True, weight_decay=r.weight_decay)
         steps = r.epochs * math.ceil(len(train[1]) / r.batch_size)

@@ -52,6 +52,8 @@ class Trainer:
         self.train, self.val = project(train, projection), project(val, projection)
         audio_features = self.train.audio.shape[1] if projection else 0
         self.model = EmoNet(config, audio_features, np.random.default_rng(seed)).to_device(device)
+        if "video" in config.modalities:
+            self.model.trunk.layer.resnet.conv.input_gradient = False         # frames are bytes, which have none
         params = self.model.parameters()
         if config.freeze_trunk:
             params = [p for p in params if not p.name.startswith("trunk.")]

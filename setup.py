@@ -53,7 +53,7 @@ setup(
     install_requires=["numpy", "scipy", "imageio", "imageio-ffmpeg", "pillow", "tqdm", "safetensors", "matplotlib"],
     extras_require={
         "test": ["pytest", "hypothesis", "ruff", "scikit-learn",
-                 "nvidia-cuda-nvrtc; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"],
+                 "nvidia-cuda-nvrtc~=13.5.0; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"],
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],
     },

@@ -130,8 +130,9 @@ def _windows(x: Array, m: int, count: int, k: int) -> Iterator[Array]:
 def _blocks(x: Array, W: Array, cols: int) -> Iterator[slice]:
     """The m of which x holds all windows, in blocks; W (k, k C, F).
 
-    On a CPU a product of a million multiply-adds stays in the second-level cache, and OpenBLAS computes it without packing
-    and without waking threads, which cost more than they give. A GPU is given all at once.
+    On a CPU a product of a million multiply-adds stays in the second-level cache, and OpenBLAS computes it on one core and
+    without packing. Its threads gain little here, and wait for each other at every product where anything else runs.
+    A GPU is given all at once.
     """
     k, D, F = W.shape
     count = len(x) - (k - 1) * (cols + 1)

@@ -29,7 +29,8 @@ class Conv2d(Layer):
     for every m, and those m whose filter would cross an edge are cropped. The K pixels m + p cols, ..., m + p cols + K - 1
     lie side by side, so memory itself, from any pixel on, is a matrix of K C columns, the windows of every K-th m: K x K
     matrix products with (K C, F), in which nothing has been copied. A stride s is stride 1 on an image whose s x s squares
-    are folded into channels, (N, H / s, W / s, s s C), with filters of ceil(K / s) x ceil(K / s) folded in the same way.
+    are folded into channels, (N, H / s, W / s, s s C), with filters of ceil(K / s) x ceil(K / s) folded in the same way; the
+    taps that this adds are 0, so they change nothing but that an inf or NaN under them makes y NaN.
 
     Backward. The adjoints of that sum, where dy is zero at the m that were cropped, and of the folding:
 

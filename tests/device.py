@@ -109,7 +109,9 @@ class Cupy(types.ModuleType):
 
     class cuda:
         class Device:
-            def __init__(self, index):
+            attributes = types.MappingProxyType({"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10})
+
+            def __init__(self, index=0):
                 self.index = index
 
             def use(self):

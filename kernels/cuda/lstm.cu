@@ -1,0 +1,125 @@
+// One layer of LSTM over all steps in one launch (persistent kernels, as in Diamos et al. 2016, "Persistent RNNs").
+//
+//     a = x W_ih + b + h_prev W_hh       c = f c_prev + i g       h = o tanh(c)       gates in the order i f g o
+//
+// The products with W_ih of all steps are one matrix product before the launch. What has to wait for the step before is
+// h W_hh: every block owns UNITS hidden units, keeps the part of W_hh that makes them in shared memory, and meets the other
+// blocks once a step, when h (backward: the gradients da) of all units is in memory. A step then moves N H numbers of h
+// through the second-level cache and no weights; the definition reads the whole of W_hh, 16 H H bytes, in every step.
+//
+// Where t has reached lengths[n], sequence n has ended: its state is carried on unchanged, y and da are 0.
+// Shared memory: forward 4 H (4 UNITS + 16) bytes and 16 rows of sums; backward 16 H UNITS bytes.
+// Grid: ceil(H / UNITS) blocks of 256 threads, launched cooperatively: all of them run at once. *counter must be 0.
+// Never run on a GPU so far.
+
+#define THREADS 256
+#define ROWS 16                         // sequences that a block takes at a time
+#define COLUMNS (4 * UNITS)
+
+__device__ __forceinline__ float sigmoid(float a) { return 0.5f * (1 + tanhf(0.5f * a)); }
+
+// a (T, N, 4H): x W_ih + b, overwritten by the gates after their functions; W_hh (H, 4H); lengths (N);
+// h (2, N, H): the first half holds the initial state, the halves change places with every step, so that the final state
+// is in half T % 2; c (N, H): initial state, overwritten by the final one; y (T, N, H), h_prev (T, N, H), c_prev (T, N, H),
+// tanh_c (T, N, H) overwritten. Twin of LSTM.forward, one layer.
+extern "C" __global__ void __launch_bounds__(THREADS)
+emonet_lstm_forward(int T, int N, int H, float* __restrict__ a, const float* __restrict__ W_hh,
+                    const int* __restrict__ lengths, float* h, float* __restrict__ c, float* __restrict__ y,
+                    float* __restrict__ h_prev, float* __restrict__ c_prev, float* __restrict__ tanh_c, u32* counter) {
+    extern __shared__ float shared[];
+    __shared__ float sums[ROWS][COLUMNS];
+    float *weights = shared, *states = shared + (i64)H * COLUMNS;             // (H, 4 UNITS), (ROWS, H)
+    int tid = threadIdx.x, u0 = blockIdx.x * UNITS;
+    for (int e = tid; e < H * COLUMNS; e += THREADS) {
+        int k = e / COLUMNS, q = e % COLUMNS / UNITS, unit = u0 + e % UNITS;
+        weights[e] = unit < H ? W_hh[(i64)k * 4 * H + q * H + unit] : 0;
+    }
+    for (int t = 0; t < T; t++) {
+        const volatile float* now = h + (i64)(t % 2) * N * H;                 // written by other blocks: not from L1
+        float* next = h + (i64)((t + 1) % 2) * N * H;
+        for (int n0 = 0; n0 < N; n0 += ROWS) {
+            int rows = N - n0 < ROWS ? N - n0 : ROWS;
+            for (int e = tid; e < rows * H; e += THREADS) states[e] = now[(i64)n0 * H + e];
+            __syncthreads();
+            for (int e = tid; e < rows * COLUMNS; e += THREADS) {             // a warp: neighbouring columns of a row
+                int r = e / COLUMNS, column = e % COLUMNS;
+                float sum = 0;
+                for (int k = 0; k < H; k++) sum += states[r * H + k] * weights[k * COLUMNS + column];
+                sums[r][column] = sum;
+            }
+            __syncthreads();
+            for (int e = tid; e < rows * UNITS; e += THREADS) {
+                int r = e / UNITS, u = e % UNITS, n = n0 + r, unit = u0 + u;
+                if (unit >= H) continue;
+                i64 at = ((i64)t * N + n) * H + unit, mine = (i64)n * H + unit;
+                float* gates = a + ((i64)t * N + n) * 4 * H + unit;
+                float in = sigmoid(gates[0] + sums[r][u]), forget = sigmoid(gates[H] + sums[r][UNITS + u]);
+                float g = tanhf(gates[2 * H] + sums[r][2 * UNITS + u]), out = sigmoid(gates[3 * H] + sums[r][3 * UNITS + u]);
+                float before = c[mine], after = forget * before + in * g, tanh_after = tanhf(after);
+                float old = states[r * H + unit];
+                bool inside = t < lengths[n];
+                gates[0] = in, gates[H] = forget, gates[2 * H] = g, gates[3 * H] = out;
+                h_prev[at] = old, c_prev[at] = before, tanh_c[at] = tanh_after;
+                if (inside) c[mine] = after;
+                y[at] = inside ? out * tanh_after : 0;
+                next[mine] = inside ? out * tanh_after : old;
+            }
+            __syncthreads();                                                  // before states and sums are used again
+        }
+        grid_barrier(counter);
+    }
+}
+
+// Backpropagation through time: from dy (T, N, H) and the gradients dh, dc (N, H) of the final state, both overwritten by
+// those of the initial state, to da (T, N, 4H), overwritten. gates, c_prev, tanh_c, W_hh, lengths as forward left them;
+// truncate: after so many steps no gradient goes on to the step before, 0: never. With d = dh + dy_t:
+//     dc += d o (1 - tanh(c)^2)     da_i = dc g i (1 - i)     da_f = dc c_prev f (1 - f)     da_g = dc i (1 - g^2)
+//     da_o = d tanh(c) o (1 - o)    dc_prev = dc f            dh_prev = da W_hh^T
+// Twin of LSTM.backward, one layer; the gradients of the weights are matrix products after the launch.
+extern "C" __global__ void __launch_bounds__(THREADS)
+emonet_lstm_backward(int T, int N, int H, int truncate, const float* __restrict__ gates, const float* __restrict__ W_hh,
+                     const int* __restrict__ lengths, const float* __restrict__ c_prev, const float* __restrict__ tanh_c,
+                     const float* __restrict__ dy, float* __restrict__ dh, float* __restrict__ dc, float* da,
+                     u32* counter) {
+    extern __shared__ float weights[];                                        // (UNITS, 4H): this block's rows of W_hh
+    int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+    int u0 = blockIdx.x * UNITS, units = H - u0 < UNITS ? H - u0 : UNITS;
+    for (int e = tid; e < UNITS * 4 * H; e += THREADS)
+        weights[e] = e / (4 * H) < units ? W_hh[(i64)u0 * 4 * H + e] : 0;
+    for (int t = T - 1; t >= 0; t--) {
+        for (int e = tid; e < N * units; e += THREADS) {
+            int n = e / units, unit = u0 + e % units;
+            i64 at = ((i64)t * N + n) * H + unit, mine = (i64)n * H + unit;
+            const float* s = gates + ((i64)t * N + n) * 4 * H + unit;
+            float* to = da + ((i64)t * N + n) * 4 * H + unit;
+            bool inside = t < lengths[n];
+            float in = s[0], forget = s[H], g = s[2 * H], out = s[3 * H], tc = tanh_c[at];
+            float d = dh[mine] + dy[at], d_cell = dc[mine] + d * out * (1 - tc * tc);
+            to[0] = inside ? d_cell * g * in * (1 - in) : 0;
+            to[H] = inside ? d_cell * c_prev[at] * forget * (1 - forget) : 0;
+            to[2 * H] = inside ? d_cell * in * (1 - g * g) : 0;
+            to[3 * H] = inside ? d * tc * out * (1 - out) : 0;
+            if (inside) dc[mine] = d_cell * forget;
+        }
+        grid_barrier(counter);                                                // da of this step is there, from all blocks
+        bool cut = truncate && t && t % truncate == 0;
+        for (int n = warp; n < N; n += THREADS / 32) {                        // a sequence a warp, lanes share the sum
+            const volatile float* row = da + ((i64)t * N + n) * 4 * H;
+            float sums[UNITS] = {};
+            for (int k = lane; k < 4 * H; k += 32) {
+                float d = row[k];
+#pragma unroll
+                for (int u = 0; u < UNITS; u++) sums[u] += d * weights[u * 4 * H + k];
+            }
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) {
+                float sum = warp_sum(sums[u]);
+                i64 mine = (i64)n * H + u0 + u;
+                if (lane || u >= units) continue;
+                if (t < lengths[n]) dh[mine] = sum;
+                if (cut) dh[mine] = dc[mine] = 0;
+            }
+        }
+        __syncthreads();                                                      // dh and dc are read by others
+    }
+}

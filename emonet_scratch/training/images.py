@@ -36,9 +36,9 @@ class Recipe:
 
     depth: int = 20
     width: int = 16
-    epochs: int = 60
+    epochs: int = 64
     batch_size: int = 128
-    lr: float = 0.4
+    lr: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "one_cycle"

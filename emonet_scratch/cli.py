@@ -59,24 +59,26 @@ def train(options: argparse.Namespace) -> int:
     """Train audio, video and fused networks on a data set in AFEW's layout, and report."""
     runs, typed = Path(options.runs), _typed(options)
     if options.resume is not None:
-        if fixed := [name for name in typed if name not in ("--resume", "--runs", "--device")]:
+        if fixed := [name for name in typed if name not in ("--resume", "--runs", "--device", "--precision")]:
             options.parser.error(f"--resume continues with the saved settings; leave out {fixed[0]}")
         folder = find_run(options.resume, runs)
         if (folder / "results.json").exists():
             print(f"{str(folder)!r} is finished:\n\n{(folder / 'results.txt').read_text(encoding='utf-8')}", end="")
             return 0
-        settings = read_settings(folder) | ({"device": options.device} if "--device" in typed else {})
+        settings = read_settings(folder) | {n: getattr(options, n) for n in ("device", "precision") if f"--{n}" in typed}
     else:
         if options.data is not None and "--clips-per-class" in typed:
             options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
         config = _config(options)
+        _device(options)                                                      # refused before anything is written
         folder = Path(options.out) if options.out is not None else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
         data = options.data if options.data is not None else _synthetic(runs, options.clips_per_class, options.seed)
         names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
         settings = {"data": str(Path(data).absolute()), "config": dataclasses.asdict(config), "modalities": names,
-                    "seed": options.seed, "device": options.device, "on_error": options.on_error,
+                    "seed": options.seed, "device": options.device, "precision": options.precision,
+                    "on_error": options.on_error,
                     "cache": str(_cache(options)), "save_every": options.save_every}
     options.run = folder                                                      # what Ctrl-C says how to continue
     print(f"run: {folder}")
@@ -88,7 +90,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a checkpoint on a split; write predictions in the challenge's form."""
-    device, line = choose_device(options.device)
+    device, line = _device(options)
     model = load_model(options.checkpoint, device)
     print(f"checkpoint: {model.path}\n{line}")
     config = model.config
@@ -118,7 +120,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Print the class and seven probabilities of each clip."""
-    device, line = choose_device(options.device)
+    device, line = _device(options)
     print(line, file=sys.stderr)
     model = load_model(options.checkpoint, device)
     config, failed, rows = model.config, 0, []
@@ -174,12 +176,21 @@ def doctor(options: argparse.Namespace) -> int:
     """Say what a data set holds, or what this machine runs on; 1 where something is wrong."""
     if options.system:
         print(", ".join(f"{name} {version}" for name, version in versions().items()))
-        print(choose_device()[1])
+        device, line = choose_device()
+        print(line)
         print(kernels.why())
+        if device != "cpu":
+            print(kernels.why_gpu())
         return 0
     report = examine(options.data)
     print("\n".join(report.lines()))
     return 1 if report.problems else 0
+
+
+def _device(options: argparse.Namespace) -> tuple[str, str]:
+    device, line = choose_device(options.device)
+    kernels.use_precision(options.precision, device)
+    return device, line
 
 
 def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
@@ -265,6 +276,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_device(sub: argparse.ArgumentParser, more: str = "") -> None:
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K" + more)
+        sub.add_argument("--precision", choices=kernels.PRECISIONS,
+                         help="of products in the kernels of a GPU (default: EMONET_PRECISION or fp32)" + more)
 
     def add_reading(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--on-error", choices=["skip", "stop"], default="skip",

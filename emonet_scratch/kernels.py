@@ -148,6 +148,30 @@ def why() -> str:
     return f"CPU kernels: {_load()[1]}"
 
 
+def why_gpu() -> str:
+    """The same of those for GPUs, where CuPy works; they are compiled when they are first launched."""
+    if not _load_gpu():
+        return "GPU kernels: off (EMONET_KERNELS=off); the definitions run on CuPy"
+    return f"GPU kernels: {precision}: {', '.join(sorted(_gpu_twins))}"
+
+
+def use_precision(name: str | None, device: str) -> str:
+    """Set `precision` for what runs on `device` from now on, and return it; None: as it is, which is fp32 on the CPU.
+
+    KernelError for a name that is not in PRECISIONS, and for tf32 and bf16 on the CPU, which has fp32 only.
+    """
+    global precision
+    if name not in (None, *PRECISIONS):
+        raise KernelError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+    if device == "cpu":
+        if name not in (None, "fp32"):
+            raise KernelError(f"precision {name} is for GPUs, and this would run on the CPU: use --precision fp32, or "
+                              f"--device cuda")
+        return "fp32"
+    precision = name or precision
+    return precision
+
+
 @functools.cache
 def _load_gpu() -> bool:
     """Whether the twins for GPUs may be used; they are registered then."""

@@ -148,6 +148,12 @@ def clip_gradient_norm(params: Iterable[Parameter], limit: float | None) -> floa
     return norm
 
 
+@twin
+def all_finite(params: Iterable[Parameter]) -> bool:
+    """Whether every value of every parameter is a finite number."""
+    return all(bool(array_module(p.value).isfinite(p.value).all()) for p in params)
+
+
 def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
     """The learning rate of step 0, 1, ... as a function of the step; nothing to save but the step.
 

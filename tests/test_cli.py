@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emonet_scratch import kernels
+from emonet_scratch import cli, kernels
 from emonet_scratch.cli import main
 from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.opensmile import write_arff
@@ -97,7 +98,7 @@ def test_train_leaves_a_report(trained):
     for name in ("confusion.png", "curves.png"):
         assert (trained / name).read_bytes().startswith(b"\x89PNG") and (trained / name).stat().st_size > 5000
     config = json.loads((trained / "config.json").read_text())
-    assert config["device"] == "cpu" and config["config"]["frame_size"] == 16
+    assert (config["device"], config["precision"], config["config"]["frame_size"]) == ("cpu", "fp32", 16)
     assert config["versions"]["numpy"] == np.__version__
     for name in results:
         assert len((trained / name / "metrics.jsonl").read_text().splitlines()) == 4
@@ -264,6 +265,16 @@ def test_resume_on_a_device_that_is_given(interrupted, capsys):
     assert json.loads((interrupted / "config.json").read_text()) == config
 
 
+def test_resume_with_a_precision_that_is_given(interrupted, capsys):
+    """A run of a GPU goes on here only when it is told to; one of a version without precisions goes on as it was."""
+    config = json.loads((interrupted / "config.json").read_text())
+    (interrupted / "config.json").write_text(json.dumps(config | {"precision": "bf16"}))
+    assert "bf16 is for GPUs" in fails(capsys, "train", "--resume", "run")
+    (interrupted / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "precision"}))
+    assert main(["train", "--resume", "run", "--precision", "fp32"]) == 0
+    assert json.loads((interrupted / "config.json").read_text()) == config
+
+
 @pytest.mark.parametrize("harm", [
     lambda text: "", lambda text: text[:90], lambda text: "[1]", lambda text: "\xff", lambda text: "{}",
     *(lambda text, change=change: json.dumps(json.loads(text) | change) for change in (
@@ -333,12 +344,13 @@ def test_one_class_alone_cannot_be_learnt(tmp_path, capsys):
     (["train", "--data", "nowhere"], "nowhere': expected a folder"), (["doctor", "nowhere"], "nowhere': expected a folder"),
     (["train", "--resume", "nowhere"], "no folder of a run"), (["train", "--device", "cuda:9"], "cuda:9 cannot be used"),
     (["train", "--device", "tpu"], "must be auto, cpu, cuda"),
+    (["train", "--device", "cpu", "--precision", "tf32"], "use --precision fp32, or --device cuda"),
+    (["predict", "--device", "cpu", "--precision", "bf16", "--checkpoint", "nowhere", "x.avi"], "bf16 is for GPUs"),
     (["predict", "--checkpoint", "nowhere", "x.avi"], "'nowhere' does not exist")])
 def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if arguments[0] == "train" and "--device" in arguments:
-        (tmp_path / "runs" / "synthetic-70-20-4-seed0").mkdir(parents=True)
     assert message in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -388,6 +400,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(data):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 1
+
+
+def test_doctor_says_what_a_gpu_would_run(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "choose_device", lambda: ("cuda:0", "device: cuda:0"))
+    monkeypatch.setattr(kernels, "precision", "tf32")
+    kernels._load_gpu.cache_clear()
+    assert main(["doctor", "--system"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    off = os.environ.get("EMONET_KERNELS") == "off"
+    assert line.startswith("GPU kernels: off" if off else "GPU kernels: tf32: Conv2d, Dropout, LSTM, ")
 
 
 def test_doctor_says_what_the_machine_runs_on(capsys, monkeypatch):

@@ -285,3 +285,19 @@ def test_cuda_twin_clip_gradient_norm(shim, limit):
     assert math.isinf(optim.clip_gradient_norm(params, 1e-3))
     kept[3][3] = np.inf
     assert all(np.array_equal(p.grad.get(), k) for p, k in zip(params, kept, strict=True))
+
+
+def test_cuda_twin_all_finite(shim, monkeypatch):
+    """One number that is none among all; the largest of float32 is one. Gradients do not matter."""
+    params = on_device(shim, parameters(np.random.default_rng(0), np.float32))
+    params[0].grad[...] = np.nan
+    params[2].value.reshape(-1)[:1] = np.float32(3.4e38)
+    asked = []
+    monkeypatch.setattr(kernels, "_find", lambda name: (asked.append(name), iter([pointwise._all_finite]))[1])
+    assert optim.all_finite(params) is True and asked == ["all_finite"]
+    assert pointwise._all_finite(iter(params)) is NotImplemented
+    for value in (np.nan, np.inf, -np.inf):
+        params[3].value.reshape(-1)[-1:] = np.float32(value)
+        assert pointwise._all_finite(params) is False and optim.all_finite.__wrapped__(params) is False
+        params[3].value.reshape(-1)[-1:] = np.float32(0)
+    assert optim.all_finite(params)

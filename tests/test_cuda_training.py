@@ -76,3 +76,13 @@ def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launche
     for one, two in zip(rows(tmp_path / "gpu"), rows(tmp_path / "host"), strict=True):
         for name, slack in (("loss", 1e-5), ("grad_norm", 1e-4)):
             assert two[name] is None or one[name] == pytest.approx(two[name], rel=slack)
+
+
+def test_the_precision_follows_the_command_line_then_the_environment(monkeypatch):
+    monkeypatch.setattr(kernels, "precision", "tf32")                         # as EMONET_PRECISION=tf32 leaves it
+    assert kernels.use_precision(None, "cpu") == "fp32" and kernels.precision == "tf32"
+    assert kernels.use_precision(None, "cuda:0") == "tf32"
+    assert kernels.use_precision("bf16", "cuda:0") == kernels.precision == "bf16"
+    for name, device in (("bf16", "cpu"), ("half", "cuda:0")):
+        with pytest.raises(kernels.KernelError, match=name):
+            kernels.use_precision(name, device)

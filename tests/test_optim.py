@@ -164,3 +164,11 @@ def test_schedules(steps, data, lr):
 def test_wrong_arguments_get_one_line(call):
     with pytest.raises(ValueError, match="got"):
         call()
+
+
+def test_all_finite():
+    params = [Parameter(np.zeros(shape)) for shape in [(0,), (2, 3), ()]]
+    assert optim.all_finite(params) and optim.all_finite([])
+    for value in (np.nan, np.inf, -np.inf):
+        params[1].value[1, 2] = value
+        assert not optim.all_finite(params)

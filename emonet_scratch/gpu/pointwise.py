@@ -85,16 +85,17 @@ def _softmax_cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.
     return float(to_device(parts, "cpu").sum()), dlogits
 
 
-_tables: weakref.WeakKeyDictionary[Any, tuple[list, Array]] = weakref.WeakKeyDictionary()
+_tables: weakref.WeakKeyDictionary[Any, dict[str, tuple[list, Array]]] = weakref.WeakKeyDictionary()
 
 
-def _table(owner: Any, columns: list[list[Any]]) -> Array | None:
+def _table(owner: Any, use: str, columns: list[list[Any]]) -> Array | None:
     """The table that pointwise.cu reads, from columns (value, grad, m, v) of arrays or Nones.
 
-    Kept on the device until one of the arrays is another object. None: something that the kernels cannot change in place.
+    Kept on the device for this owner and use until one of the arrays is another object. None: something that the kernels
+    cannot change in place.
     """
     arrays = [a for column in columns for a in column]
-    known = _tables.get(owner)
+    known = _tables.setdefault(owner, {}).get(use)
     if known is not None and len(known[0]) == len(arrays) and all(map(operator.is_, known[0], arrays)):
         return known[1]
     there = [a for a in arrays if a is not None]
@@ -108,7 +109,7 @@ def _table(owner: Any, columns: list[list[Any]]) -> Array | None:
         size, addresses = sizes.pop(), [0 if a is None else a.data.ptr for a in parameter]
         rows += [[*addresses, first, min(CHUNK, size - first)] for first in range(0, size, CHUNK)]
     table = array_module(*there).asarray(np.array(rows or np.empty((0, 6)), np.uint64))
-    _tables[owner] = arrays, table
+    _tables[owner][use] = arrays, table
     return table
 
 
@@ -116,7 +117,7 @@ def _step(optimizer: Optimizer) -> Any:
     o, none = optimizer, [None] * len(optimizer.params)
     if type(o) not in (SGD, Adam) or not o.params:
         return NotImplemented
-    table = _table(o, [[p.value for p in o.params], [p.grad for p in o.params],
+    table = _table(o, "step", [[p.value for p in o.params], [p.grad for p in o.params],
                        o.slots.get("m", none), o.slots.get("v", none)])
     if table is None or not len(table):
         return NotImplemented
@@ -136,18 +137,35 @@ def _clip_gradient_norm(params: Any, limit: float | None) -> Any:
     if not (isinstance(params, (list, tuple)) and params and (limit is None or limit > 0)):
         return NotImplemented                                                 # an iterator can be read only once
     none = [None] * len(params)
-    table = _table(params[0], [none, [p.grad for p in params], none, none])
+    table = _table(params[0], "gradients", [none, [p.grad for p in params], none, none])
     if table is None or not len(table):
         return NotImplemented
-    xp = array_module(table)
-    sums, norm = xp.empty(len(table), np.float64), xp.empty(1, np.float64)
-    _launch("emonet_squares", len(table), table, sums)
-    _launch("emonet_norm", 1, np.int32(len(table)), sums, norm)
+    norm = _norm(table)
     if limit is not None and math.isfinite(limit):
         _launch("emonet_clip", len(table), table, norm, np.float64(limit))
     return float(norm[0])
 
 
-for _kernel in (_Normalize, _Dropout, _softmax_cross_entropy, _clip_gradient_norm):
+def _norm(table: Array) -> Array:
+    """(1,) float64: the Euclidean norm of all arrays in the table's second column."""
+    xp = array_module(table)
+    sums, norm = xp.empty(len(table), np.float64), xp.empty(1, np.float64)
+    _launch("emonet_squares", len(table), table, sums)
+    _launch("emonet_norm", 1, np.int32(len(table)), sums, norm)
+    return norm
+
+
+def _all_finite(params: Any) -> Any:
+    """By the norm: in float64 the squares of float32 numbers cannot overflow. One wait instead of one a parameter."""
+    if not (isinstance(params, (list, tuple)) and params):
+        return NotImplemented
+    none = [None] * len(params)
+    table = _table(params[0], "values", [none, [p.value for p in params], none, none])
+    if table is None or not len(table):
+        return NotImplemented
+    return math.isfinite(_norm(table)[0])
+
+
+for _kernel in (_Normalize, _Dropout, _softmax_cross_entropy, _clip_gradient_norm, _all_finite):
     kernels.register(_kernel.__name__[1:], _kernel, "cuda")
 kernels.register("Optimizer.step", _step, "cuda")

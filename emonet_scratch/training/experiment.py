@@ -33,13 +33,14 @@ MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "vide
 def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
-    settings: data (path), config (fields of EmoNetConfig), modalities (names of MODALITIES), seed, device, cache (path
-    or None), on_error, save_every. They are kept in config.json, with the device that was chosen; resume=True goes on
-    where a run with them stopped.
+    settings: data (path), config (fields of EmoNetConfig), modalities (names of MODALITIES), seed, device, precision (see
+    kernels.py), cache (path or None), on_error, save_every. They are kept in config.json, with the device and precision
+    that were chosen; resume=True goes on where a run with them stopped.
     """
     config = EmoNetConfig().replace(**settings["config"])
     device, line = choose_device(settings["device"])
-    log(line)
+    precision = kernels.use_precision(settings.get("precision"), device)      # runs of earlier versions have none
+    log(line if precision == "fp32" else f"{line}, {precision}")
     names = list(settings["modalities"])
     used = {m for name in names for m in MODALITIES[name]}
     data = prepare(settings["data"], video="video" in used, sound="audio" in used, frame_size=config.frame_size,
@@ -50,7 +51,7 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
         f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
     folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
-    kept = {"versions": versions()} | settings | {"device": device}
+    kept = {"versions": versions()} | settings | {"device": device, "precision": precision}
     write_whole(folder / "config.json", json.dumps(kept, indent=2).encode())
     results = {}
     for name in names:
@@ -177,10 +178,10 @@ def find_run(path: str, runs: Path) -> Path:
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of the run in `folder`, as `run` takes them. DataError where config.json is not what `run` wrote."""
     file, text = folder / "config.json", (str, type(None))
-    kinds = {"data": str, "config": dict, "modalities": list, "seed": int, "device": str, "cache": text, "on_error": str,
-             "save_every": (int, type(None))}
+    kinds = {"data": str, "config": dict, "modalities": list, "seed": int, "device": str, "precision": text, "cache": text,
+             "on_error": str, "save_every": (int, type(None))}
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = {"precision": None} | json.loads(file.read_text(encoding="utf-8"))
         for name, kind in kinds.items():
             if not isinstance(settings[name], kind):
                 raise TypeError(f"{name} is {settings[name]!r}")

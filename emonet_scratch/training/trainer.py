@@ -23,7 +23,7 @@ from ..layers import BatchNorm
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from ..models.emonet import NUM_CLASSES
-from ..optim import SGD, Adam, clip_gradient_norm, schedule
+from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
 from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
 from .diagnose import NonFiniteError, first_non_finite
 from .fingerprint import check_data, fingerprint, sha256
@@ -138,9 +138,9 @@ class Trainer:
         self.optimizer.lr = self.rate(self.optimizer.t)
         with np.errstate(over="ignore", invalid="ignore"):
             self.optimizer.step()
-        bad = next((name for p, name in zip(self.optimizer.params, self.optimizer.names, strict=True)
-                    if not math.isfinite(float(abs(p.value).max()))), None)
-        if bad:                                                               # now, before it can reach a checkpoint
+        if not all_finite(self.optimizer.params):                             # now, before it can reach a checkpoint
+            bad = next(name for p, name in zip(self.optimizer.params, self.optimizer.names, strict=True)
+                       if not all_finite([p]))
             raise NonFiniteError(f"the parameter {bad} is not finite after step {self.optimizer.t}: the last good "
                                  f"checkpoint is {str(self.folder / 'last.safetensors')!r}; {self._remedy()}")
         return loss, int((to_device(logits.argmax(axis=1), "cpu") == batch.labels).sum()), norm

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class PadShortcut(nn.Module):
@@ -68,7 +69,7 @@ class ResNet(nn.Module):
 
 
 class EmoNet(nn.Module):
-    """`models.EmoNet` as in the preset `small`: both modalities, flattened trunk, feature norm, states of all layers."""
+    """`models.EmoNet` with both modalities and a flattened trunk, as in the presets `small` and `paper`."""
 
     def __init__(self, config: dict, audio_features: int) -> None:
         super().__init__()
@@ -76,19 +77,37 @@ class EmoNet(nn.Module):
         D = 4 * c["trunk_width"] * size**2
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
-        self.resnet, self.norm = Trunk(c["trunk_depth"], c["trunk_width"]), nn.BatchNorm1d(D)
+        self.resnet = Trunk(c["trunk_depth"], c["trunk_width"])
+        self.norm = nn.BatchNorm1d(D) if c["feature_norm"] else nn.Identity()
+        self.fixed, self.chunk, self.top = c["trunk_norm"] == "running", c["frames_per_chunk"], c["lstm_output"] == "top"
         self.lstm = nn.LSTM(D, c["lstm_size"], c["lstm_layers"])
         self.audio = dense_stack((audio_features, *c["audio_layers"]), c["dropout"], open_end=False)
-        fused = c["lstm_size"] * c["lstm_layers"] + c["audio_layers"][-1]
-        self.fusion = dense_stack((fused, *c["fusion_layers"], 7), c["dropout"], open_end=True)
+        fused = c["lstm_size"] * (1 if self.top else c["lstm_layers"]) + c["audio_layers"][-1]
+        self.fusion = dense_stack((fused, *c["fusion_layers"], 7), c["dropout"], open_end=not c["relu_on_logits"])
+
+    def train(self, mode: bool = True) -> EmoNet:
+        """With fixed statistics the trunk's norms stay as in evaluation."""
+        super().train(mode)
+        if self.fixed:
+            self.resnet.eval()
+            self.norm.eval()
+        return self
+
+    def trunk(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 -> (B, D)"""
+        x = (frames.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std       # channels last in memory
+        return self.norm(self.resnet(x).permute(0, 2, 3, 1).flatten(1))
 
     def forward(self, frames: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         """frames (N T, H, W, 3) uint8, clip after clip of equal length; audio (N, D)."""
-        x = (frames.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std       # channels last in memory
-        x = self.norm(self.resnet(x).permute(0, 2, 3, 1).flatten(1))
+        if self.chunk is None:
+            x = self.trunk(frames)
+        else:                                                         # computed again in backward, as layers.Chunked does
+            x = torch.cat([checkpoint(self.trunk, part, use_reentrant=False) for part in frames.split(self.chunk)])
         x = x.reshape(len(audio), -1, x.shape[1]).transpose(0, 1)                    # (T, N, D)
         _, (h, _) = self.lstm(x)
-        return self.fusion(torch.cat([h.transpose(0, 1).flatten(1), self.audio(audio)], 1))
+        states = h[-1:] if self.top else h
+        return self.fusion(torch.cat([states.transpose(0, 1).flatten(1), self.audio(audio)], 1))
 
 
 def dense_stack(sizes: tuple[int, ...], dropout: float, open_end: bool) -> nn.Sequential:
@@ -134,10 +153,10 @@ def gradients(net: nn.Module, state: dict[str, np.ndarray]) -> dict[str, np.ndar
         p = parameters.get(next(iter(theirs(name, array)), ""))
         if p is not None:
             g = p.grad.permute(2, 3, 1, 0) if p.ndim == 4 else p.grad.T if p.ndim == 2 else p.grad
-            found[name] = g.float().numpy().copy()
+            found[name] = g.float().cpu().numpy().copy()
     return found
 
 
-def autocast(enabled: bool) -> torch.autocast:
+def autocast(enabled: bool, device: str = "cpu") -> torch.autocast:
     """Matrix products and convolutions in bfloat16."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)

@@ -192,8 +192,13 @@ compiler = Module
 
 
 @pytest.fixture
-def shim(monkeypatch):
-    """The stand-in for CuPy, with kernels that run on the CPU."""
+def shim(request, monkeypatch):
+    """The stand-in for CuPy, with kernels that run on the CPU; with EMONET_TEST_DEVICE=cuda, CuPy itself and the GPU."""
+    if os.environ.get("EMONET_TEST_DEVICE") == "cuda":
+        if "planted" in request.node.name or "shim" in request.module.__name__:
+            pytest.skip("a wrong kernel is for the shim, which survives it")
+        monkeypatch.setattr(kernels, "_load_gpu", lambda: True)
+        return backend.import_cupy()
     if sys.platform != "linux" or shutil.which(CXX) is None:
         pytest.skip(f"the shim wants Linux and {CXX}")
     monkeypatch.setattr(launch, "compiler", compiler)

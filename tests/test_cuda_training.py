@@ -91,7 +91,7 @@ def test_the_precision_follows_the_command_line_then_the_environment(monkeypatch
 def test_the_benchmark_refuses_to_run_without_a_gpu(tmp_path):
     root = Path(__file__).parents[1]
     run = subprocess.run([sys.executable, str(root / "benchmarks/gpu.py"), "--out", str(tmp_path / "gpu.json")],
-                         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}, capture_output=True, text=True,
-                         check=False)
+                         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}, capture_output=True,
+                         text=True, check=False)
     assert run.returncode == 1 and run.stderr.startswith("benchmarks/gpu.py wants a GPU: ") and not list(tmp_path.iterdir())
     assert len(run.stderr.splitlines()) == 1

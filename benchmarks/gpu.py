@@ -258,6 +258,7 @@ class Row:
     peers: tuple[tuple[str, Callable, str], ...]
     goals: dict[str, float]                 # kind of a peer -> ratio
     unit: str
+    graph: bool = False                     # ours with EMONET_GRAPH=1
 
 
 def _images(N: int, size: int, kind: str, precision: str) -> Callable[[bool], dict]:
@@ -312,7 +313,7 @@ def rows() -> Iterator[Row]:
                   both, {"eager": 2.5, "compile": 1.2}, "images")
         yield Row(f"ResNet-20, one of 256 x 256, evaluation, {precision}", _images(1, 256, "evaluation", precision), resnet,
                   (both[0], ("torch.compile, reduce-overhead", replayed, "compile")), {"eager": 3.0, "compile": 1.0},
-                  "images")
+                  "images", graph=True)
         if precision == "bf16":
             yield Row("3-layer LSTM, D 64, H 256, T 50, N 16, forward + backward, fp32", _sequences(50, 16, 64, 256, "fp32"),
                       lstm, (("torch.nn.LSTM (cuDNN)", cudnn, "eager"),), {"eager": 1.0}, "steps")
@@ -325,7 +326,8 @@ def _measure(row: Row, options: Any, device: str) -> dict:
     logits, gradients = FAR[case["precision"]]
     units = case["dy"].shape[0] * case["dy"].shape[1] if "dy" in case else len(case["x"])
     limits = {"logits": logits} | ({"gradients": gradients} if case["kind"] == "training" else {})
-    contestants = [Contestant("ours", row.ours, "ours"), *(Contestant(*peer) for peer in row.peers)]
+    contestants = [Contestant("ours", row.ours, "ours", {"EMONET_GRAPH": "1"} if row.graph else None),
+                   *(Contestant(*peer) for peer in row.peers)]
     found = measure(contestants, case, options, None, limits)
     memory = {m.contestant.name: round(float(m.answer.pop("memory")), 2) for m in found if "memory" in m.answer}
     table(("tiny: " if options.quick else "") + row.work, found, unit=(row.unit, units))

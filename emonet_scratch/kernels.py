@@ -12,6 +12,7 @@ The environment decides once, when the first twin is asked for:
     EMONET_THREADS=2                    threads of the kernels (else OMP_NUM_THREADS, else one a usable core)
     EMONET_EXACT=1                      as `kernels.exact = True`
     EMONET_PRECISION=tf32|bf16          as `kernels.precision = ...`
+    EMONET_GRAPH=1                      one clip in evaluation as one CUDA graph (gpu/graph.py)
 """
 
 from __future__ import annotations

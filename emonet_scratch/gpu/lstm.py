@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from .. import backend, kernels
-from ..backend import Array, array_module, to_device
+from ..backend import Array, array_module, device_of, to_device
 from ..layers import LSTM, LSTMCell
+from .gemm import affine
 from .launch import blocks, gradient, module, ready
 
 UNITS = 8                   # of the hidden state, that a block computes
@@ -17,9 +19,10 @@ ROWS, THREADS = 16, 256
 VARIANTS: dict[str, list[dict[str, Any]]] = {"lstm": [{"UNITS": UNITS}]}
 
 
-def _room() -> tuple[int, int]:
-    """(multiprocessors, bytes of shared memory that a block may have) of the present GPU."""
-    attributes = backend.import_cupy().cuda.Device().attributes
+@functools.cache
+def _room(device: str) -> tuple[int, int]:
+    """(multiprocessors, bytes of shared memory that a block may have) of a GPU."""
+    attributes = backend.import_cupy().cuda.Device(int(device.split(":")[1])).attributes
     return attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"]
 
 
@@ -42,7 +45,7 @@ class _LSTM:
             if not all(ready(a) and a.shape == shape and a.flags.c_contiguous
                        for p, shape in expected for a in (p.value, p.grad)):
                 return False
-        multiprocessors, shared = _room()
+        multiprocessors, shared = _room(device_of(cells[0].b.value))
         return blocks(H, UNITS) <= multiprocessors and max(_shared(H)) + 4 * ROWS * 4 * UNITS <= shared
 
     @staticmethod
@@ -54,8 +57,8 @@ class _LSTM:
         if initial is not None and [state.shape for state in initial] != [(L, N, H)] * 2:
             return NotImplemented
         valid = layer._valid(lengths, T, N, x)                                # refuses wrong lengths
-        ends = np.full(N, T) if valid is None else np.asarray(to_device(lengths, "cpu"))
-        ends = xp.asarray(ends.astype(np.int32))
+        ends = xp.full(N, T, np.int32) if valid is None else xp.asarray(
+            np.asarray(to_device(lengths, "cpu")).astype(np.int32))
         if valid is not None:
             x = xp.where(valid, x, np.float32(0))                             # padding may hold anything, even NaN
         h, c, caches = xp.zeros((L, N, H), np.float32), xp.zeros((L, N, H), np.float32), []
@@ -63,7 +66,7 @@ class _LSTM:
             states, cells = xp.zeros((2, N, H), np.float32), xp.zeros((N, H), np.float32)
             if initial is not None:
                 states[0], cells[...] = initial[0][l], initial[1][l]
-            gates = xp.ascontiguousarray(x.reshape(T * N, cell.D) @ cell.W_ih.value + cell.b.value)
+            gates = affine(x.reshape(T * N, cell.D), cell.W_ih.value, cell.b.value)
             y, h_prev, c_prev, tanh_c = (xp.empty((T, N, H), np.float32) for _ in range(4))
             module("lstm", cooperative=True, UNITS=UNITS).kernel("emonet_lstm_forward")(
                 (blocks(H, UNITS),), (THREADS,),

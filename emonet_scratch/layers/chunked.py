@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from ..backend import Array, array_module
+from ..backend import Array, concatenate
 from .base import Layer
 
 
@@ -34,21 +34,23 @@ class Chunked(Layer):
         if self.size is None:
             return self.layer.forward(x)
         chunks, states, parts = self._chunks(x), [], []
+        training = any(layer.training for _, layer in self.layer.walk())
         for chunk in chunks:
-            states.append(self.layer.save_buffers())
+            states.append(self.layer.save_buffers() if training else [])      # in evaluation no buffer changes
             parts.append(self.layer.forward(chunk)[0])
-        return array_module(x).concatenate(parts), (chunks, states)
+        return concatenate(parts), (chunks, states)
 
     def backward(self, dy: Array, cache: Any) -> Array | None:
         if self.size is None:
             return self.layer.backward(dy, cache)
         after, parts = self.layer.save_buffers(), []
         for chunk, d, state in zip(cache[0], self._chunks(dy), cache[1], strict=True):
-            self.layer.restore_buffers(state)                              # the same masks and statistics again
+            if state:
+                self.layer.restore_buffers(state)                          # the same masks and statistics again
             _, layer_cache = self.layer.forward(chunk)
             parts.append(self.layer.backward(d, layer_cache))
         self.layer.restore_buffers(after)
-        return None if parts[0] is None else array_module(dy).concatenate(parts)
+        return None if parts[0] is None else concatenate(parts)
 
     def _chunks(self, x: Array) -> list[Array]:
         """The fewest parts that are small enough, of equal length but for one row: no part of a single leftover."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, array_module, generator
+from ..kernels import twin
 from .base import Layer, Parameter, check_last_axis
 
 
+@twin
 class Dense(Layer):
     """Affine map of the last axis: y = x @ W + b.
 

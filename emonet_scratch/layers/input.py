@@ -54,11 +54,15 @@ class PadSequences(Layer):
         lengths = np.asarray(lengths)
         if x.ndim != 2 or lengths.ndim != 1 or lengths.sum() != len(x):
             raise ValueError(f"{self!r} got x of shape {x.shape} and lengths {lengths}: expected (sum(lengths), D)")
+        N, T = len(lengths), int(lengths.max())
+        if (lengths == T).all():                                              # nothing to pad, and no positions to send
+            return array_module(x).ascontiguousarray(x.reshape(N, T, x.shape[1]).transpose(1, 0, 2)), None
         t = to_device(np.concatenate([np.arange(k) for k in lengths]), device_of(x))
-        n = to_device(np.repeat(np.arange(len(lengths)), lengths), device_of(x))
-        y = array_module(x).zeros((int(lengths.max()), len(lengths), x.shape[1]), x.dtype)
+        n = to_device(np.repeat(np.arange(N), lengths), device_of(x))
+        y = array_module(x).zeros((T, N, x.shape[1]), x.dtype)
         y[t, n] = x
         return y, (t, n)
 
     def backward(self, dy: Array, cache: Any) -> Array:
-        return dy[cache]
+        T, N, D = dy.shape
+        return dy.transpose(1, 0, 2).reshape(T * N, D) if cache is None else dy[cache]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module, device_of, generator, to_device
+from ..backend import Array, array_module, concatenate, device_of, generator, to_device
+from ..kernels import twin
 from ..layers import (
     LSTM,
     BatchNorm,
@@ -153,6 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@twin
 class EmoNet(Layer):
     """The paper's network, with every choice in `config`, and `audio_features` inputs to the audio branch.
 
@@ -208,7 +210,7 @@ class EmoNet(Layer):
         """(B, H, W, 3) uint8 -> (B, D), chunk by chunk, as `forward` accepts them in place of frames."""
         size = self.config.frames_per_chunk or 64
         parts = [self.trunk.layer.forward(frames[i:i + size])[0] for i in range(0, len(frames), size)]
-        return array_module(frames).concatenate(parts)
+        return concatenate(parts)
 
     def forward(self, frames: Array | None, lengths: Any, audio: Array | None) -> tuple[Array, Any]:
         branches, caches = [], {}
@@ -225,8 +227,7 @@ class EmoNet(Layer):
         if "audio" in self.config.modalities:
             y, caches["audio"] = self.audio.forward(audio)
             branches.append(y)
-        xp = array_module(*branches)
-        logits, caches["fusion"] = self.fusion.forward(xp.concatenate(branches, axis=1))
+        logits, caches["fusion"] = self.fusion.forward(concatenate(branches, axis=1))
         return logits, caches
 
     def backward(self, dlogits: Array, cache: Any) -> tuple[Array | None, Array | None]:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, device_of, to_device
+from ..kernels import twin
 from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, ResidualBlock, Sequential
 from ..weights import WeightsError
 from .from_torch import read_resnet
 from .summary import summary
 
 
+@twin
 class ResNet(Layer):
     """ResNet of depth 6n + 2 for small images (He et al. 2016, section 4.2).
 

@@ -1,4 +1,4 @@
-"""The command line: `emonet train | evaluate | predict | synthesize | doctor`."""
+"""The command line: `emonet train | evaluate | predict | search | synthesize | doctor`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from .models.emonet import PRESETS
 from .training import CheckpointError, NonFiniteError, load_model, run
 from .training.experiment import MODALITIES, find_run, read_settings, score, versions
 from .training.report import table
+from .training.search import SPACES
+from .training.search import search as run_search
 
 SYNTHETIC = (70, 20, 4)
 
@@ -50,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         run = getattr(options, "run", None)
-        hint = f"; continue with --resume {shlex.quote(str(run))}" if run and (run / "config.json").exists() else ""
+        hint = f"; continue with --resume {shlex.quote(str(run))}" if run and (run / "config.json").exists() else \
+            getattr(options, "hint", "")
         print(f"emonet: interrupted{hint}", file=sys.stderr)
         return 130
 
@@ -67,24 +70,27 @@ def train(options: argparse.Namespace) -> int:
             return 0
         settings = read_settings(folder) | {n: getattr(options, n) for n in ("device", "precision") if f"--{n}" in typed}
     else:
-        if options.data is not None and "--clips-per-class" in typed:
-            options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
-        config = _config(options)
-        _device(options)                                                      # refused before anything is written
+        _check_new(options)
         folder = Path(options.out) if options.out is not None else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
-        data = options.data if options.data is not None else _synthetic(runs, options.clips_per_class, options.seed)
         names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
-        settings = {"data": str(Path(data).absolute()), "config": dataclasses.asdict(config), "modalities": names,
-                    "seed": options.seed, "device": options.device, "precision": options.precision,
-                    "on_error": options.on_error,
-                    "cache": str(_cache(options)), "save_every": options.save_every}
+        settings = _settings(options, names) | {"save_every": options.save_every}
     options.run = folder                                                      # what Ctrl-C says how to continue
     print(f"run: {folder}")
     results = run(settings, folder, resume=options.resume is not None)
     print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {folder}: "
           "results.json, confusion.png, curves.png, checkpoints")
+    return 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """Search learning rate, optimizer, width and dropout with Optuna; the same command again goes on or helps."""
+    _check_new(options)
+    folder = Path(options.out) if options.out is not None else Path(options.runs) / "search"
+    print(f"study: {folder}")
+    options.hint = "; the same command goes on"
+    print(run_search(_settings(options, [options.modalities]), options.space, options.trials, folder))
     return 0
 
 
@@ -193,6 +199,23 @@ def _device(options: argparse.Namespace) -> tuple[str, str]:
     return device, line
 
 
+def _check_new(options: argparse.Namespace) -> None:
+    """Refuse what contradicts itself before anything is written."""
+    if options.data is not None and "--clips-per-class" in _typed(options):
+        options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
+    _config(options)
+    _device(options)
+
+
+def _settings(options: argparse.Namespace, names: list[str]) -> dict[str, object]:
+    """What `training.run` takes for the networks `names`; without --data, the synthetic data set is written first."""
+    data = options.data if options.data is not None else \
+        _synthetic(Path(options.runs), options.clips_per_class, options.seed)
+    return {"data": str(Path(data).absolute()), "config": dataclasses.asdict(_config(options)), "modalities": names,
+            "seed": options.seed, "device": options.device, "precision": options.precision, "on_error": options.on_error,
+            "cache": str(_cache(options)), "save_every": None}
+
+
 def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
     """The synthetic data set of this size and seed, written where it is not there yet."""
     root = runs / f"synthetic-{'-'.join(map(str, clips_per_class))}-seed{seed}"
@@ -287,22 +310,35 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--cache", type=_path, metavar="DIR",
                          help="decoded frames and trunk features (default: RUNS/cache)")
 
+    def add_training(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--data", type=_path, metavar="DIR",
+                         help="a data set in AFEW's layout; without it, a synthetic one is written")
+        sub.add_argument("--preset", choices=list(PRESETS), help="small without --data, else default")
+        sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
+        sub.add_argument("--epochs", type=int, help="the same as --set epochs=N")
+        sub.add_argument("--seed", type=_integer(0), default=0, help="of the synthetic data and the training")
+        add_synthetic(sub)
+        add_reading(sub)
+
     sub = add("train", train)
-    sub.add_argument("--data", type=_path, metavar="DIR",
-                     help="a data set in AFEW's layout; without it, a synthetic one is written")
-    sub.add_argument("--preset", choices=list(PRESETS), help="small without --data, else default")
-    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
-    sub.add_argument("--epochs", type=int, help="the same as --set epochs=N")
+    add_training(sub)
     sub.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
-    sub.add_argument("--seed", type=_integer(0), default=0, help="of the synthetic data and the training")
     sub.add_argument("--out", type=_path, metavar="DIR", help="folder of this run (default: RUNS/<time>)")
     sub.add_argument("--resume", type=_path, metavar="DIR|auto",
                      help="continue the run in this folder with its own settings, bit for bit; auto: the newest one "
                           "directly below RUNS that is not finished")
-    add_synthetic(sub)
     sub.add_argument("--save-every", type=_integer(1), metavar="STEPS", help="checkpoints inside an epoch, too")
-    add_reading(sub)
     add_device(sub, "; with --resume, if given, in place of the run's own")
+
+    sub = add("search", search)
+    add_training(sub)
+    sub.add_argument("--modalities", choices=list(MODALITIES), default="fused", help="which network to train")
+    sub.add_argument("--space", choices=list(SPACES), default="default",
+                     help="what is drawn: default, or the paper's learning rates (1e-8 to 1e-6) with SGD and Adam")
+    sub.add_argument("--trials", type=_integer(1), default=50, help="of the whole study, not of this process")
+    sub.add_argument("--out", type=_path, metavar="DIR", help="folder of the study, shared by all processes that are to "
+                     "work on it (default: RUNS/search)")
+    add_device(sub)
 
     sub = add("evaluate", evaluate)
     sub.add_argument("checkpoint", type=_path, help="a checkpoint or the folder of a run")

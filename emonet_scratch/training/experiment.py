@@ -17,7 +17,7 @@ from ..backend import choose_device
 from ..data.afew import CLASSES
 from ..data.batches import Split
 from ..data.errors import DataError
-from ..data.prepare import prepare
+from ..data.prepare import Dataset, prepare
 from ..files import write_whole
 from ..models import EmoNet, EmoNetConfig
 from .checkpoint import CheckpointError, expected_of, read_checkpoint
@@ -42,12 +42,9 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     precision = kernels.use_precision(settings.get("precision"), device)      # runs of earlier versions have none
     log(line if precision == "fp32" else f"{line}, {precision}")
     names = list(settings["modalities"])
-    used = {m for name in names for m in MODALITIES[name]}
-    data = prepare(settings["data"], video="video" in used, sound="audio" in used, frame_size=config.frame_size,
-                   fit=config.fit, max_frames=config.max_frames, cache=settings["cache"],
-                   on_error=settings["on_error"], log=log)
+    data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = _projection(config, train, val, folder, names if resume else ()) if "audio" in used else None
+    projection = projection_of(config, train, val, folder, names if resume else ()) if train.audio is not None else None
     log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
         f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
     folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
@@ -70,7 +67,17 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     return results
 
 
-def _projection(config: EmoNetConfig, train: Split, val: Split, folder: Path, names: Sequence[str]) -> AudioProjection:
+def dataset(settings: dict[str, Any], wanted: Sequence[str] = ("train", "val"),
+            log: Callable[[str], None] = print) -> Dataset:
+    """The splits `wanted`, with what the modalities of the settings need."""
+    config, used = EmoNetConfig().replace(**settings["config"]), {m for n in settings["modalities"] for m in MODALITIES[n]}
+    return prepare(settings["data"], wanted, video="video" in used, sound="audio" in used, frame_size=config.frame_size,
+                   fit=config.fit, max_frames=config.max_frames, cache=settings["cache"], on_error=settings["on_error"],
+                   log=log)
+
+
+def projection_of(config: EmoNetConfig, train: Split, val: Split, folder: Path = Path(),
+                  names: Sequence[str] = ()) -> AudioProjection:
     """That of the first checkpoint of these networks, so that a resumed run has the LDA of its start; else a new one."""
     for name in names:
         path = folder / name / "last.safetensors"

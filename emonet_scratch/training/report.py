@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 from ..data.afew import CLASSES
+from ..files import write_whole
 
 INK, MUTED, COLOURS = "#222222", "#888888", {"audio": "#c77700", "video": "#2a6fbb", "fused": "#2b8a3e", "resnet": "#2a6fbb"}
 
@@ -28,22 +30,25 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dict[str, list[dict[str, Any]]]) -> None:
     """Draw confusion.png and curves.png."""
-    _save(folder / "confusion.png", confusion_figure, results)
+    save_figure(folder / "confusion.png", confusion_figure, results)
     save_curves(folder, metrics)
 
 
 def save_curves(folder: Path, metrics: dict[str, list[dict[str, Any]]]) -> None:
     """Draw curves.png."""
-    _save(folder / "curves.png", curves_figure, metrics)
+    save_figure(folder / "curves.png", curves_figure, metrics)
 
 
-def _save(path: Path, draw: Any, content: Any) -> None:
+def save_figure(path: Path, draw: Any, what: Any) -> None:
+    """Draw `draw(Figure, what)` into a PNG file, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = draw(Figure, content)
+    figure = draw(Figure, what)
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110)
+    write_whole(path, content.getvalue())
 
 
 def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:

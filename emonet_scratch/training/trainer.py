@@ -37,6 +37,7 @@ class Trainer:
     seed: parameters, order of clips, frames, jitter and dropout all follow from it.
     cache: a folder for the features of a frozen trunk. facts: JSON written into every checkpoint.
     save_every: steps between checkpoints inside an epoch; None: at the end of each epoch only.
+    on_epoch: gets the validation row of metrics.jsonl when an epoch is over and saved; what it raises ends the training.
 
     best.safetensors is the state after the epoch with the least validation loss. Everything that the next step
     depends on is in a checkpoint, so a run that was killed and resumed ends with the same bytes as one that was not.
@@ -45,9 +46,11 @@ class Trainer:
     def __init__(self, config: EmoNetConfig, train: Split, val: Split, folder: Path, *, seed: int = 0,
                  device: str = "cpu", projection: AudioProjection | None = None, cache: Path | None = None,
                  facts: dict[str, Any] | None = None, save_every: int | None = None,
-                 log: Callable[[str], None] = print, name: str = "train") -> None:
+                 log: Callable[[str], None] = print, name: str = "train",
+                 on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
         self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
         self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
+        self.on_epoch = on_epoch
         self.data = fingerprint(train, val, config.modalities)
         self.train, self.val = project(train, projection), project(val, projection)
         audio_features = self.train.audio.shape[1] if projection else 0
@@ -182,6 +185,7 @@ class Trainer:
         self.log(f"{self.name:5} epoch {epoch:3}/{self.config.epochs}  loss {train['loss']:.3f}  accuracy "
                  f"{train['accuracy']:.3f}  val loss {val_loss:.3f}  val accuracy {accuracy:.3f}  "
                  f"{clips / max(train['seconds'], 1e-9):.0f} clips/s")
+        self.on_epoch(val)
 
     def _out_of_patience(self) -> bool:
         p, patience = self.progress, self.config.patience

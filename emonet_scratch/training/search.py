@@ -1,0 +1,295 @@
+"""A search over settings with Optuna: one folder that any number of processes and machines share, and a report of it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..backend import choose_device
+from ..data.errors import DataError
+from ..files import write_whole
+from ..models import EmoNetConfig
+from .diagnose import NonFiniteError
+from .experiment import MODALITIES, dataset, projection_of
+from .fingerprint import fingerprint
+from .report import INK, MUTED, save_figure
+from .trainer import Trainer
+
+# A number is drawn log-uniformly or uniformly between two bounds, or one of several values is. width: a factor on WIDTHS.
+SPACES: dict[str, dict[str, tuple]] = {
+    "default": {"lr": ("log", 1e-5, 1e-1), "optimizer": ("choice", "adam", "sgd"), "width": ("choice", 0.5, 1.0, 2.0),
+                "dropout": ("uniform", 0.0, 0.6)},
+    "paper": {"lr": ("log", 1e-8, 1e-6), "optimizer": ("choice", "sgd", "adam")},
+}
+WIDTHS = ("lstm_size", "audio_layers", "fusion_layers")
+
+
+def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log: Callable[[str], None] = print) -> str:
+    """Take trials of the study in `folder` until it has `trials`, then write the report and return it as text.
+
+    settings: as `experiment.run` takes them, with one modality. Each trial is a training with the seed of the settings;
+    its value is the least validation loss (nats). In the space `default` a tree-structured Parzen estimator draws
+    (Bergstra et al., NeurIPS 2011), and a trial stops early whose least validation loss so far is above the median of
+    the others' after as many epochs, from a third of all epochs on; in `paper` all is drawn at random and trained to the
+    end, as published. What a trial draws depends on the seed and on the trials before it, so one process gives the same
+    table every time.
+
+    A trial whose process has ended without a result, however, is marked as failed and run once more.
+    DataError: Optuna is not there, the journal is damaged, or it holds a search for something else.
+    """
+    optuna = _import_optuna()
+    name, = settings["modalities"]
+    config = EmoNetConfig().replace(**settings["config"]).replace(modalities=MODALITIES[name])
+    device, line = choose_device(settings["device"])
+    kernels.use_precision(settings["precision"], device)
+    log(line)
+    data = dataset(settings, log=log)
+    train, val = data.splits["train"], data.splits["val"]
+    projection = projection_of(config, train, val) if "audio" in config.modalities else None
+    what = {"space": SPACES[space], "seed": settings["seed"], **vars(config),
+            "data": fingerprint(train, val, config.modalities)}
+    study = _open_study(optuna, folder, json.loads(json.dumps(what)))
+    if space == "default":
+        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.epochs // 3 + 1)
+
+    def train_one(trial: Any, scratch: Path) -> None:
+        best: dict[str, Any] = {}
+        started = time.perf_counter()
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            if not best or row["loss"] < best["loss"]:
+                best.update(row)
+            trial.report(row["loss"], row["epoch"])
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            Trainer(config.replace(**fields_of(trial.params, config)), train, val, scratch, seed=settings["seed"],
+                    device=device, projection=projection, cache=settings["cache"], log=lambda line: None,
+                    on_epoch=on_epoch, name=f"trial {trial.number}").fit()
+            state, value = optuna.trial.TrialState.COMPLETE, best["loss"]
+        except (optuna.TrialPruned, NonFiniteError) as reason:                # a rate at which it diverges is a bad rate
+            state, value = optuna.trial.TrialState.PRUNED, None
+            trial.set_user_attr("reason", str(reason) or "above the median")
+        trial.set_user_attr("accuracy", best.get("accuracy"))
+        trial.set_user_attr("seconds", round(time.perf_counter() - started, 1))
+        study.tell(trial, value, state=state)
+
+    try:
+        while claimed := _claim(optuna, study, folder, space, trials, settings["seed"]):
+            trial, lock = claimed
+            with contextlib.closing(lock):
+                train_one(trial, _scratch(folder, trial.number))
+                log(_line(study.trials[trial.number]))
+                shutil.rmtree(_scratch(folder, trial.number))                 # the journal has its losses
+                lock.path.unlink()
+    finally:                                                                  # Ctrl-C keeps what is done
+        with _one_line(folder):
+            text = write_report(study, config, folder)
+    return text
+
+
+def fields_of(params: dict[str, Any], config: EmoNetConfig) -> dict[str, Any]:
+    """The fields of EmoNetConfig that a trial's parameters stand for."""
+    fields, width = dict(params), params.get("width")
+    if width is not None:
+        del fields["width"]
+        for name in WIDTHS:
+            sizes = np.atleast_1d(getattr(config, name))
+            scaled = [max(1, round(float(size) * width)) for size in sizes]
+            fields[name] = scaled if isinstance(getattr(config, name), tuple) else scaled[0]
+    return fields
+
+
+def _import_optuna() -> Any:
+    try:
+        import fcntl  # noqa: F401
+
+        import optuna
+    except ImportError as error:
+        raise DataError(f"emonet search needs {error.name}: pip install 'emonet_scratch[search]'"
+                        + (" on Linux or macOS" if error.name == "fcntl" else "")) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class _Lock:
+    """A file that one process at a time holds; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def acquire(self, wait: bool = True) -> bool:
+        import fcntl
+        file = open(self.path, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+    release = close                                                           # as Optuna calls it
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _scratch(folder: Path, number: int) -> Path:
+    return folder / "trials" / f"{number:04}"
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+    """What Optuna trips over in a damaged journal is raised as a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
+        raise DataError(f"{str(folder / 'study.journal')!r} is damaged or no journal of a study "
+                        f"({type(error).__name__}: {error}): restore it, or search anew with another --out") from error
+
+
+def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
+    """The study in `folder`, made if there is none; DataError where it is not the search for `what`."""
+    from optuna.storages.journal import JournalFileBackend
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    path = folder / "study.journal"
+    journal_lock = _Lock(folder / "journal.lock")
+    with journal_lock, open(path, "a+b") as file:                             # a writer that died left half a line,
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)                           # which nobody has acted upon
+    with _Lock(folder / "study.lock"), _one_line(folder):
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
+        study = optuna.create_study(storage=storage, study_name="emonet", load_if_exists=True,
+                                    pruner=optuna.pruners.NopPruner())
+        known = study.user_attrs.get("search")
+        if known is None:
+            if study.trials:
+                raise ValueError("it has trials, but not what was searched")
+            study.set_user_attr("search", what)
+        elif changed := [key for key in what if known.get(key) != what[key]]:
+            old, new = (json.dumps(values.get(changed[0])) for values in (known, what))
+            shown = "" if changed[0] == "data" else f" {old}, not {new}"
+            raise DataError(f"{str(path)!r} holds a search with {'other ' * (not shown)}{changed[0]}{shown}: "
+                            f"give the settings that it was begun with, or another --out")
+    return study
+
+
+def _claim(optuna: Any, study: Any, folder: Path, space: str, trials: int, seed: int) -> tuple[Any, _Lock] | None:
+    """A new trial with the lock that says that its process lives; None when the study has enough of them.
+
+    One process at a time is here, so the number is exact. Trials that failed do not count; each is queued once more.
+    """
+    State = optuna.trial.TrialState
+    with _Lock(folder / "study.lock"), _one_line(folder):
+        for trial in study.get_trials(states=(State.RUNNING,)):
+            lock = _Lock(_scratch(folder, trial.number).with_suffix(".lock"))
+            if lock.acquire(wait=False):                                      # its process is no more
+                study.tell(trial.number, state=State.FAIL)
+                shutil.rmtree(_scratch(folder, trial.number), ignore_errors=True)
+                if trial.params and "again" not in trial.user_attrs:
+                    study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+                lock.path.unlink()
+                lock.close()
+        taken = len(study.get_trials(deepcopy=False, states=(State.RUNNING, State.COMPLETE, State.PRUNED)))
+        if taken >= trials:
+            return None
+        draw = int(np.random.SeedSequence([seed, taken]).generate_state(1)[0])
+        study.sampler = (optuna.samplers.RandomSampler(draw) if space == "paper" else
+                         optuna.samplers.TPESampler(seed=draw, constant_liar=True))
+        trial = study.ask({name: _distribution(optuna, *rule) for name, rule in SPACES[space].items()})
+        lock = _Lock(_scratch(folder, trial.number).with_suffix(".lock"))
+        lock.acquire()
+        return trial, lock
+
+
+def _distribution(optuna: Any, kind: str, *values: Any) -> Any:
+    if kind == "choice":
+        return optuna.distributions.CategoricalDistribution(values)
+    return optuna.distributions.FloatDistribution(*values, log=kind == "log")
+
+
+def _line(trial: Any) -> str:
+    loss = f"{trial.value:9.4f}" if trial.value is not None else f"{'-':>9}"
+    accuracy = trial.user_attrs.get("accuracy")
+    drawn = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.params.items())
+    accuracy = "    -" if accuracy is None else f"{accuracy:.3f}"
+    return (f"trial {trial.number:4}  {trial.state.name.lower():8}  loss {loss}  accuracy {accuracy}  "
+            f"epochs {len(trial.intermediate_values):3}  {drawn}")
+
+
+def write_report(study: Any, config: EmoNetConfig, folder: Path) -> str:
+    """Write trials.csv, search.png and, once a trial is complete, best.json; return what there is to say."""
+    trials = study.get_trials()
+    names = sorted({name for trial in trials for name in trial.params})
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["trial", "state", "loss", "accuracy", "epochs", "seconds", *names, "reason"])
+    writer.writerows([t.number, t.state.name.lower(), t.value, t.user_attrs.get("accuracy"), len(t.intermediate_values),
+                      t.user_attrs.get("seconds"), *(t.params.get(n) for n in names), t.user_attrs.get("reason")]
+                     for t in trials)
+    write_whole(folder / "trials.csv", table.getvalue().encode())
+    counts = {state: sum(t.state.name == state for t in trials) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
+    lines = [", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count) or "no trials"]
+    complete = sorted((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: (t.value, t.number))
+    if complete:
+        best = complete[0]
+        fields = fields_of(best.params, config)
+        chosen = " ".join(f"--set {shlex.quote(f'{k}={v if isinstance(v, str) else json.dumps(v)}')}"
+                          for k, v in fields.items())
+        content = {"trial": best.number, "loss": best.value, "accuracy": best.user_attrs["accuracy"], "params": best.params,
+                   "fields": fields, "set": chosen}
+        write_whole(folder / "best.json", json.dumps(content, indent=2).encode())
+        lines += [*map(_line, complete[:5]), f"the best on the validation split, so it flatters; with it: {chosen}"]
+        save_figure(folder / "search.png", _figure, trials)
+    return "\n".join(lines)
+
+
+def _figure(figure_class: Any, trials: list[Any]) -> Any:
+    """Losses in the order of the trials, with the least so far, and against each parameter; crosses were stopped early."""
+    shown = [t for t in trials if t.value is not None and np.isfinite(t.value)]
+    names = sorted({name for t in shown for name in t.params})
+    figure = figure_class(figsize=(3.2 * (1 + len(names)), 3.4), layout="constrained")
+    top = np.quantile([t.value for t in shown], 0.9) * 1.1                    # one that diverged hides the others
+    for k, name in enumerate(["trial", *names], 1):
+        axes = figure.add_subplot(1, 1 + len(names), k)
+        for state, marker, colour in (("COMPLETE", "o", INK), ("PRUNED", "x", "#c77700")):
+            some = [t for t in shown if t.state.name == state]
+            x = [t.number if name == "trial" else t.params[name] for t in some]
+            axes.scatter(x, [min(t.value, top) for t in some], s=22, marker=marker, color=colour, alpha=0.7,
+                         label={"COMPLETE": "complete", "PRUNED": "stopped early"}[state] if some else None)
+        if name == "trial":
+            complete = [t for t in shown if t.state.name == "COMPLETE"]
+            axes.step([t.number for t in complete], np.minimum.accumulate([t.value for t in complete]), where="post",
+                      color="#2b8a3e", label="least so far")
+            axes.set_ylabel("validation loss (nats)", color=MUTED)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.legend(fontsize=7, frameon=False)
+        elif name == "lr":
+            axes.set_xscale("log")
+        elif isinstance(shown[0].params[name], str):
+            axes.margins(x=0.4)
+        axes.set_xlabel(name, color=MUTED)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure

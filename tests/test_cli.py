@@ -409,7 +409,7 @@ def test_doctor_says_what_a_gpu_would_run(capsys, monkeypatch):
     assert main(["doctor", "--system"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     off = os.environ.get("EMONET_KERNELS") == "off"
-    assert line.startswith("GPU kernels: off" if off else "GPU kernels: tf32: Conv2d, Dropout, LSTM, ")
+    assert line.startswith("GPU kernels: off" if off else "GPU kernels: tf32: Conv2d, Dense, Dropout, EmoNet, LSTM, ")
 
 
 def test_doctor_says_what_the_machine_runs_on(capsys, monkeypatch):

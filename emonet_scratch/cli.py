@@ -1,4 +1,4 @@
-"""The command line: `emonet train | evaluate | predict | search | synthesize | doctor`."""
+"""The command line: `emonet train | evaluate | predict | search | compare | synthesize | doctor`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from .kernels import KernelError
 from .models import EmoNetConfig
 from .models.emonet import PRESETS
 from .training import CheckpointError, NonFiniteError, load_model, run
+from .training.compare import compare as run_compare
 from .training.experiment import MODALITIES, find_run, read_settings, score, versions
 from .training.report import table
 from .training.search import SPACES
@@ -51,10 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        run = getattr(options, "run", None)
-        hint = f"; continue with --resume {shlex.quote(str(run))}" if run and (run / "config.json").exists() else \
-            getattr(options, "hint", "")
-        print(f"emonet: interrupted{hint}", file=sys.stderr)
+        file, hint = getattr(options, "go_on", (None, ""))
+        print(f"emonet: interrupted{'; ' + hint if file and file.exists() else ''}", file=sys.stderr)
         return 130
 
 
@@ -76,7 +75,7 @@ def train(options: argparse.Namespace) -> int:
             raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
         names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
         settings = _settings(options, names) | {"save_every": options.save_every}
-    options.run = folder                                                      # what Ctrl-C says how to continue
+    options.go_on = folder / "config.json", f"continue with --resume {shlex.quote(str(folder))}"
     print(f"run: {folder}")
     results = run(settings, folder, resume=options.resume is not None)
     print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {folder}: "
@@ -89,8 +88,32 @@ def search(options: argparse.Namespace) -> int:
     _check_new(options)
     folder = Path(options.out) if options.out is not None else Path(options.runs) / "search"
     print(f"study: {folder}")
-    options.hint = "; the same command goes on"
+    options.go_on = folder / "study.journal", "the same command goes on"
     print(run_search(_settings(options, [options.modalities]), options.space, options.trials, folder))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Train audio, video and fused networks, and compare them with late fusion, a linear SVM and LDA."""
+    typed = _typed(options)
+    if options.run is not None:
+        if fixed := [n for n in typed if n not in ("--run", "--out", "--split", "--device", "--precision", "--runs")]:
+            options.parser.error(f"--run goes by the settings of that run; leave out {fixed[0]}")
+        folder = find_run(options.run, Path(options.runs))
+        settings = read_settings(folder)
+    else:
+        _check_new(options)
+        folder = Path(options.out) if options.out is not None else \
+            Path(options.runs) / time.strftime("%Y-%m-%d-%H.%M.%S-compare")
+        if (folder / "config.json").exists():
+            raise DataError(f"{str(folder)!r} holds a run already: compare it with --run, or give another --out")
+        settings = _settings(options, list(MODALITIES))
+    device, _ = _device(options)
+    print(f"run: {folder}")
+    options.go_on = folder / "config.json", f"continue with --run {shlex.quote(str(folder))}"
+    if not (folder / "results.json").exists():
+        run(settings, folder, resume=options.run is not None)
+    print(f"\n{run_compare(folder, Path(options.out or folder), options.split, device)}")
     return 0
 
 
@@ -338,6 +361,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--trials", type=_integer(1), default=50, help="of the whole study, not of this process")
     sub.add_argument("--out", type=_path, metavar="DIR", help="folder of the study, shared by all processes that are to "
                      "work on it (default: RUNS/search)")
+    add_device(sub)
+
+    sub = add("compare", compare)
+    add_training(sub)
+    sub.add_argument("--run", type=_path, metavar="DIR",
+                     help="a run of all modalities: its networks are compared; one that was stopped is continued")
+    sub.add_argument("--split", choices=["val", "test"], default="val",
+                     help="what the table is measured on; test only if all its clips have labels")
+    sub.add_argument("--out", type=_path, metavar="DIR", help="folder of the run and the table (default: "
+                     "that of --run, or RUNS/<time>-compare)")
     add_device(sub)
 
     sub = add("evaluate", evaluate)

@@ -1,4 +1,4 @@
-"""Accuracy with its interval, F1, confusion."""
+"""Accuracy with its interval, F1, confusion, and whether two classifiers differ."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[floa
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))   # p is inside, rounding or not
+
+
+def mcnemar(b: int, c: int) -> float:
+    """The two-sided p of McNemar's exact test (Psychometrika 12, 1947, by the binomial distribution).
+
+    b, c: clips that only the first, only the second of two classifiers has right. If both were equally good, each of the
+    b + c clips would fall to either side like a coin.
+
+    >>> mcnemar(1, 5)  # 2 (1 + 6) / 64
+    0.21875
+    """
+    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1))
+    return min(1.0, 2 * tail / 2 ** (b + c))

@@ -26,18 +26,19 @@ class AudioProjection:
         self.mean, self.spread = X.mean(axis=0), _spread(X)
         n_components = None if self.n_components is None else min(self.n_components, X.shape[1])
         try:
-            self.lda = LDA(n_components, self.shrinkage).fit(self._standardise(X), y)
+            self.lda = LDA(n_components, self.shrinkage).fit(self.standardise(X), y)
         except ValueError as error:
             hint = " (--set lda_shrinkage=0.1)" if "shrinkage" in str(error) else ""
             raise DataError(f"LDA of the training split's audio vectors: {error}{hint}") from error
-        self.scale = _spread(self.lda.transform(self._standardise(X)))
+        self.scale = _spread(self.lda.transform(self.standardise(X)))
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, K) float32"""
-        return (self.lda.transform(self._standardise(X)) / self.scale).astype(np.float32)
+        return (self.lda.transform(self.standardise(X)) / self.scale).astype(np.float32)
 
-    def _standardise(self, X: np.ndarray) -> np.ndarray:
+    def standardise(self, X: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N, D): what LDA reads"""
         return (X - self.mean) / self.spread
 
     def state_dict(self) -> dict[str, np.ndarray]:

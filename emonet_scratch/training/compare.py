@@ -1,0 +1,132 @@
+"""One table of what competes with the paper's fusion, on the same clips: networks, late fusion, a linear SVM, LDA."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import choose_device
+from ..data.afew import CLASSES
+from ..data.errors import DataError
+from ..files import write_whole
+from .checkpoint import read_checkpoint
+from .experiment import MODALITIES, dataset, load_model, read_settings
+from .fingerprint import check_data, fingerprint
+from .late_fusion import find_weights, fuse, fuse_across_folds
+from .metrics import confusion_matrix, macro_f1, mcnemar, wilson_interval
+from .report import COLOURS, INK, MUTED, save_figure
+from .svm import LinearSVM, choose_C
+
+REFERENCE = "early fusion"
+
+
+def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", log: Callable[[str], None] = print) -> str:
+    """Measure the three networks of the finished `run` and what needs no training by us; write and return the table.
+
+    split "val": late fusion's weights for a clip are found on the other folds of the validation split. split "test", if
+    all its clips have labels: they are found on the whole validation split. The SVM and LDA see the training split only.
+    In `folder`: compare.csv, compare.json, compare.txt, compare.png.
+    """
+    settings = read_settings(run)
+    if missing := sorted(MODALITIES.keys() - set(settings["modalities"])):
+        raise DataError(f"{str(run)!r} has no network for {', '.join(missing)}: compare wants a run with --modalities all")
+    device, line = choose_device(device)
+    log(line)
+    data = dataset(settings, tuple(dict.fromkeys(("train", "val", split))), log=log)
+    train, val, shown = data.splits["train"], data.splits["val"], data.splits[split]
+    if (shown.labels < 0).any():
+        raise DataError(f"{np.count_nonzero(shown.labels < 0)} of {len(shown)} clips of the {split} split have no label: "
+                        f"use --split val")
+    models = {}
+    for name in MODALITIES:
+        models[name] = load_model(run / name, device)
+        models[name].check_features(data.feature_names)
+        path = models[name].path
+        check_data(path, read_checkpoint(path)[1]["data"], fingerprint(train, val, MODALITIES[name]))
+    own = {name: model.probabilities(shown, device)[1] for name, model in models.items()}
+    both = np.stack([own["audio"], own["video"]])
+    if split == "val":
+        fused = fuse_across_folds(both, shown.labels, settings["seed"])
+    else:
+        known = np.stack([models[name].probabilities(val, device)[1] for name in ("audio", "video")])
+        fused = fuse(both, find_weights(known, val.labels, settings["seed"]))
+    projection = models["audio"].projection
+    X, Z = projection.standardise(train.audio), projection.standardise(shown.audio)
+    C = choose_C(X, train.labels, seed=settings["seed"])
+    predicted = {REFERENCE: own["fused"].argmax(1), "late fusion": fused.argmax(1), "audio network": own["audio"].argmax(1),
+                 "video network": own["video"].argmax(1), "audio, linear SVM": LinearSVM(C).fit(X, train.labels).predict(Z),
+                 "audio, LDA": projection.lda.predict(Z)}
+    rows = measure(predicted, shown.labels)
+    weights_from = "the other four fifths of these clips" if split == "val" else "the validation split"
+    notes = [f"{split} split, {len(shown)} clips; 95 % intervals (Wilson); p of McNemar's exact test against {REFERENCE},",
+             f"each test by itself; lost: clips that only {REFERENCE} has right, won: those that only the row has right",
+             "networks: at the epoch of least validation loss, which flatters them on the validation split",
+             f"late fusion: the weights for a clip come from {weights_from}",
+             f"linear SVM: C = {C:g}, by five folds of the training split"]
+    text = "\n".join([_table(rows), "", *notes])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "compare.csv", _csv(rows).encode())
+    write_whole(folder / "compare.txt", f"{text}\n".encode())
+    content = {"run": str(run), "split": split, "clips": len(shown), "C": C, "rows": rows, "ids": shown.ids,
+               "labels": shown.labels.tolist(), "predicted": {name: p.tolist() for name, p in predicted.items()}}
+    write_whole(folder / "compare.json", json.dumps(content, indent=1).encode())
+    save_figure(folder / "compare.png", _figure, rows)
+    return text
+
+
+def measure(predicted: dict[str, np.ndarray], labels: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each method: accuracy, interval, macro F1, and McNemar's test against REFERENCE. All arrays (N,)."""
+    rows, reference = [], predicted[REFERENCE] == labels
+    for name, classes in predicted.items():
+        right = classes == labels
+        row = {"method": name, "accuracy": float(right.mean()), "interval": wilson_interval(int(right.sum()), len(labels)),
+               "macro_f1": macro_f1(confusion_matrix(labels, classes, len(CLASSES)))}
+        if name != REFERENCE:
+            row |= {"lost": int((reference & ~right).sum()), "won": int((right & ~reference).sum())}
+            row["p"] = mcnemar(row["lost"], row["won"])
+        rows.append(row)
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'':18}{'accuracy':>9}{'95 % interval':>16}{'macro F1':>10}{'lost':>6}{'won':>6}{'p':>9}"]
+    for r in rows:
+        interval = f"{r['interval'][0]:.3f} - {r['interval'][1]:.3f}"
+        test = f"{r['lost']:6}{r['won']:6}{r['p']:9.2g}" if "p" in r else ""
+        lines.append(f"{r['method']:18}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{test}")
+    return "\n".join(lines)
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "accuracy", "low", "high", "macro_f1", "lost", "won", "p"])
+    writer.writerows([r["method"], r["accuracy"], *r["interval"], r["macro_f1"], r.get("lost"), r.get("won"), r.get("p")]
+                     for r in rows)
+    return text.getvalue()
+
+
+def _figure(figure_class: Any, rows: list[dict[str, Any]]) -> Any:
+    """Accuracies with their intervals, one method a line; p of McNemar's test at the right."""
+    figure = figure_class(figsize=(7.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for k, r in enumerate(reversed(rows)):
+        colour = COLOURS["fused" if "fusion" in r["method"] else r["method"][:5]]
+        axes.plot(r["interval"], (k, k), color=colour, linewidth=2, alpha=0.6)
+        axes.plot(r["accuracy"], k, "o", color=colour)
+        axes.text(1.02, k, f"p = {r['p']:.2g}" if "p" in r else "", va="center", fontsize=8, color=INK,
+                  transform=axes.get_yaxis_transform())
+    axes.axvline(1 / len(CLASSES), linestyle=":", color=MUTED)
+    axes.text(1 / len(CLASSES), len(rows) - 0.45, "chance", ha="center", fontsize=8, color=MUTED)
+    axes.set_yticks(range(len(rows)), [r["method"] for r in reversed(rows)])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy, 95 % interval", color=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    return figure

@@ -44,6 +44,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["emonet_scratch", "emonet_scratch.*"]),
+    package_data={"emonet_scratch.models": ["*.safetensors", "*.md"]},
     # Not a Python module: a shared library that emonet_scratch/kernels.py loads with ctypes.
     ext_modules=[Extension("emonet_scratch._cpu", sorted(str(p) for p in CPU.glob("*.c")),
                            depends=sorted(str(p) for p in CPU.glob("*.h")),

@@ -1,4 +1,4 @@
-"""The command line: `emonet train | evaluate | predict | search | compare | synthesize | doctor`."""
+"""The command line: `emonet train | evaluate | predict | search | compare | synthesize | import-weights | doctor`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from .data.prepare import audio_vector, prepare
 from .data.synthetic import write as write_synthetic
 from .data.video import read_clip
 from .kernels import KernelError
-from .models import EmoNetConfig
+from .models import EmoNetConfig, ResNet
 from .models.emonet import PRESETS
 from .training import CheckpointError, NonFiniteError, load_model, run
+from .training.checkpoint import write_checkpoint
 from .training.compare import compare as run_compare
 from .training.experiment import MODALITIES, find_run, read_settings, score, versions
 from .training.report import table
 from .training.search import SPACES
 from .training.search import search as run_search
+from .weights import WeightsError
 
 SYNTHETIC = (70, 20, 4)
 
@@ -48,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:                                                   # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DataError, DeviceError, KernelError, CheckpointError, NonFiniteError, OSError, MemoryError) as error:
+    except (DataError, DeviceError, KernelError, CheckpointError, NonFiniteError, WeightsError, OSError,
+            MemoryError) as error:
         print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -198,6 +201,21 @@ def synthesize(options: argparse.Namespace) -> int:
     """Write a synthetic data set in AFEW's layout."""
     _write_synthetic(Path(options.folder), options.clips_per_class, options.seed)
     print(f"wrote {options.folder}: {len(CLASSES) * sum(options.clips_per_class)} clips")
+    return 0
+
+
+def import_weights(options: argparse.Namespace) -> int:
+    """Read a CIFAR ResNet's weights from a PyTorch or safetensors file, and write them as a trunk for --set trunk=FILE."""
+    source, target = Path(options.file), Path(options.out or f"{Path(options.file).stem}.safetensors")
+    resnet = ResNet.from_torch(source)
+    if target.exists():
+        raise DataError(f"{str(target)!r} exists: give another name with --out")
+    write_checkpoint(target, {"weights": resnet.state_dict()}, {"source": source.name})
+    parameters = sum(p.value.size for p in resnet.parameters())
+    width = resnet.num_features // 4
+    print(f"{resnet!r}, width {width}, {parameters} parameters: {target}\n"
+          f"use it with --set trunk={shlex.quote(str(target))} --set trunk_depth={resnet.depth} --set trunk_width={width}; "
+          f"pixels are normalised by mean .485 .456 .406, std .229 .224 .225")
     return 0
 
 
@@ -395,6 +413,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=_path, help="where to write; must not exist")
     sub.add_argument("--seed", type=_integer(0), default=0, help="of everything that is drawn")
     add_synthetic(sub)
+
+    sub = add("import-weights", import_weights)
+    sub.add_argument("file", type=_path, help="weights of a CIFAR ResNet; no other pickle than one of tensors is read")
+    sub.add_argument("--out", type=_path, metavar="FILE", help="what to write (default: the same name, .safetensors, here)")
 
     sub = add("doctor", doctor)
     what = sub.add_mutually_exclusive_group(required=True)

@@ -131,6 +131,51 @@ class Adam(Optimizer):
         p.value -= d
 
 
+class Together:
+    """Optimizers of different parameters as one, each with a factor on the learning rate.
+
+    (Discriminative rates: Howard & Ruder 2018, section 3.2.) Its state is theirs, side by side.
+    """
+
+    def __init__(self, *pairs: tuple[Optimizer, float]) -> None:
+        self.parts, self.factors = [o for o, _ in pairs], [factor for _, factor in pairs]
+        self.params = [p for o in self.parts for p in o.params]
+        self.names = [name for o in self.parts for name in o.names]
+
+    @property
+    def t(self) -> int:
+        """Steps done."""
+        return self.parts[0].t
+
+    @property
+    def lr(self) -> float:
+        """The rate to which the factors apply."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = lr
+        for o, factor in zip(self.parts, self.factors, strict=True):
+            o.lr = lr * factor
+
+    def step(self) -> None:
+        """Of every part."""
+        for o in self.parts:
+            o.step()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """As that of one optimizer of all parameters."""
+        return {name: a for o in self.parts for name, a in o.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Give each part its own."""
+        mine = [o.state_dict().keys() for o in self.parts]
+        if unknown := state.keys() - set().union(*mine):
+            raise ValueError(f"the optimizer's state is of another model or optimizer: see {sorted(unknown)[0]!r}")
+        for o, names in zip(self.parts, mine, strict=True):
+            o.load_state_dict({name: state[name] for name in names if name in state})
+
+
 @twin
 def clip_gradient_norm(params: Iterable[Parameter], limit: float | None) -> float:
     """Scale all gradients in place so that their joint Euclidean norm is at most `limit`; return the norm before.

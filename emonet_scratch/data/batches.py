@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, index: Sequence[int]) -> Split:
+        """The clips with these numbers."""
+        def of(values: list | None) -> list | None:
+            return None if values is None else [values[i] for i in index]
+        return Split(of(self.ids), self.labels[index], of(self.frames), None if self.audio is None else self.audio[index],
+                     of(self.keys))
+
 
 @dataclass
 class Batch:
@@ -42,28 +49,31 @@ class Batch:
 
 
 def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0, epoch: int = 0,
-            training: bool = False, jitter: bool = False, start: int = 0) -> Iterator[Batch]:
+            training: bool = False, jitter: bool = False, start: int = 0, window: int = 0,
+            windows: int = 1) -> Iterator[Batch]:
     """Batch `start` and all later ones of an epoch.
 
     training: clips in the random order of (seed, epoch), `frames` random frames of each clip (None: all), jittered if
-    asked for; otherwise clips in their own order and evenly spaced frames. Every random number is a function of
-    (seed, epoch, clip), so an epoch entered in the middle goes on as if it had never stopped.
+    asked for; otherwise clips in their own order and evenly spaced frames, those of one of `windows` (see `sample_frames`).
+    Every random number is a function of (seed, epoch, clip), so an epoch entered in the middle goes on as if it had never
+    stopped.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(split)) if training else np.arange(len(split))
     for first in range(start * batch_size, len(split), batch_size):
         chosen = order[first:first + batch_size]
         clips = None
         if split.frames is not None:
-            clips = [_draw(split.frames[i], frames, np.random.default_rng([seed, epoch, i]) if training else None, jitter)
-                     for i in chosen]
+            clips = [_draw(split.frames[i], frames, np.random.default_rng([seed, epoch, i]) if training else None, jitter,
+                           window, windows) for i in chosen]
         yield Batch(None if clips is None else np.concatenate(clips),
                     None if clips is None else np.array([len(c) for c in clips]),
                     None if split.audio is None else split.audio[chosen], split.labels[chosen])
 
 
-def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None, jitter: bool) -> np.ndarray:
+def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None, jitter: bool, window: int,
+          windows: int) -> np.ndarray:
     if frames is not None:
-        clip = clip[sample_frames(len(clip), frames, rng)]
+        clip = clip[sample_frames(len(clip), frames, rng, window, windows)]
     return augment(clip, rng) if jitter and rng is not None and clip.ndim == 4 else clip
 
 

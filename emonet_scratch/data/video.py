@@ -383,18 +383,23 @@ class FrameCache:
         return True
 
 
-def sample_frames(length: int, count: int, rng: np.random.Generator | None = None) -> np.ndarray:
+def sample_frames(length: int, count: int, rng: np.random.Generator | None = None, window: int = 0,
+                  windows: int = 1) -> np.ndarray:
     """min(length, count) ascending int64 indices below `length`, one from each of `count` equal segments.
 
     Without rng the centre of each segment, with it a random index in each (temporal segment sampling: Wang et
-    al., Temporal Segment Networks, ECCV 2016). All indices where length <= count.
+    al., Temporal Segment Networks, ECCV 2016). All indices where length <= count. windows: cut each segment into so many
+    parts and take the centre of part number `window`; all of them together are evenly spread over the clip.
     """
     if length < 0 or count < 1:
         raise ValueError(f"expected length >= 0 and count >= 1, got length={length!r}, count={count!r}")
+    if not 0 <= window < windows:
+        raise ValueError(f"expected 0 <= window < windows, got window={window!r}, windows={windows!r}")
     if length <= count:
         return np.arange(length, dtype=np.int64)
     if rng is None:
-        return (2 * np.arange(count, dtype=np.int64) + 1) * length // (2 * count)
+        parts = windows * np.arange(count, dtype=np.int64) + window
+        return (2 * parts + 1) * length // (2 * windows * count)
     edges = np.arange(count + 1, dtype=np.int64) * length // count       # segments hold >= 1 frame: length > count
     return rng.integers(edges[:-1], edges[1:])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from ..layers import (
     ReLU,
     Sequential,
 )
-from .resnet import ResNet
+from ..weights import WeightsError
+from .resnet import PRETRAINED, ResNet
 from .summary import summary
 
 NUM_CLASSES = 7
@@ -46,15 +48,19 @@ def _one_of(*allowed: str) -> tuple[Any, str]:
 # (fields, what must hold for each, in words)
 _RULES: list[tuple[str, Any, str]] = [
     ("frame_size", lambda v: _whole(v) and v <= 4096, "an integer from 1 to 4096"),
-    ("trunk_width lstm_size lstm_layers batch_size epochs", _whole, "a positive integer"),
+    ("trunk", lambda v: isinstance(v, str) and v != "", '"pretrained", "random" or a path'),
+    ("frozen_stages", lambda v: v in (0, 1, 2, 3) and not isinstance(v, bool), "0, 1, 2 or 3"),
+    ("trunk_width lstm_size lstm_layers batch_size epochs test_windows", _whole, "a positive integer"),
     ("frames max_frames frames_per_chunk truncate patience lda_components",
      lambda v: v is None or _whole(v), "null or a positive integer"),
     ("warmup", lambda v: v == 0 or _whole(v), "an integer from 0"),
     ("trunk_depth", lambda v: _whole(v) and v >= 8 and (v - 2) % 6 == 0, "6n + 2 with n >= 1 (8, 14, 20, ...)"),
-    ("lr weight_decay forget_bias", _number, "a number from 0"),
+    ("lr weight_decay forget_bias trunk_lr", _number, "a number from 0"),
     ("dropout momentum label_smoothing", lambda v: _number(v) and v < 1, "a number in [0, 1)"),
-    ("clip_norm", lambda v: v is None or (_number(v) and v > 0), "null or a positive number"),
-    ("lda_shrinkage", lambda v: v is None or v == "auto" or (_number(v) and v <= 1), '"auto", null or a number in [0, 1]'),
+    ("clip_norm audio_clip", lambda v: v is None or (_number(v) and v > 0), "null or a positive number"),
+    ("lda_shrinkage", lambda v: v is None or v in ("auto", "cv") or (_number(v) and v <= 1),
+     '"cv", "auto", null or a number in [0, 1]'),
+    ("lda_cross_fit", lambda v: v == 0 or _whole(v), "an integer from 0"),
     ("augment feature_norm freeze_trunk relu_on_logits class_weights", lambda v: isinstance(v, bool), "true or false"),
     ("audio_layers fusion_layers", lambda v: isinstance(v, tuple) and all(map(_whole, v)), "a list of positive integers"),
     ("audio_layers", len, "a list of at least one size"),
@@ -83,11 +89,14 @@ class EmoNetConfig:
     max_frames: int | None = 250    # read of a clip, at 25 frames a second
     augment: bool = True            # flip, crop and brightness jitter, the same for all frames of a clip
     # video
+    trunk: str = "pretrained"       # "pretrained" on CIFAR-10 (ResNet.pretrained), "random", or a file of weights
     trunk_depth: int = 20
     trunk_width: int = 16
     trunk_pooling: str = "average"  # "average": 64 numbers a frame; "flatten": the paper's 262,144
     feature_norm: bool = True       # batch norm of the pooled features, so that what differs between clips is O(1)
     trunk_norm: str = "running"     # "batch": batch norm learns its statistics; "running": it uses fixed ones
+    trunk_lr: float = 0.1           # factor on lr for a trunk that is not random
+    frozen_stages: int = 0          # 1: the stem keeps its values, 2: and stage 1, 3: and stage 2
     freeze_trunk: bool = False      # no gradient into the trunk; its features are computed once and kept on disk
     frames_per_chunk: int | None = 8
     lstm_size: int = 256
@@ -97,7 +106,9 @@ class EmoNetConfig:
     truncate: int | None = None
     # audio
     lda_components: int | None = None           # None: classes - 1
-    lda_shrinkage: str | float | None = "auto"
+    lda_shrinkage: str | float | None = "cv"    # "cv": by cross-validation, "auto": Ledoit and Wolf's, or a number
+    lda_cross_fit: int = 5          # folds: training clips are projected by LDA of the other folds; 0: by LDA of all
+    audio_clip: float | None = 6.0  # standard deviations at which audio features are cut off
     audio_layers: tuple[int, ...] = (64, 64, 64)
     # fusion
     fusion_layers: tuple[int, ...] = (128, 64)  # and a last one of 7 units
@@ -115,6 +126,7 @@ class EmoNetConfig:
     class_weights: bool = True      # by the inverse of each class's share of the training split
     batch_size: int = 16
     epochs: int = 20
+    test_windows: int = 3           # sets of `frames` frames of a longer clip whose probabilities are averaged
     patience: int | None = None     # epochs without a better validation loss before training stops early
 
     def __post_init__(self) -> None:
@@ -144,13 +156,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
     "paper": dict(frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
-                  forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, relu_on_logits=True, dropout=0.5,
+                  forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, lda_cross_fit=0,
+                  audio_clip=None, relu_on_logits=True, dropout=0.5,
                   optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None,
-                  class_weights=False),
-    "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk_depth=8, trunk_width=8,
+                  class_weights=False, trunk_lr=1.0, test_windows=1),
+    "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk="random", trunk_depth=8, trunk_width=8,
                   trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
                   audio_layers=(32, 32, 32), fusion_layers=(64, 32), dropout=0.1, lr=2e-3, schedule="cosine",
-                  batch_size=8, epochs=10),
+                  batch_size=8, epochs=10, test_windows=1),
 }
 
 
@@ -160,6 +173,8 @@ class EmoNet(Layer):
 
     logits, cache = model.forward(frames, lengths, audio)
     dframes, daudio = model.backward(dlogits, cache)
+
+    load_trunk=False leaves the trunk random whatever config.trunk says, for a network whose parameters are loaded next.
 
     frames (B, H, W, 3) uint8, or (B, D) trunk features from `trunk_features`: all clips' frames, clip after clip;
     lengths (N,) frames of each clip, with sum B; audio (N, audio_features); logits (N, 7), in the order Angry,
@@ -171,7 +186,7 @@ class EmoNet(Layer):
     """
 
     def __init__(self, config: EmoNetConfig, audio_features: int = NUM_CLASSES - 1,
-                 rng: np.random.Generator | None = None) -> None:
+                 rng: np.random.Generator | None = None, load_trunk: bool = True) -> None:
         rng = rng or generator()
         self.config, fused = config, 0
         if "video" in config.modalities:
@@ -194,10 +209,20 @@ class EmoNet(Layer):
             fused += config.audio_layers[-1]
         self.fusion = _dense_stack((fused, *config.fusion_layers, NUM_CLASSES), config.dropout, rng,
                                    open_end=not config.relu_on_logits)
+        if load_trunk:
+            self.load_trunk()
         self.train()
 
     def __repr__(self) -> str:
         return f"EmoNet({'+'.join(self.config.modalities)})"
+
+    def load_trunk(self) -> Path | None:
+        """Put the weights that `config.trunk` names into the trunk; the file, or None where it is to stay random."""
+        found = trunk_weights(self.config)
+        if found is None:
+            return None
+        self.trunk.layer.resnet.load_state_dict(found[1])
+        return found[0]
 
     def train(self, mode: bool = True) -> EmoNet:
         """As for every layer; but a frozen trunk, or one with trunk_norm="running", keeps its fixed statistics."""
@@ -253,6 +278,24 @@ class EmoNet(Layer):
         x = to_device(np.zeros((clips * frames, size, size, 3), np.uint8), device)
         audio = np.zeros((clips, self.audio.dense1.D), np.float32) if "audio" in self.config.modalities else None
         print(summary(self, x, np.full(clips, frames), None if audio is None else to_device(audio, device)))
+
+
+def trunk_weights(config: EmoNetConfig) -> tuple[Path, dict[str, np.ndarray]] | None:
+    """The file that `config.trunk` names and the state of the trunk in it; None for a random trunk and without video.
+
+    WeightsError where the file cannot be read or is of another depth, width or kind.
+    """
+    if "video" not in config.modalities or config.trunk == "random":
+        return None
+    path = PRETRAINED if config.trunk == "pretrained" else Path(config.trunk)
+    theirs, ours = ResNet.from_torch(path), ResNet(config.trunk_depth, width=config.trunk_width).features
+    try:
+        ours.load_state_dict(theirs.features.state_dict())
+    except ValueError as error:
+        raise WeightsError(f"trunk={config.trunk}: {theirs!r} of width {theirs.num_features // 4} is no trunk for "
+                           f"trunk_depth={config.trunk_depth} and trunk_width={config.trunk_width}; trunk=random needs no "
+                           f"file") from error
+    return path, ours.state_dict()
 
 
 def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generator,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, R
 from ..weights import WeightsError
 from .from_torch import read_resnet
 from .summary import summary
+
+#: The weights that come with the package.
+PRETRAINED = Path(__file__).with_name("resnet20_cifar10.safetensors")
 
 
 @twin
@@ -46,7 +50,8 @@ class ResNet(Layer):
     def from_torch(cls, path: str | os.PathLike) -> ResNet:
         """The CIFAR ResNet whose weights a safetensors or PyTorch file holds, read without PyTorch (see weights.py).
 
-        Its inputs must be normalised as they were when it was trained. WeightsError where it holds another network.
+        Files of `examples/train_cifar10.py` and of `emonet import-weights` are read, too. Its inputs must be normalised as
+        they were when it was trained. WeightsError where it holds another network.
         """
         arguments, state = read_resnet(path)
         model = cls(**arguments)
@@ -55,6 +60,15 @@ class ResNet(Layer):
         except ValueError as error:
             raise WeightsError(f"{str(path)!r} does not fit {model!r}: {error}") from error
         return model
+
+    @classmethod
+    def pretrained(cls) -> ResNet:
+        """ResNet-20 trained on CIFAR-10 by `examples/train_cifar10.py`, in evaluation mode.
+
+        Inputs: (pixels / 255 - mean) / std with the mean and std of `layers.Normalize` in EmoNet. The card beside the
+        weights, resnet20_cifar10.md, says how they were made and how good they are.
+        """
+        return cls.from_torch(PRETRAINED).eval()
 
     def __repr__(self) -> str:
         return f"ResNet(depth={self.depth}, num_classes={self.dense.M})"

@@ -20,6 +20,7 @@ from ..data.errors import DataError
 from ..data.prepare import Dataset, prepare
 from ..files import write_whole
 from ..models import EmoNet, EmoNetConfig
+from ..models.emonet import trunk_weights
 from .checkpoint import CheckpointError, expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
 from .metrics import confusion_matrix, macro_f1, wilson_interval
@@ -41,10 +42,14 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     device, line = choose_device(settings["device"])
     precision = kernels.use_precision(settings.get("precision"), device)      # runs of earlier versions have none
     log(line if precision == "fp32" else f"{line}, {precision}")
+    if not resume:
+        trunk_weights(config)                                                 # an error before hours of decoding
     names = list(settings["modalities"])
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, val, folder, names if resume else ()) if train.audio is not None else None
+    projection = None
+    if train.audio is not None:
+        projection = projection_of(config, train, val, folder, names if resume else (), settings["seed"])
     log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
         f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
     folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
@@ -76,8 +81,8 @@ def dataset(settings: dict[str, Any], wanted: Sequence[str] = ("train", "val"),
                    log=log)
 
 
-def projection_of(config: EmoNetConfig, train: Split, val: Split, folder: Path = Path(),
-                  names: Sequence[str] = ()) -> AudioProjection:
+def projection_of(config: EmoNetConfig, train: Split, val: Split, folder: Path = Path(), names: Sequence[str] = (),
+                  seed: int = 0) -> AudioProjection:
     """That of the first checkpoint of these networks, so that a resumed run has the LDA of its start; else a new one."""
     for name in names:
         path = folder / name / "last.safetensors"
@@ -86,7 +91,8 @@ def projection_of(config: EmoNetConfig, train: Split, val: Split, folder: Path =
             with expected_of(path):
                 check_data(path, meta["data"], fingerprint(train, val, MODALITIES[name]))
                 return AudioProjection.from_state(groups["projection"])
-    return AudioProjection(config.lda_components, config.lda_shrinkage).fit(train.audio, train.labels)
+    projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
+    return projection.fit(train.audio, train.labels)
 
 
 def _result(trainer: Trainer, folder: Path, device: str) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
             raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
         projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
         K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
-        net = EmoNet(config, K, np.random.default_rng(0)).to_device(device)
+        net = EmoNet(config, K, np.random.default_rng(0), load_trunk=False).to_device(device)
         net.load_state_dict(groups["model"])
         names = tuple(meta["facts"]["feature_names"])
         if meta["facts"]["classes"] != list(CLASSES):

@@ -19,11 +19,11 @@ from ..backend import to_device
 from ..data.batches import Batch, Split, batches
 from ..data.video import FrameCache
 from ..files import write_whole
-from ..layers import BatchNorm
+from ..layers import BatchNorm, Parameter
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from ..models.emonet import NUM_CLASSES
-from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
+from ..optim import SGD, Adam, Together, all_finite, clip_gradient_norm, schedule
 from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
 from .diagnose import NonFiniteError, first_non_finite
 from .fingerprint import check_data, fingerprint, sha256
@@ -33,7 +33,8 @@ from .projection import AudioProjection
 class Trainer:
     """Trains one EmoNet on two splits and keeps `last.safetensors`, `best.safetensors`, `metrics.jsonl` in `folder`.
 
-    train, val: splits whose audio is (N, D) vectors as read; `projection` makes the audio branch's inputs of them.
+    train, val: splits whose audio is (N, D) vectors as read; `projection`, fitted on `train`, makes the audio branch's
+    inputs of them.
     seed: parameters, order of clips, frames, jitter and dropout all follow from it.
     cache: a folder for the features of a frozen trunk. facts: JSON written into every checkpoint.
     save_every: steps between checkpoints inside an epoch; None: at the end of each epoch only.
@@ -53,17 +54,13 @@ class Trainer:
         self.on_epoch = on_epoch
         self.data = fingerprint(train, val, config.modalities)
         self.train, self.val = project(train, projection), project(val, projection)
+        if projection and projection.training is not None:                    # by LDA that has not seen these clips
+            self.train.audio = projection.training
         audio_features = self.train.audio.shape[1] if projection else 0
-        self.model = EmoNet(config, audio_features, np.random.default_rng(seed)).to_device(device)
+        self.model = EmoNet(config, audio_features, np.random.default_rng(seed), load_trunk=False).to_device(device)
         if "video" in config.modalities:
             self.model.trunk.layer.resnet.conv.input_gradient = False         # frames are bytes, which have none
-        params = self.model.parameters()
-        if config.freeze_trunk:
-            params = [p for p in params if not p.name.startswith("trunk.")]
-        if config.optimizer == "sgd":
-            self.optimizer = SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
-        else:
-            self.optimizer = Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
+        self.optimizer = _optimizer(config, self.model.parameters())
         self.batches = math.ceil(len(self.train) / config.batch_size)
         steps = config.epochs * self.batches
         self.rate = schedule(config.schedule, config.lr, steps, min(config.warmup, steps))
@@ -82,6 +79,8 @@ class Trainer:
         if resume and (self.folder / "last.safetensors").exists():
             self._load()
         else:
+            if path := self.model.load_trunk():
+                self.facts = self.facts | {"trunk": {"name": path.name, "sha256": sha256([path.read_bytes()])}}
             if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
                 self._calibrate()
             self._save("last")
@@ -209,6 +208,7 @@ class Trainer:
             self.model.load_state_dict(groups["model"])
             self.optimizer.load_state_dict(groups["optimizer"])
             self.progress = {name: meta["progress"][name] for name in self.progress}
+            self.facts = self.facts | {"trunk": meta["facts"]["trunk"]} if "trunk" in meta["facts"] else self.facts
 
     def _cut_metrics(self) -> None:
         """Keep the lines of finished epochs; those of an epoch that will be done again go."""
@@ -225,10 +225,14 @@ class Trainer:
             write_whole(path, b"".join(lines))
 
     def _calibrate(self, frames: int = 256) -> None:
-        """Set the fixed batch-norm statistics of an untrained trunk to those of some training frames, on average."""
-        norms = [layer for _, layer in self.model.trunk.walk() if isinstance(layer, BatchNorm)]
+        """Set the fixed batch-norm statistics that nobody has trained to those of some training frames, on average."""
+        known = [] if self.config.trunk == "random" else [layer for _, layer in self.model.trunk.layer.resnet.walk()]
+        norms = [layer for _, layer in self.model.trunk.walk() if isinstance(layer, BatchNorm) and layer not in known]
+        if not norms:
+            return
         momenta, done = [n.momentum for n in norms], 0
-        self.model.trunk.train()
+        for n in norms:
+            n.train()
         for k, batch in enumerate(batches(self.train, 1, self.config.frames, seed=self.seed, training=True)):
             for n in norms:
                 n.momentum = 1 / (k + 1)                                      # a running mean over all batches so far
@@ -262,6 +266,25 @@ class Trainer:
         return dataclasses.replace(split, frames=features)
 
 
+def _optimizer(config: EmoNetConfig, params: list[Parameter]) -> SGD | Adam | Together:
+    """Of all parameters but the frozen ones, with the trunk's own learning rate where it was not random."""
+    def make(params: list[Parameter]) -> SGD | Adam:
+        if config.optimizer == "sgd":
+            return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
+        return Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
+
+    resnet = "trunk.layer.resnet."
+    stages = [("conv.", "bn."), ("stage1.",), ("stage2.",)][:config.frozen_stages]
+    frozen = ("trunk.",) if config.freeze_trunk else tuple(resnet + part for stage in stages for part in stage)
+    params = [p for p in params if not p.name.startswith(frozen)]
+    trunk = [p for p in params if p.name.startswith(resnet)]
+    if config.trunk == "random" or config.trunk_lr == 1 or not trunk:
+        return make(params)
+    together = Together((make([p for p in params if p not in trunk]), 1.0), (make(trunk), config.trunk_lr))
+    together.lr = config.lr
+    return together
+
+
 def project(split: Split, projection: AudioProjection | None) -> Split:
     """The split with projected audio vectors (N, K) float32, or without audio."""
     return dataclasses.replace(split, audio=projection.transform(split.audio) if projection else None)
@@ -270,11 +293,28 @@ def project(split: Split, projection: AudioProjection | None) -> Split:
 def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
     """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, 7)), in evaluation mode.
 
-    split: with projected audio, as `project` gives it.
+    split: with projected audio, as `project` gives it. A clip of more frames than the network sees is looked at in
+    `test_windows` windows; the mean of their probabilities is that of a mixture of as many answers.
     """
+    frames, windows = model.config.frames, model.config.test_windows
+    longer = [i for i, clip in enumerate(split.frames or ()) if frames is not None and len(clip) > frames]
+    loss, probabilities = _evaluate(model, split, device, 0, windows)
+    if windows > 1 and longer and "video" in model.config.modalities:
+        part = split.take(longer)
+        for window in range(1, windows):
+            probabilities[longer] += _evaluate(model, part, device, window, windows)[1]
+        probabilities[longer] /= windows
+        known = np.flatnonzero(split.labels >= 0)
+        right = probabilities[known, split.labels[known]].astype(np.float64)
+        loss = float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()) if len(known) else math.nan
+    return loss, probabilities
+
+
+def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int) -> tuple[float, np.ndarray]:
+    """The same for one window."""
     model.eval()
     loss, probabilities = 0.0, []
-    for batch in batches(split, model.config.batch_size, model.config.frames):
+    for batch in batches(split, model.config.batch_size, model.config.frames, window=window, windows=windows):
         frames, audio = (None if a is None else to_device(a, device) for a in (batch.frames, batch.audio))
         logits, _ = model.forward(frames, batch.lengths, audio)
         known = batch.labels >= 0

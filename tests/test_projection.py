@@ -1,0 +1,127 @@
+"""What stands before the audio branch: cut-off, shrinkage by cross-validation, projections out of fold."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emonet_scratch import LDA
+from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit, stratified_folds
+from emonet_scratch.training.trainer import Trainer
+from tests.strategies import seeds
+from tests.test_training import TINY, split
+
+
+def blobs(seed, N=70, D=9, C=7, apart=2.0):
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(N) % C)
+    return rng.standard_normal((N, D)) + apart * np.eye(D)[y % D], y
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(2, 6), seeds)
+def test_folds_are_stratified(counts, folds, seed):
+    """Of every class, and of all clips, each fold gets its share, rounded up or down; the seed decides."""
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    fold = stratified_folds(y, folds, seed)
+    for chosen in (np.ones(len(y), bool), *(y == k for k in range(len(counts)))):
+        sizes = np.bincount(fold[chosen], minlength=folds)
+        assert len(sizes) == folds and sizes.max() - sizes.min() <= 1
+    assert np.array_equal(fold, stratified_folds(y, folds, seed))
+
+
+@settings(max_examples=10)
+@given(seeds, st.integers(2, 5))
+def test_no_clip_has_a_say_in_its_own_projection(seed, folds):
+    """Another label of one clip, and other features, leave the discriminants of its fold as they are, but for their axes."""
+    X, y = blobs(seed)
+    lda, fold = LDA().fit(X, y), stratified_folds(y, folds, 0)
+    Z = cross_fit(lda, X, y, folds, 0)
+    for k in range(folds):
+        out = fold == k
+        part = LDA().fit(X[~out], y[~out]).transform(X[out])
+        assert np.allclose(np.linalg.norm(Z[out], axis=1), np.linalg.norm(part, axis=1))
+        assert np.allclose(Z[out] @ Z[out].T, part @ part.T)                  # turned as a whole, nothing else
+
+
+@settings(max_examples=10)
+@given(seeds)
+def test_the_axes_of_all_folds_are_those_of_the_whole(seed):
+    """Every fold's projection correlates with the whole one on each axis; without turning, signs and order are anybody's."""
+    X, y = blobs(seed, N=210, apart=3.0)
+    lda = LDA().fit(X, y)
+    Z, whole = cross_fit(lda, X, y, 5, 0), lda.transform(X)
+    assert min(np.corrcoef(Z[:, k], whole[:, k])[0, 1] for k in range(6)) > 0.9
+
+
+def separation(Z, y):
+    """The share of variance that class means explain."""
+    means = np.array([Z[y == k].mean(axis=0) for k in np.unique(y)])
+    return ((means[np.searchsorted(np.unique(y), y)] - Z.mean(axis=0))**2).sum() / ((Z - Z.mean(axis=0))**2).sum()
+
+
+def test_noise_looks_like_classes_to_the_clips_that_lda_was_fitted_on_and_to_no_others():
+    """More features than clips, none of them about the label."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((210, 400)), np.arange(210) % 7
+    naive = AudioProjection(shrinkage=0.1).fit(X, y)
+    fitted = AudioProjection(shrinkage=0.1, folds=5).fit(X, y)
+    new = naive.transform(rng.standard_normal((210, 400)))
+    assert separation(naive.transform(X), y) > 0.5
+    assert separation(fitted.training, y) < 0.1 and separation(new, y) < 0.1
+    assert np.allclose(fitted.training.std(axis=0), 1, atol=1e-5)
+
+
+def test_what_does_not_depend_on_the_order_of_clips_or_the_run():
+    X, y = blobs(3)
+    one, two = (AudioProjection(shrinkage="cv", clip=3.0, folds=4, seed=5).fit(X, y) for _ in "ab")
+    assert one.training.tobytes() == two.training.tobytes() and one.shrinkage == two.shrinkage
+    state = one.state_dict()
+    other = AudioProjection.from_state(state)
+    assert other.training.tobytes() == one.training.tobytes()
+    assert other.transform(X).tobytes() == one.transform(X).tobytes()
+    assert all(np.array_equal(a, other.state_dict()[name]) for name, a in state.items())
+    old = {name: a for name, a in AudioProjection().fit(X, y).state_dict().items()}
+    assert not {"clip", "training"} & old.keys() and AudioProjection.from_state(old).training is None
+
+
+def test_outliers_are_cut_off():
+    X, y = blobs(1)
+    projection = AudioProjection(clip=6.0).fit(X, y)
+    far = X[:1].copy()
+    far[0, 2] = 1e6
+    near = far.copy()
+    near[0, 2] = projection.mean[2] + 6 * projection.spread[2]
+    assert np.allclose(projection.transform(far), projection.transform(near), rtol=1e-5)
+    assert np.abs(AudioProjection().fit(X, y).transform(far)).max() > 1e3
+
+
+@pytest.mark.parametrize("noise, small", [(0, True), (300, False)])
+def test_shrinkage_by_cross_validation(noise, small):
+    """Little where there are few features, more where most are noise; on new clips it beats the other end of the grid."""
+    rng = np.random.default_rng(4)
+
+    def draw(N):
+        X, y = blobs(rng.integers(1000), N, apart=1.5)
+        mixed = X @ (np.eye(9) + 0.9 * np.ones((9, 9)))                       # correlated: shrinking loses something
+        return np.hstack([mixed, rng.standard_normal((N, noise))]), y
+    (X, y), (new, truth) = draw(210), draw(2100)
+    chosen = choose_shrinkage(X, y, 0)
+    score = {s: LDA(None, s).fit(X, y).score(new, truth) for s in (chosen, GRID[0], GRID[-1])}
+    assert (chosen == "auto" or (chosen <= 0.2) == small) and score[chosen] >= score[GRID[-1] if small else GRID[0]]
+
+
+def test_where_there_is_nothing_to_leave_out():
+    X, y = blobs(0, N=8)
+    projection = AudioProjection(shrinkage="cv", folds=5).fit(X, y)          # one class of two clips, six of one
+    assert projection.shrinkage == 0.1 and projection.training is None
+    X, y = blobs(0, N=14)
+    assert AudioProjection(shrinkage="cv", folds=5).fit(X, y).training.shape == (14, 6)
+
+
+def test_the_network_is_trained_on_projections_out_of_fold_and_tested_on_others(tmp_path):
+    train, val = split(0, 21), split(1)
+    projection = AudioProjection(shrinkage=0.1, folds=3).fit(train.audio, train.labels)
+    trainer = Trainer(TINY.replace(modalities=["audio"]), train, val, tmp_path, projection=projection)
+    assert np.array_equal(trainer.train.audio, projection.training)
+    assert not np.array_equal(trainer.train.audio, projection.transform(train.audio))
+    assert np.array_equal(trainer.val.audio, projection.transform(val.audio))

@@ -131,7 +131,7 @@ def test_config_goes_through_json():
 
 @pytest.mark.parametrize("call, message", [
     (lambda: models.EmoNetConfig.preset("large"), "preset must be one of default, paper, small"),
-    (lambda: TINY.replace(learning_rate=1), "no field 'learning_rate'; it has: audio_layers"),
+    (lambda: TINY.replace(learning_rate=1), "no field 'learning_rate'; it has: audio_clip, audio_layers"),
     (lambda: TINY.replace(optimizer="lamb"), "optimizer must be one of adam, sgd"),
     (lambda: TINY.replace(modalities=("smell",)), "modalities must be"),
     (lambda: TINY.replace(modalities=[["audio"]]), r"modalities must be .*, got \(\['audio'\],\)"),

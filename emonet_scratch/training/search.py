@@ -56,7 +56,7 @@ def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log:
     log(line)
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, val) if "audio" in config.modalities else None
+    projection = projection_of(config, train, val, seed=settings["seed"]) if "audio" in config.modalities else None
     what = {"space": SPACES[space], "seed": settings["seed"], **vars(config),
             "data": fingerprint(train, val, config.modalities)}
     study = _open_study(optuna, folder, json.loads(json.dumps(what)))

@@ -1,0 +1,115 @@
+"""The recipe of examples/train_cifar10.py in PyTorch: the anchor for its accuracy.
+
+    python benchmarks/cifar10_torch.py --data cifar10_jpeg.npz [--out runs/cifar10_torch] [--compile]
+
+Same initial weights, same images in the same order with the same shifts and mirrors, SGD with Nesterov momentum, schedule,
+weight decay and number of epochs; eager, channels last. Before it trains, loss and gradients of the first batch must be
+ours. Goes on where a run in OUT stopped. What is compared is the test accuracy of the last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_nets
+from peers import difference
+from torch.nn import functional as F
+
+from emonet_scratch.data.cifar10 import read_cifar10
+from emonet_scratch.files import write_whole
+from emonet_scratch.losses import softmax_cross_entropy
+from emonet_scratch.training.images import MEAN, STD, ImageTrainer, Recipe, shift_and_flip
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+    """(N, H, W, 3) bytes to normalised (N, 3, H, W), channels last in memory."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1)
+
+
+def batches(trainer: ImageTrainer, epoch: int) -> Any:
+    """Those of ImageTrainer."""
+    images, labels = trainer.train
+    rng = np.random.default_rng([trainer.recipe.seed, epoch])
+    order = rng.permutation(len(labels))
+    for first in range(0, len(labels), trainer.recipe.batch_size):
+        chosen = order[first:first + trainer.recipe.batch_size]
+        yield shift_and_flip(images[chosen], rng), labels[chosen]
+
+
+def check_first_batch(trainer: ImageTrainer, net: torch.nn.Module) -> None:
+    """Both compute the same from the same weights."""
+    images, labels = next(batches(trainer, 0))
+    loss = F.cross_entropy(net(pixels(images)), torch.from_numpy(labels))
+    loss.backward()
+    buffers, model = trainer.model.save_buffers(), trainer.model
+    logits, cache = model.train().forward(images)
+    mine, dlogits = softmax_cross_entropy(logits, labels)
+    model.zero_grad()
+    model.backward(dlogits, cache)
+    model.restore_buffers(buffers)
+    theirs = torch_nets.gradients(net, trainer.resnet.state_dict())
+    off = difference({p.name.removeprefix("resnet."): p.grad for p in model.parameters()}, theirs)
+    if not (abs(mine - loss.item()) < 1e-4 and off < 5e-2):
+        raise SystemExit(f"not the same network: losses {mine} and {loss.item()}, gradients differ by {off:.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/cifar10_torch"))
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--limit", type=int, help="the first images of both splits only, for a trial")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    options = parser.parse_args()
+    train, test = (tuple(a[:options.limit] for a in read_cifar10(options.data, split)) for split in ("train", "test"))
+    trainer = ImageTrainer(train, test, options.out / "unused", Recipe(epochs=options.epochs))
+    r, file = trainer.recipe, options.out / "last.pt"
+    net = torch_nets.load(torch_nets.ResNet(r.depth, r.width), trainer.resnet.state_dict())
+    net = net.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(net.parameters(), r.lr, r.momentum, weight_decay=r.weight_decay, nesterov=True)
+    rows: list[dict] = []
+    if file.exists():
+        saved = torch.load(file, weights_only=True)
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        rows = json.loads(saved["rows"])
+    else:
+        check_first_batch(trainer, torch_nets.load(torch_nets.ResNet(r.depth, r.width), trainer.resnet.state_dict()))
+    run, steps = torch.compile(net) if options.compile else net, -(-len(train[1]) // r.batch_size)
+    for epoch in range(len(rows), r.epochs):
+        started, correct = time.perf_counter(), 0
+        net.train()
+        for k, (images, labels) in enumerate(batches(trainer, epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = trainer.rate(epoch * steps + k)
+            optimizer.zero_grad()
+            logits, y = run(pixels(images)), torch.from_numpy(labels)
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            correct += int((logits.argmax(1) == y).sum())
+        seconds = time.perf_counter() - started
+        net.eval()
+        with torch.no_grad():
+            right = sum(int((net(pixels(test[0][i:i + 500])).argmax(1).numpy() == test[1][i:i + 500]).sum())
+                        for i in range(0, len(test[1]), 500))
+        rows.append({"epoch": epoch + 1, "train": correct / len(train[1]), "test": right / len(test[1]),
+                     "seconds": round(seconds, 1)})
+        memory = io.BytesIO()
+        torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "rows": json.dumps(rows)}, memory)
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_whole(file, memory.getvalue())
+        print(json.dumps(rows[-1]), flush=True)
+    print(f"PyTorch {torch.__version__}: test accuracy {rows[-1]['test']:.4f} after {r.epochs} epochs, "
+          f"{sum(row['seconds'] for row in rows) / 60:.0f} minutes of training")
+
+
+if __name__ == "__main__":
+    main()

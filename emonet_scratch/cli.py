@@ -263,7 +263,11 @@ def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
     if not root.exists():
         print(f"no --data given: writing a synthetic data set to {root}")
         runs.mkdir(parents=True, exist_ok=True)
-        _write_synthetic(root, clips_per_class, seed)
+        try:
+            _write_synthetic(root, clips_per_class, seed)
+        except (DataError, OSError):
+            if not root.exists():                                             # else another process was faster
+                raise
     return root
 
 

@@ -70,7 +70,6 @@ def test_two_processes_share_one_study(data, tmp_path):
     workers = [start(*command(data, tmp_path / "study", 9, 2)) for _ in range(2)]
     printed = [worker.communicate(timeout=120) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], printed
-    assert main(command(data, tmp_path / "study", 9, 2)) == 0                     # the report of both together
     table = rows(tmp_path / "study")
     assert [row["trial"] for row in table] == [str(k) for k in range(9)]
     assert {row["state"] for row in table} <= {"complete", "pruned"}
@@ -176,3 +175,13 @@ def test_without_optuna_it_says_what_to_install(data, tmp_path, monkeypatch, cap
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "optuna" in error and "emonet_scratch[search]" in error
     assert not os.path.exists(tmp_path / "study")
+
+
+def test_two_that_start_at_once_write_the_synthetic_data_once(tmp_path):
+    small = ["search", "--runs", str(tmp_path), "--clips-per-class", "2", "1", "1", "--modalities", "audio",
+             "--device", "cpu", "--epochs", "1", "--trials", "4"]
+    workers = [start(*small) for _ in range(2)]
+    printed = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], printed
+    assert all("writing a synthetic data set" in out for out, _ in printed)
+    assert {row["state"] for row in rows(tmp_path / "search")} == {"complete"} and len(rows(tmp_path / "search")) == 4

@@ -63,41 +63,45 @@ def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log:
     if space == "default":
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.epochs // 3 + 1)
 
-    def train_one(trial: Any, scratch: Path) -> None:
-        best: dict[str, Any] = {}
-        started = time.perf_counter()
-
-        def on_epoch(row: dict[str, Any]) -> None:
-            if not best or row["loss"] < best["loss"]:
-                best.update(row)
-            trial.report(row["loss"], row["epoch"])
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        try:
-            Trainer(config.replace(**fields_of(trial.params, config)), train, val, scratch, seed=settings["seed"],
-                    device=device, projection=projection, cache=settings["cache"], log=lambda line: None,
-                    on_epoch=on_epoch, name=f"trial {trial.number}").fit()
-            state, value = optuna.trial.TrialState.COMPLETE, best["loss"]
-        except (optuna.TrialPruned, NonFiniteError) as reason:                # a rate at which it diverges is a bad rate
-            state, value = optuna.trial.TrialState.PRUNED, None
-            trial.set_user_attr("reason", str(reason) or "above the median")
-        trial.set_user_attr("accuracy", best.get("accuracy"))
-        trial.set_user_attr("seconds", round(time.perf_counter() - started, 1))
-        study.tell(trial, value, state=state)
+    def trainer(trial: Any, on_epoch: Callable[[dict[str, Any]], None]) -> Trainer:
+        return Trainer(config.replace(**fields_of(trial.params, config)), train, val, _scratch(folder, trial.number),
+                       seed=settings["seed"], device=device, projection=projection, cache=settings["cache"],
+                       log=lambda line: None, on_epoch=on_epoch, name=f"trial {trial.number}")
 
     try:
         while claimed := _claim(optuna, study, folder, space, trials, settings["seed"]):
             trial, lock = claimed
             with contextlib.closing(lock):
-                train_one(trial, _scratch(folder, trial.number))
+                _train(optuna, study, trial, trainer)
                 log(_line(study.trials[trial.number]))
                 shutil.rmtree(_scratch(folder, trial.number))                 # the journal has its losses
                 lock.path.unlink()
     finally:                                                                  # Ctrl-C keeps what is done
-        with _one_line(folder):
+        with _Lock(folder / "study.lock"), _one_line(folder):                 # so the last report has what all have done
             text = write_report(study, config, folder)
     return text
+
+
+def _train(optuna: Any, study: Any, trial: Any, trainer: Callable[..., Trainer]) -> None:
+    """Train to the end or until the pruner says stop, and tell the study."""
+    State, best, started = optuna.trial.TrialState, {}, time.perf_counter()
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        if not best or row["loss"] < best["loss"]:
+            best.update(row)
+        trial.report(row["loss"], row["epoch"])
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        trainer(trial, on_epoch).fit()
+        state, value = State.COMPLETE, best["loss"]
+    except (optuna.TrialPruned, NonFiniteError) as reason:                    # a rate at which it diverges is a bad rate
+        state, value = State.PRUNED, None
+        trial.set_user_attr("reason", str(reason) or "above the median")
+    trial.set_user_attr("accuracy", best.get("accuracy"))
+    trial.set_user_attr("seconds", round(time.perf_counter() - started, 1))
+    study.tell(trial, value, state=state)
 
 
 def fields_of(params: dict[str, Any], config: EmoNetConfig) -> dict[str, Any]:

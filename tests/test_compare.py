@@ -13,23 +13,13 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.svm import LinearSVC
 
 from emonet_scratch.cli import main
-from emonet_scratch.data.batches import folds
 from emonet_scratch.training.compare import REFERENCE, measure
 from emonet_scratch.training.late_fusion import find_weights, fuse, fuse_across_folds
 from emonet_scratch.training.metrics import mcnemar
+from emonet_scratch.training.projection import stratified_folds
 from emonet_scratch.training.svm import LinearSVM, choose_C
 from tests.strategies import seeds
 from tests.test_cli import QUICK, build
-
-
-@given(st.integers(0, 60), st.integers(2, 7), seeds)
-def test_folds_are_even_and_hold_each_class(N, number, seed):
-    labels = np.random.default_rng(seed).integers(0, 4, N)
-    fold = folds(labels, number, seed)
-    assert np.array_equal(fold, folds(labels, number, seed))
-    for rows in (slice(None), *(labels == k for k in range(4))):
-        counts = np.bincount(fold[rows], minlength=number)
-        assert len(counts) == number and counts.max() - counts.min() <= 1
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -62,7 +52,7 @@ def test_the_svms_C_is_that_of_cross_validation():
     y = np.arange(90) % 3
     X = rng.standard_normal((90, 80)) + 0.5 * (np.arange(80) % 3 == y[:, None])
     grid = (1e-4, 1e-2, 1.0)
-    split = PredefinedSplit(folds(y, 5, 7))
+    split = PredefinedSplit(stratified_folds(y, 5, 7))
     right = [np.mean(cross_val_predict(LinearSVC(C=C, dual=False, tol=1e-8), X, y, cv=split) == y) for C in grid]
     assert len(set(right)) > 1 and choose_C(X, y, grid, seed=7) == grid[int(np.argmax(right))]
     with pytest.raises(ValueError, match="at least 2 classes"):

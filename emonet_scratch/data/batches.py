@@ -75,12 +75,3 @@ def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None,
     if frames is not None:
         clip = clip[sample_frames(len(clip), frames, rng, window, windows)]
     return augment(clip, rng) if jitter and rng is not None and clip.ndim == 4 else clip
-
-
-def folds(labels: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
-    """The fold 0..number-1 of each clip (N,): dealt class after class, shuffled, so that a fold has each class's share."""
-    rng = np.random.default_rng([seed, number])
-    order = np.lexsort((rng.random(len(labels)), labels))
-    fold = np.empty(len(labels), np.int64)
-    fold[order] = np.arange(len(labels)) % number
-    return fold

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data.batches import folds
+from .projection import stratified_folds
 
 
 def fuse(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def _score(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 
 def fuse_across_folds(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """Fused probabilities (N, K); the weights of a clip come from the other four fifths of the clips, never from itself."""
-    fold, fused = folds(labels, 5, seed), np.empty(probabilities.shape[1:])
+    fold, fused = stratified_folds(labels, 5, seed), np.empty(probabilities.shape[1:])
     for k in np.unique(fold):
         there = fold == k
         fused[there] = fuse(probabilities[:, there], find_weights(probabilities[:, ~there], labels[~there], seed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import optimize
 
-from ..data.batches import folds
+from .projection import stratified_folds
 
 
 class LinearSVM:
@@ -55,7 +55,7 @@ def _extended(X: np.ndarray) -> np.ndarray:
 def choose_C(X: np.ndarray, y: np.ndarray, grid: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
              seed: int = 0) -> float:
     """The C of the grid with which most clips are right that were left out, in five folds; of equals the least."""
-    fold = folds(y, 5, seed)
+    fold = stratified_folds(y, 5, seed)
     right = [sum(np.count_nonzero(LinearSVM(C).fit(X[fold != k], y[fold != k]).predict(X[fold == k]) == y[fold == k])
                  for k in np.unique(fold)) for C in grid]
     return grid[int(np.argmax(right))]

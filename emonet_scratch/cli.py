@@ -1,4 +1,4 @@
-"""The command line: `emonet train | evaluate | predict | search | compare | synthesize | import-weights | doctor`."""
+"""The command line: `emonet COMMAND`; `emonet --help` names them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from .models.emonet import PRESETS
 from .training import CheckpointError, NonFiniteError, load_model, run
 from .training.checkpoint import write_checkpoint
 from .training.compare import compare as run_compare
+from .training.diagnose import diagnose as run_diagnose
 from .training.experiment import MODALITIES, find_run, read_settings, score, versions
 from .training.report import table
 from .training.search import SPACES
@@ -117,6 +118,14 @@ def compare(options: argparse.Namespace) -> int:
     if not (folder / "results.json").exists():
         run(settings, folder, resume=options.run is not None)
     print(f"\n{run_compare(folder, Path(options.out or folder), options.split, device)}")
+    return 0
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    """Say why a training does not learn, or that nothing is wrong with it."""
+    _check_new(options)
+    folder = Path(options.out) if options.out is not None else Path(options.runs) / "diagnosis"
+    print(run_diagnose(_settings(options, [options.modalities]), folder, options.seconds))
     return 0
 
 
@@ -383,6 +392,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--trials", type=_integer(1), default=50, help="of the whole study, not of this process")
     sub.add_argument("--out", type=_path, metavar="DIR", help="folder of the study, shared by all processes that are to "
                      "work on it (default: RUNS/search)")
+    add_device(sub)
+
+    sub = add("diagnose", diagnose)
+    add_training(sub)
+    sub.add_argument("--modalities", choices=list(MODALITIES), default="fused", help="which network to examine")
+    sub.add_argument("--seconds", type=float, default=120.0, help="about how long its steps of training may take")
+    sub.add_argument("--out", type=_path, metavar="DIR", help="where the report goes (default: RUNS/diagnosis)")
     add_device(sub)
 
     sub = add("compare", compare)

@@ -20,9 +20,9 @@ from ..backend import choose_device
 from ..data.errors import DataError
 from ..files import write_whole
 from ..models import EmoNetConfig
-from .diagnose import NonFiniteError
 from .experiment import MODALITIES, dataset, projection_of
 from .fingerprint import fingerprint
+from .non_finite import NonFiniteError
 from .report import INK, MUTED, save_figure
 from .trainer import Trainer
 

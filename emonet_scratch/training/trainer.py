@@ -25,8 +25,8 @@ from ..models import EmoNet, EmoNetConfig
 from ..models.emonet import NUM_CLASSES
 from ..optim import SGD, Adam, Together, all_finite, clip_gradient_norm, schedule
 from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
-from .diagnose import NonFiniteError, first_non_finite
 from .fingerprint import check_data, fingerprint, sha256
+from .non_finite import NonFiniteError, first_non_finite
 from .projection import AudioProjection
 
 
@@ -79,10 +79,7 @@ class Trainer:
         if resume and (self.folder / "last.safetensors").exists():
             self._load()
         else:
-            if path := self.model.load_trunk():
-                self.facts = self.facts | {"trunk": {"name": path.name, "sha256": sha256([path.read_bytes()])}}
-            if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
-                self._calibrate()
+            self.start()
             self._save("last")
         self._cut_metrics()
         if self.config.freeze_trunk and "video" in self.config.modalities:
@@ -91,6 +88,13 @@ class Trainer:
             started = time.perf_counter() - self.progress["seconds"]
             self._train_epoch(started)
             self._end_epoch(started)
+
+    def start(self) -> None:
+        """Bring the network to where training starts: the trunk's weights and its fixed statistics."""
+        if path := self.model.load_trunk():
+            self.facts = self.facts | {"trunk": {"name": path.name, "sha256": sha256([path.read_bytes()])}}
+        if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
+            self._calibrate()
 
     def evaluate(self, split: Split) -> tuple[float, np.ndarray]:
         """(mean cross-entropy in nats, probabilities (N, 7)) of a split as `self.val`, in evaluation mode."""

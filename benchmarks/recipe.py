@@ -8,9 +8,9 @@ network that knows neither its speaker nor its sound; calm counts as neutral, wh
 data set, as `emonet synthesize` writes it: its own training and validation splits. Audio vectors are those of
 data/audio.py.
 
-All networks see the same projections and batches for the same number of epochs; the last epoch counts, so no choice is
-made on what is tested. "naive": LDA projects the very clips that it was fitted on; "out of fold": `lda_cross_fit`. p: exact
-McNemar test, two-sided, against ours out of fold, of seed 0.
+All networks start from the same weights and see the same projections and batches for the same number of epochs; the last
+epoch counts, so no choice is made on what is tested. "naive": LDA projects the very clips that it was fitted on; "out of
+fold": `lda_cross_fit`. p: exact McNemar test, two-sided, against ours out of fold, of seed 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from emonet_scratch.data import audio
 from emonet_scratch.data.batches import Split, batches
 from emonet_scratch.data.prepare import prepare
 from emonet_scratch.data.video import read_sound
-from emonet_scratch.models import EmoNetConfig
+from emonet_scratch.models import EmoNet, EmoNetConfig
+from emonet_scratch.optim import schedule
 from emonet_scratch.training import Trainer
 from emonet_scratch.training.metrics import wilson_interval
 from emonet_scratch.training.projection import AudioProjection
@@ -72,18 +73,19 @@ def ours(config: EmoNetConfig, train: Split, test: Split, projection: AudioProje
 
 
 def peer(config: EmoNetConfig, train: Split, test: Split, projection: AudioProjection, seed: int) -> np.ndarray:
-    """The same by PyTorch: its layers, initial values, AdamW, OneCycleLR and clipping."""
+    """The same by PyTorch: its layers, cross-entropy, dropout, AdamW and clipping, from our initial weights."""
     import torch
     import torch_nets
 
     torch.manual_seed(seed)
     c, x = config, projection.transform(train.audio) if projection.training is None else projection.training
     K, N = x.shape[1], len(train)
-    net = torch.nn.Sequential(torch_nets.dense_stack((K, *c.audio_layers), c.dropout, open_end=False),
-                              torch_nets.dense_stack((c.audio_layers[-1], *c.fusion_layers, 7), c.dropout, open_end=True))
+    net = torch.nn.Sequential()
+    net.audio = torch_nets.dense_stack((K, *c.audio_layers), c.dropout, open_end=False)
+    net.fusion = torch_nets.dense_stack((c.audio_layers[-1], *c.fusion_layers, 7), c.dropout, open_end=True)
+    torch_nets.load(net, EmoNet(c, K, np.random.default_rng(seed)).state_dict())
     optimizer = torch.optim.AdamW(net.parameters(), c.lr, weight_decay=c.weight_decay)
-    steps = c.epochs * math.ceil(N / c.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, c.lr, steps, cycle_momentum=False)
+    rate, step = schedule(c.schedule, c.lr, c.epochs * math.ceil(N / c.batch_size), c.warmup), 0
     counts = np.bincount(train.labels, minlength=7)
     weights = torch.tensor(N / (np.maximum(counts, 1) * (counts > 0).sum()), dtype=torch.float32)
     data = Split(train.ids, train.labels, None, x)
@@ -93,8 +95,8 @@ def peer(config: EmoNetConfig, train: Split, test: Split, projection: AudioProje
             logits = net(torch.from_numpy(batch.audio))
             torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch.labels), weights).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), c.clip_norm)
+            optimizer.param_groups[0]["lr"], step = rate(step), step + 1
             optimizer.step()
-            schedule.step()
     net.eval()
     with torch.no_grad():
         return net(torch.from_numpy(projection.transform(test.audio))).argmax(1).numpy()

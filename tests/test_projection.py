@@ -31,8 +31,8 @@ def test_folds_are_stratified(counts, folds, seed):
 
 @settings(max_examples=10)
 @given(seeds, st.integers(2, 5))
-def test_no_clip_has_a_say_in_its_own_projection(seed, folds):
-    """Another label of one clip, and other features, leave the discriminants of its fold as they are, but for their axes."""
+def test_each_fold_is_projected_by_an_lda_that_has_not_seen_it(seed, folds):
+    """Lengths and angles of its projections are those of LDA of the other clips; they are turned as a whole."""
     X, y = blobs(seed)
     lda, fold = LDA().fit(X, y), stratified_folds(y, folds, 0)
     Z = cross_fit(lda, X, y, folds, 0)

@@ -50,6 +50,8 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     projection = None
     if train.audio is not None:
         projection = projection_of(config, train, val, folder, names if resume else (), settings["seed"])
+        if config.lda_cross_fit > 1 and projection.training is None:
+            log("warning: some class has too few clips for projections out of fold: LDA projects the clips it was fitted on")
     log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
         f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
     folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed

@@ -23,6 +23,7 @@ from .data.afew import CLASSES, SPLITS, Clip, load_features, split_of, write_pre
 from .data.batches import Split
 from .data.doctor import examine
 from .data.errors import DataError
+from .data.extract import DEFAULT, EXTRACTORS, extract
 from .data.prepare import audio_vector, prepare
 from .data.synthetic import write as write_synthetic
 from .data.video import read_clip
@@ -204,6 +205,18 @@ def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Nam
             shown = name if name.isprintable() else repr(name)
             print(f"{shown}: {CLASSES[int(p.argmax())]}  "
                   + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)))
+
+
+def features(options: argparse.Namespace) -> int:
+    """Compute the audio features of clips from their sound, and write them to one file."""
+    def log(line: str) -> None:
+        print(line, file=sys.stderr)
+    written, failed = extract(options.clips, options.out, options.extractor, on_error=options.on_error,
+                              workers=options.workers, log=log)
+    print(f"wrote {options.out}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features ({options.extractor})")
+    if failed:
+        log(f"emonet: error: {failed} of {written + failed} clips were left out")
+    return 1 if failed else 0
 
 
 def synthesize(options: argparse.Namespace) -> int:
@@ -428,6 +441,17 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
     add_device(sub)
+
+    sub = add("features", features)
+    sub.add_argument("clips", type=_path, nargs="+", metavar="CLIP", help="sounds, clips, or folders of them")
+    sub.add_argument("--out", type=_path, metavar="FILE", required=True,
+                     help="what to write: .arff, .csv or .npz; the same call goes on where one was stopped")
+    sub.add_argument("--extractor", choices=list(EXTRACTORS), default=DEFAULT,
+                     help="is10-1: the 1582 features of INTERSPEECH 2010 as openSMILE has them; -energy: loudness from all "
+                          "samples; emonet-1: 75 of this project")
+    sub.add_argument("--workers", type=_integer(1), help="processes (default: one a core)")
+    sub.add_argument("--on-error", choices=["skip", "stop"], default="skip",
+                     help="what to do about clips that cannot be read")
 
     sub = add("synthesize", synthesize)
     sub.add_argument("folder", type=_path, help="where to write; must not exist")

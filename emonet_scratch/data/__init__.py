@@ -3,4 +3,4 @@
 from . import afew, audio, batches, cifar10, is10, opensmile, prepare, synthetic, video
 from .errors import DataError
 
-__all__ = ["DataError", "afew", "audio", "batches", "cifar10", "opensmile", "prepare", "synthetic", "video"]
+__all__ = ["DataError", "afew", "audio", "batches", "cifar10", "is10", "opensmile", "prepare", "synthetic", "video"]

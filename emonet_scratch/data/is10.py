@@ -89,7 +89,7 @@ def descriptors(x: np.ndarray, loudness: str = "opensmile") -> tuple[np.ndarray,
 
 
 def delta(contours: np.ndarray) -> np.ndarray:
-    """Slope of the line through five values (N, D) -> (N, D): (sum over i = 1, 2 of i (c[t+i] - c[t-i])) / 10, ends repeated."""
+    """Slope of the line through five values, ends repeated, (N, D) both: sum of i (c[t+i] - c[t-i]) / 10 for i = 1, 2."""
     c = np.pad(contours, ((2, 2), (0, 0)), mode="edge")
     return (c[3:-1] - c[1:-3] + 2 * (c[4:] - c[:-4])) / 10
 

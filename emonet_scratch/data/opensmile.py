@@ -143,6 +143,22 @@ def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
         raise DataError(f"{shown}: {error.strerror}") from None
 
 
+def write_csv(path: str | os.PathLike, names: Sequence[str], rows: Iterable[tuple[str, Sequence[float]]]) -> None:
+    """Write rows of (name, D features), values separated by `;`, so that `read_csv` gives them back exactly.
+
+    DataError for a name that a line cannot hold, and for a disk that does not take the file; then nothing is written.
+    """
+    out = [";".join(["name", *names])]
+    for name, vector in rows:
+        if any(c in name for c in "\n\r\0"):
+            raise DataError(f"{os.fspath(path)!r}: cannot write the name {name!r} into a line: rename it, or write .arff")
+        out.append(";".join([_quote(name, always=True), *("?" if np.isnan(v) else repr(float(v)) for v in vector)]))
+    try:
+        write_whole(path, "\n".join([*out, ""]).encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)!r}: cannot write: {error.strerror}") from None
+
+
 @contextmanager
 def _lines(path: str | os.PathLike) -> Iterator[list[str]]:
     """The lines of a text file without their ends; a _Fault raised over them gets the file's name.

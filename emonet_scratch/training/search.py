@@ -288,7 +288,7 @@ def _figure(figure_class: Any, trials: list[Any]) -> Any:
                       color="#2b8a3e", label="least so far")
             axes.set_ylabel("validation loss (nats)", color=MUTED)
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, frameon=False, ncol=3, columnspacing=1, loc="lower left", bbox_to_anchor=(0, 1))
         elif name == "lr":
             axes.set_xscale("log")
         elif isinstance(shown[0].params[name], str):

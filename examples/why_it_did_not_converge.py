@@ -1,0 +1,219 @@
+"""Why did the paper's training not converge? Walk from the preset `paper` to `default` and back, one field at a time.
+
+Three things are trained at the same budget: the paper's own runs (SGD and Adam, learning rates 1e-8 to 1e-6); `paper`, with
+one field after the other set to its value in `default`; `default`, with one after the other set to its value in `paper`.
+Fields go in the order of EmoNetConfig. Without --data it writes a synthetic data set first. rows.jsonl in --out holds what
+is finished: the same command goes on, also in several processes at once with other --seeds each. Then it writes walk.md,
+walk.csv and walk.png. --trunk adds `default` with 20 layers, from random and from pretrained weights.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from emonet_scratch.data import DataError, synthetic
+from emonet_scratch.data.prepare import Dataset
+from emonet_scratch.data.video import sample_frames
+from emonet_scratch.files import write_whole
+from emonet_scratch.models import EmoNetConfig
+from emonet_scratch.training import NonFiniteError, Trainer
+from emonet_scratch.training.experiment import dataset, projection_of
+from emonet_scratch.training.report import INK, MUTED, read_metrics, save_figure
+
+LN7 = math.log(7)
+# What makes it small. Both presets get SIZE; `default`, which sees 50 of a clip's frames, gets FRAMES of the --frames kept.
+SIZE = {"frame_size": 32, "fit": "crop", "trunk": "random", "trunk_depth": 8, "trunk_width": 8, "lstm_size": 32,
+        "frames_per_chunk": None, "batch_size": 8, "epochs": 8}
+FRAMES = 3
+PAPERS_OWN = [{"optimizer": optimizer, "lr": lr} for optimizer in ("sgd", "adam") for lr in (1e-8, 1e-7, 1e-6)]
+OWN = "the paper's runs"
+COLOUR, OTHER = "#2a6fbb", "#c77700"
+
+
+def ends(changes: dict[str, Any]) -> tuple[EmoNetConfig, EmoNetConfig]:
+    """`paper` and `default` in the small size, with `changes` in both."""
+    paper, default = (EmoNetConfig.preset(name).replace(**SIZE) for name in ("paper", "default"))
+    return paper.replace(**changes), default.replace(**{"frames": FRAMES} | changes)
+
+
+def walk(start: EmoNetConfig, end: EmoNetConfig) -> list[tuple[str, EmoNetConfig]]:
+    """(field, configuration with this and all fields before it as in `end`), from `start` on."""
+    steps = [("", start)]
+    for field in (f.name for f in dataclasses.fields(start)):
+        if getattr(start, field) != getattr(end, field):
+            steps.append((field, steps[-1][1].replace(**{field: getattr(end, field)})))
+    return steps
+
+
+def train(config: EmoNetConfig, data: Dataset, seed: int, fitted: dict[Any, Any]) -> dict[str, Any]:
+    """Loss and accuracy after every epoch; {"error": reason} of a training that broke down. fitted: projections so far."""
+    clips, val = data.splits["train"], data.splits["val"]
+    key = seed, *(getattr(config, field) for field in ("lda_components", "lda_shrinkage", "lda_cross_fit", "audio_clip"))
+    try:
+        if key not in fitted:
+            fitted[key] = projection_of(config, clips, val, seed=seed)
+        with tempfile.TemporaryDirectory() as folder:
+            Trainer(config, clips, val, Path(folder), seed=seed, projection=fitted[key], log=lambda line: None).fit()
+            metrics = read_metrics(Path(folder))
+    except (NonFiniteError, DataError) as error:
+        return {"error": str(error)}
+    return {f"{split}_{key}": [row[key] for row in metrics if row["split"] == split]
+            for split in ("train", "val") for key in ("loss", "accuracy")}
+
+
+class Rows:
+    """Finished trainings, in a file of one JSON line each; looked up by configuration, seed and data."""
+
+    def __init__(self, path: Path, data: str) -> None:
+        self.path, self.data, self.known = path, data, {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            row = json.loads(line)
+            self.known[row["key"]] = row
+
+    def key(self, config: EmoNetConfig, seed: int) -> str:
+        return json.dumps([dataclasses.asdict(config), seed, self.data])
+
+    def add(self, config: EmoNetConfig, seed: int, result: dict[str, Any]) -> None:
+        row = {"key": self.key(config, seed)} | result
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.known[row["key"]] = row
+
+    def of(self, config: EmoNetConfig, seeds: list[int]) -> list[dict[str, Any]]:
+        """Those of these seeds that are finished and did not break down."""
+        rows = (self.known.get(self.key(config, seed), {"error": "missing"}) for seed in seeds)
+        return [row for row in rows if "error" not in row]
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last epoch, on average over seeds."""
+    keys = ("train_loss", "val_loss", "val_accuracy")
+    return {"seeds": len(rows)} | {key: sum(r[key][-1] for r in rows) / len(rows) if rows else None for key in keys}
+
+
+def report(folder: Path, title: str, walks: dict[str, list[tuple[str, EmoNetConfig]]], rows: Rows, seeds: list[int]) -> str:
+    """Write the table, twice, and the plot; return the table."""
+    table = []
+    for name, steps in walks.items():
+        before = None
+        for field, config in steps:
+            result = summary(rows.of(config, seeds))
+            accuracy = result["val_accuracy"]
+            gain = accuracy - before if field and None not in (accuracy, before) else None
+            value = json.dumps(getattr(config, field)) if field else ""
+            if name == OWN:
+                field, value, gain = "optimizer, lr", f"{config.optimizer}, {config.lr:g}", None
+            table.append({"walk": name, "field": field, "value": value} | result | {"gain": gain})
+            before = accuracy
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_whole(folder / "walk.csv", text.getvalue().encode())
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+    lines = [title]
+    for name in walks:
+        lines += ["", f"**{name}**", "", "| field | becomes | training loss | validation loss | accuracy | gain |",
+                  "| --- | --- | --- | --- | --- | --- |"]
+        lines += [f"| {r['field'] or 'start'} | {r['value']} | {number(r['train_loss'], '.3f')} | "
+                  f"{number(r['val_loss'], '.3f')} | {number(r['val_accuracy'], '.3f')} | {number(r['gain'], '+.3f')} |"
+                  for r in table if r["walk"] == name]
+    if short := sum(r["seeds"] < len(seeds) for r in table):
+        lines += ["", f"{short} rows lack a seed whose training broke down (rows.jsonl has the reason)."]
+    write_whole(folder / "walk.md", ("\n".join(lines) + "\n").encode())
+    save_figure(folder / "walk.png", figure, {name: [(row, rows.of(config, seeds)) for row, (_, config) in zip(
+        [r for r in table if r["walk"] == name], steps, strict=True)] for name, steps in walks.items()})
+    return "\n".join(lines)
+
+
+def figure(figure_class: Any, walks: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]]) -> Any:
+    """Left: validation loss of the paper's runs. Then for each walk: validation accuracy, a row a step, a dot a seed."""
+    figure = figure_class(figsize=(13, 5.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    (own, runs), *others = list(walks.items())[:3]
+    for row, finished in runs:
+        for result in finished:
+            panels[0].plot(range(1, len(result["val_loss"]) + 1), result["val_loss"], alpha=0.6, linewidth=1,
+                           color=COLOUR if row["value"].startswith("sgd") else OTHER)
+    for result in others[1][1][0][1]:                                         # the start of the walk from `default`
+        panels[0].plot(range(1, len(result["val_loss"]) + 1), result["val_loss"], color=INK, linewidth=1.5)
+    panels[0].axhline(LN7, linestyle=":", color=MUTED)
+    panels[0].text(0.02, LN7 + 0.03, "ln 7", color=MUTED, fontsize=8, transform=panels[0].get_yaxis_transform())
+    panels[0].set_ylim(0, 2.6)
+    panels[0].set_xlabel("epoch", color=MUTED)
+    panels[0].set_title(f"validation loss of {own}\nSGD (blue), Adam (orange); default (black)", fontsize=10, color=INK)
+    for panel, (name, steps) in zip(panels[1:], others, strict=True):
+        means = [(row["val_accuracy"], k) for k, (row, _) in enumerate(steps) if row["seeds"]]
+        if means:
+            panel.plot(*zip(*means, strict=True), color=COLOUR, linewidth=1.5)
+        for k, (_, finished) in enumerate(steps):
+            panel.plot([r["val_accuracy"][-1] for r in finished], [k] * len(finished), "o", color=COLOUR, alpha=0.6, ms=4)
+        panel.axvline(1 / 7, linestyle=":", color=MUTED)
+        panel.text(1 / 7, -0.8, "chance", color=MUTED, fontsize=8, ha="center")
+        panel.set_yticks(range(len(steps)), [f"{r['field']} = {r['value']}" if r["field"] else name.split()[1]
+                                             for r, _ in steps], fontsize=8)
+        panel.invert_yaxis()
+        panel.set_xlim(0, 1)
+        panel.set_xlabel("validation accuracy after the last epoch", color=MUTED)
+        panel.set_title(name, fontsize=10, color=INK)
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    return figure
+
+
+def main() -> None:
+    """Train what is missing, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="a data set in AFEW's layout")
+    parser.add_argument("--clips-per-class", type=int, nargs=3, default=(30, 20, 1), help="size of the synthetic data set")
+    parser.add_argument("--out", type=Path, default=Path("runs/why"))
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field at both ends")
+    parser.add_argument("--frames", type=int, default=8, help="kept of each clip, evenly spread, before anything else")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--trunk", action="store_true", help="train default with 20 layers, too: slow")
+    options = parser.parse_args()
+    changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in options.set)}
+    paper, default = ends(changes)
+    walks = {OWN: [("", paper.replace(**change)) for change in PAPERS_OWN],
+             "from paper to default": walk(paper, default), "from default to paper": walk(default, paper)}
+    if options.trunk:
+        deep = default.replace(trunk_depth=20, trunk_width=16, trunk="random")
+        walks["default with 20 layers"] = walk(deep, deep.replace(trunk="pretrained", trunk_lr=1.0))
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    where = options.data or str(options.out / ("data-" + "-".join(map(str, options.clips_per_class))))
+    if options.data is None and not Path(where).exists():
+        synthetic.write(where, tuple(options.clips_per_class), seed=0)
+    settings = {"data": where, "config": dataclasses.asdict(default), "modalities": ["fused"], "on_error": "skip",
+                "cache": str(options.out / "cache")}
+    data = dataset(settings)
+    for split in data.splits.values():
+        split.frames = [clip[sample_frames(len(clip), options.frames)] for clip in split.frames]
+    rows = Rows(options.out / "rows.jsonl", f"{where}, {options.frames} frames")
+    fitted: dict[Any, Any] = {}
+    for seed in options.seeds:
+        for name, steps in walks.items():
+            for field, config in steps:
+                if rows.key(config, seed) not in rows.known:
+                    result = train(config, data, seed, fitted)
+                    rows.add(config, seed, result)
+                    accuracy = result.get("error") or f"validation accuracy {result['val_accuracy'][-1]:.3f}"
+                    print(f"seed {seed}, {name}, {field or 'start'}: {accuracy}", flush=True)
+    size = json.dumps(SIZE | changes).strip("{}").replace('"', "")
+    title = (f"Both ends: {size}; {options.frames} frames a clip, of which default sees {default.frames}. "
+             f"{len(data.splits['train'])} training and {len(data.splits['val'])} validation clips, "
+             f"seeds {', '.join(map(str, options.seeds))}. After the last epoch.")
+    print(report(options.out, title, walks, rows, options.seeds))
+
+
+if __name__ == "__main__":
+    main()

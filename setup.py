@@ -53,8 +53,9 @@ setup(
     cmdclass={"build_ext": OptionalKernels, "build_py": WithSources},
     install_requires=["numpy", "scipy", "imageio", "imageio-ffmpeg", "pillow", "tqdm", "safetensors", "matplotlib"],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-learn", "optuna>=4.2",
+        "test": ["pytest", "hypothesis", "ruff", "scikit-learn", "optuna>=4.2", "opencv-python-headless<5",
                  "nvidia-cuda-nvrtc~=13.5.0; sys_platform == 'linux' and platform_machine in 'x86_64 aarch64'"],
+        "faces": ["opencv-python-headless<5"],          # 5 has no Haar cascades
         "search": ["optuna>=4.2"],
         "cuda12": ["cupy-cuda12x[ctk]"],
         "cuda13": ["cupy-cuda13x[ctk]"],

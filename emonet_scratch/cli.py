@@ -23,10 +23,13 @@ from .data.afew import CLASSES, SPLITS, Clip, load_features, split_of, write_pre
 from .data.batches import Split
 from .data.doctor import examine
 from .data.errors import DataError
+<<<<<<< HEAD
 from .data.extract import DEFAULT, EXTRACTORS, extract
 from .data.prepare import audio_vector, prepare
+=======
+from .data.prepare import audio_vector, clip_frames, prepare
+>>>>>>> e551b5f (--crop faces: the face of each clip, found by OpenCV's cascade and followed through it)
 from .data.synthetic import write as write_synthetic
-from .data.video import read_clip
 from .kernels import KernelError
 from .models import EmoNetConfig, ResNet
 from .models.emonet import PRESETS
@@ -138,7 +141,7 @@ def evaluate(options: argparse.Namespace) -> int:
     config = model.config
     data = prepare(options.data, (options.split,), video="video" in config.modalities, sound="audio" in config.modalities,
                    frame_size=config.frame_size, fit=config.fit, max_frames=config.max_frames, cache=_cache(options),
-                   on_error=options.on_error)
+                   on_error=options.on_error, crop=config.crop)
     model.check_features(data.feature_names)
     split = data.splits[options.split]
     loss, probabilities = model.probabilities(split, device)
@@ -178,7 +181,7 @@ def predict(options: argparse.Namespace) -> int:
                         f"the data set: give the folder of their files with --features")
     for clip in clips:
         try:
-            frames = read_clip(clip.path, config.frame_size, max_frames=config.max_frames, fit=config.fit) \
+            frames = clip_frames(clip.path, config.frame_size, config.fit, config.max_frames, config.crop) \
                 if "video" in config.modalities else None
             vector = audio_vector(clip, features) if "audio" in config.modalities else None
         except DataError as error:
@@ -322,8 +325,7 @@ def _config(options: argparse.Namespace) -> EmoNetConfig:
             fields[name] = json.loads(value)
         except ValueError:
             fields[name] = value
-    if options.epochs is not None:
-        fields["epochs"] = options.epochs
+    fields |= {name: value for name in ("epochs", "crop") if (value := getattr(options, name)) is not None}
     preset = options.preset or ("small" if options.data is None else "default")
     try:
         return EmoNetConfig.preset(preset).replace(**fields)
@@ -383,6 +385,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--preset", choices=list(PRESETS), help="small without --data, else default")
         sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
         sub.add_argument("--epochs", type=int, help="the same as --set epochs=N")
+        sub.add_argument("--crop", choices=["none", "faces"],
+                         help="the same as --set crop=...: faces sees the face of each clip instead of the whole frame")
         sub.add_argument("--seed", type=_integer(0), default=0, help="of the synthetic data and the training")
         add_synthetic(sub)
         add_reading(sub)

@@ -16,6 +16,7 @@ from . import audio
 from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
 from .errors import DataError
+from .faces import import_cv2, read_face
 from .video import FrameCache, content_key, read_clip, read_sound
 
 
@@ -30,13 +31,16 @@ class Dataset:
 
 def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
             frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
-            on_error: str = "skip", log: Callable[[str], None] = print) -> Dataset:
+            on_error: str = "skip", log: Callable[[str], None] = print, crop: str = "none") -> Dataset:
     """Read the splits `wanted` of the data set at `root`.
 
+    crop: "faces" cuts the face out of each clip (see faces.py) and says how many clips have none.
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
     all, computed from the sound tracks. A clip that lacks what is asked for and a feature file that cannot be used are
     named; on_error "skip" leaves them out, "stop" raises DataError. DataError, too, for a wanted split without clips.
     """
+    if crop == "faces" and video:
+        import_cv2()                                                          # one line, not one for every clip
     if on_error not in ("skip", "stop"):
         raise ValueError(f"on_error must be 'skip' or 'stop', got {on_error!r}")
     clips = find_clips(root)
@@ -50,12 +54,12 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
         log(f"no feature files below {str(root)!r}: computing {len(audio.FEATURE_NAMES)} audio features from sound tracks")
     for line in features.disagreements if features else ():
         log(f"warning: {line}; the folder is believed")
-    store = FrameCache(cache) if cache and video else None
+    store, faceless = FrameCache(cache) if cache and video else None, []
 
     def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str] | str:
         """(frames, audio vector, content key), or the reason why there are none."""
         try:
-            frames = read_clip(clip.path, frame_size, max_frames=max_frames, fit=fit, cache=store) if video else None
+            frames = clip_frames(clip.path, frame_size, fit, max_frames, crop, store, faceless) if video else None
             vector = audio_vector(clip, features) if sound else None
             return frames, vector, content_key(clip.path) if video else ""
         except DataError as error:
@@ -87,9 +91,22 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
         split.labels = np.array(labels[name])
         split.frames = split.frames if video else None
         split.audio = np.array(split.audio) if sound else None
+    if crop == "faces" and video:
+        log(f"faces: none found in {len(faceless)} of {len(everything)} clips, of which the whole frames are used")
     if skipped:
         log(f"{len(skipped)} of {len(everything)} clips were left out")
     return Dataset(splits, (features.names if features else audio.FEATURE_NAMES) if sound else (), skipped)
+
+
+def clip_frames(path: str | os.PathLike, frame_size: int, fit: str = "pad", max_frames: int | None = None,
+                crop: str = "none", cache: FrameCache | None = None, faceless: list | None = None) -> np.ndarray:
+    """The frames of one clip as a network with these settings sees them; a path without a face is added to `faceless`."""
+    if crop == "none":
+        return read_clip(path, frame_size, max_frames=max_frames, fit=fit, cache=cache)
+    frames, found = read_face(path, frame_size, max_frames=max_frames, cache=cache)
+    if not found and faceless is not None:
+        faceless.append(path)
+    return frames
 
 
 def audio_vector(clip: Clip, features: Features | None) -> np.ndarray:

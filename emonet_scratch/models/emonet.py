@@ -66,7 +66,7 @@ _RULES: list[tuple[str, Any, str]] = [
     ("audio_layers", len, "a list of at least one size"),
     ("modalities", lambda v: isinstance(v, tuple) and sorted(map(str, v)) in (["audio"], ["video"], ["audio", "video"]),
      "a list of audio, video or both, each at most once"),
-    ("fit", *_one_of("pad", "crop")), ("trunk_pooling", *_one_of("average", "flatten")),
+    ("fit", *_one_of("pad", "crop")), ("crop", *_one_of("none", "faces")), ("trunk_pooling", *_one_of("average", "flatten")),
     ("trunk_norm", *_one_of("batch", "running")), ("lstm_output", *_one_of("all", "top")),
     ("optimizer", *_one_of("adam", "sgd")), ("schedule", *_one_of("constant", "step", "cosine", "one_cycle")),
 ]
@@ -84,6 +84,7 @@ class EmoNetConfig:
     # what the network sees
     modalities: tuple[str, ...] = ("audio", "video")
     frame_size: int = 256           # pixels: frames are frame_size x frame_size
+    crop: str = "none"              # "faces": the face of each clip (extra `faces`) instead of the whole frame
     fit: str = "pad"                # "pad": the whole picture, letterboxed; "crop": its centre square
     frames: int | None = 50         # sampled from a clip; None: all of them
     max_frames: int | None = 250    # read of a clip, at 25 frames a second

@@ -80,7 +80,7 @@ def dataset(settings: dict[str, Any], wanted: Sequence[str] = ("train", "val"),
     config, used = EmoNetConfig().replace(**settings["config"]), {m for n in settings["modalities"] for m in MODALITIES[n]}
     return prepare(settings["data"], wanted, video="video" in used, sound="audio" in used, frame_size=config.frame_size,
                    fit=config.fit, max_frames=config.max_frames, cache=settings["cache"], on_error=settings["on_error"],
-                   log=log)
+                   log=log, crop=config.crop)
 
 
 def projection_of(config: EmoNetConfig, train: Split, val: Split, folder: Path = Path(), names: Sequence[str] = (),

@@ -1,0 +1,122 @@
+"""The face of a clip: found by OpenCV's Haar cascade (Viola & Jones 2001), followed through the clip, cut out.
+
+Every STEP-th frame is searched. Of a chain of findings that overlap from one to the next, the longest is the face (the
+larger one of equals): a finding beside it is a mistake, or somebody who is in the picture for a moment. Between findings the
+box moves in a straight line, before the first and after the last it stands still, and all of it is smoothed over SMOOTH
+frames, since the cascade's boxes jump by some pixels. A clip without a chain of at least two findings (one, where one frame
+is all that was searched) keeps its whole frames.
+
+Clips are decoded at DETAIL times the size that is wanted, so that a face is cut out of more pixels than it fills in the
+end.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from .errors import DataError
+from .video import FrameCache, read_clip
+
+STEP, SMOOTH, DETAIL = 5, 3.0, 2
+MARGIN = 1.3                    # side of the square that is cut out, over the larger side of the finding
+LEAST = 0.1                     # side of a finding, over that of the frame
+OVERLAP = 0.2                   # of two findings of one face, intersection over union
+
+Box = tuple[float, float, float, float]     # left, top, width, height
+
+
+@functools.cache
+def import_cv2() -> Any:
+    """OpenCV with its cascades, or a DataError that says how to get it."""
+    try:
+        import cv2
+        reason = f"OpenCV {cv2.__version__} has no Haar cascades"
+    except ImportError as error:
+        cv2, reason = None, str(error)
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise DataError(f"face crops need OpenCV 4 ({reason}): pip install 'emonet_scratch[faces]'")
+    return cv2
+
+
+def detect(frame: np.ndarray) -> list[Box]:
+    """Frontal faces in one frame (H, W, 3) uint8 RGB."""
+    cv2 = import_cv2()
+    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+    least = max(20, round(LEAST * min(frame.shape[:2])))
+    found = cascade.detectMultiScale(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(least, least))
+    return [tuple(map(float, box)) for box in found]
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union, 0..1."""
+    across, down = (min(a[k] + a[k + 2], b[k] + b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
+    both = max(0.0, across) * max(0.0, down)
+    return both / (a[2] * a[3] + b[2] * b[3] - both)
+
+
+def track(findings: list[tuple[int, list[Box]]], T: int) -> np.ndarray | None:
+    """Centre and side (T, 3) of the face in every frame from the findings in some; None where there is no face.
+
+    findings: (frame, its boxes), frames ascending.
+    """
+    chains: list[list[tuple[int, Box]]] = []
+    for frame, boxes in findings:
+        for box in boxes:
+            last = [c for c in chains if c[-1][0] < frame and overlap(c[-1][1], box) >= OVERLAP]
+            if last:
+                max(last, key=len).append((frame, box))
+            else:
+                chains.append([(frame, box)])
+    best = max(chains, key=lambda chain: (len(chain), np.median([b[2] * b[3] for _, b in chain])), default=[])
+    if len(best) < min(2, len(findings)):
+        return None
+    at = [frame for frame, _ in best]
+    known = np.array([(x + w / 2, y + h / 2, MARGIN * max(w, h)) for _, (x, y, w, h) in best])
+    whole = np.stack([np.interp(np.arange(T), at, column) for column in known.T], axis=1)
+    return gaussian_filter1d(whole, SMOOTH, axis=0, mode="nearest")
+
+
+def crop(frames: np.ndarray, boxes: np.ndarray | None, size: int) -> np.ndarray:
+    """The squares `boxes` (T, 3) of frames (T, H, W, 3), or all of each frame, as (T, size, size, 3) uint8.
+
+    A square that sticks out of the frame is moved in; one that is larger than the frame is the frame's largest square.
+    """
+    cv2, (T, H, W, _) = import_cv2(), frames.shape
+    out = np.empty((T, size, size, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        if boxes is not None:
+            x, y, side = boxes[t]
+            side = max(1, min(round(side), H, W))
+            left, top = (int(np.clip(round(c - side / 2), 0, n - side)) for c, n in ((x, W), (y, H)))
+            frame = frame[top:top + side, left:left + side]
+        out[t] = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def read_face(path: str | os.PathLike, size: int, *, max_frames: int | None = None, cache: FrameCache | None = None,
+              search: Callable[[np.ndarray], list[Box]] = detect) -> tuple[np.ndarray, bool]:
+    """((T, size, size, 3) uint8, whether a face was found): the face of a clip, or its whole frames, letterboxed.
+
+    DataError as `read_clip`, and without OpenCV.
+    """
+    import_cv2()
+    keys = []
+    if cache:
+        keys = [cache.key(path, size=size, max_frames=max_frames, crop=f"faces/{part}") for part in ("clip", "boxes")]
+    known = [cache.load(key) for key in keys] if cache else []
+    if known and all(a is not None for a in known):
+        return known[0], len(known[1]) > 0
+    frames = read_clip(path, DETAIL * size, max_frames=max_frames)
+    boxes = track([(t, search(frames[t])) for t in range(0, len(frames), STEP)], len(frames))
+    clip = crop(frames, boxes, size)
+    if cache:
+        cache.store(keys[1], np.empty((0, 3)) if boxes is None else boxes)
+        if cache.store(keys[0], clip):
+            clip = clip if (mapped := cache.load(keys[0])) is None else mapped
+    return clip, boxes is not None

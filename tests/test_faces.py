@@ -1,0 +1,107 @@
+"""The face of a clip: real clips, and findings that are planted."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emonet_scratch.cli import main
+from emonet_scratch.data import faces
+from emonet_scratch.data.errors import DataError
+from emonet_scratch.data.prepare import prepare
+from emonet_scratch.data.video import FrameCache
+from tests.media import write_clip
+from tests.strategies import seeds
+
+pytest.importorskip("cv2", reason="the extra `faces` is not installed")
+
+
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(0, 40), st.integers(12, 30), seeds)
+def test_a_face_that_moves_is_followed(T, x, speed, side, seed):
+    """In a straight line with some pixels of jitter: the box is near it in every frame and never jumps."""
+    rng = np.random.default_rng(seed)
+    frames = range(0, T, faces.STEP)
+    at = {t: x + 0.01 * speed * t for t in range(T)}
+    findings = [(t, [(at[t] + rng.uniform(-1, 1), 20.0, side, side)]) for t in frames]
+    boxes = faces.track(findings, T)
+    assert boxes.shape == (T, 3) and np.abs(np.diff(boxes, axis=0)).max(initial=0) < 1
+    last = frames[-1]
+    assert all(abs(boxes[t, 0] - (at[min(t, last)] + side / 2)) < 2 + 0.05 * speed for t in range(T))
+    assert np.allclose(boxes[:, 2], faces.MARGIN * side) and np.allclose(boxes[:, 1], 20 + side / 2)
+
+
+def test_findings_beside_the_face_are_dropped():
+    """A mistake far away, larger, twice; and a second person for a moment."""
+    findings = [(t, [(10.0, 10.0, 20.0, 20.0)]) for t in range(0, 50, 5)]
+    findings[3] = (15, [(70.0, 70.0, 40.0, 40.0), (10.0, 10.0, 20.0, 20.0)])
+    findings[6] = (30, [(60.0, 5.0, 40.0, 40.0)])
+    assert np.allclose(faces.track(findings, 50), [20.0, 20.0, 26.0])
+
+
+def test_the_larger_of_two_that_are_there_all_the_time():
+    findings = [(t, [(0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 20.0, 20.0)]) for t in range(0, 20, 5)]
+    assert np.allclose(faces.track(findings, 20), [60.0, 60.0, 26.0])
+
+
+def test_no_face():
+    assert faces.track([(0, []), (5, []), (10, [])], 12) is None
+    assert faces.track([(0, []), (5, [(1.0, 1.0, 9.0, 9.0)]), (10, [])], 12) is None                # once of three times
+    assert faces.track([(0, [(1.0, 1.0, 9.0, 9.0)])], 3) is not None                                # a clip of one search
+
+
+@given(st.integers(1, 3), st.integers(4, 40), st.floats(-20, 60), st.floats(-20, 60), st.floats(1, 90), st.integers(1, 20))
+def test_crops_stay_inside(T, H, x, y, side, size):
+    frames = np.zeros((T, H, H, 3), np.uint8)
+    frames[:] = np.arange(H, dtype=np.uint8)[:, None, None] + 1
+    out = faces.crop(frames, np.tile([x, y, side], (T, 1)), size)
+    assert out.shape == (T, size, size, 3) and out.min() >= 1 and out.max() <= H
+    assert np.array_equal(faces.crop(frames, np.tile([H / 2, H / 2, H], (T, 1)), size), faces.crop(frames, None, size))
+
+
+def test_what_is_cut_out_is_what_is_in_the_box():
+    frames = np.zeros((1, 40, 40, 3), np.uint8)
+    frames[0, 10:20, 20:30] = 200
+    assert (faces.crop(frames, np.array([[25.0, 15.0, 10.0]]), 5) == 200).all()
+
+
+@pytest.mark.parametrize("emotion", ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"])
+def test_real_faces(real_data, tmp_path, emotion):
+    """An actress who looks into the camera: the face fills the crop, and the cascade finds it there again, in the middle."""
+    path, = (real_data / "crema_d").glob(f"*{emotion}*.flv")
+    cache = FrameCache(tmp_path)
+    clip, found = faces.read_face(path, 96, max_frames=30, cache=cache)
+    assert found and clip.shape == (30, 96, 96, 3) and clip.std() > 20
+    inside = [max(boxes, key=lambda b: b[2]) for boxes in map(faces.detect, clip[::10]) if boxes]
+    assert inside and all(30 < x + w / 2 < 66 and 30 < y + h / 2 < 66 and w > 48 for x, y, w, h in inside)
+
+    def never(frame):
+        raise AssertionError("searched again")
+    again, found = faces.read_face(path, 96, max_frames=30, cache=cache, search=never)
+    assert found and np.array_equal(again, clip)
+
+
+def test_clips_without_a_face_are_counted(tmp_path, monkeypatch, capsys):
+    for split in ("Train_AFEW", "Val_AFEW"):
+        (tmp_path / "d" / split / "Happy").mkdir(parents=True)
+        for k in range(2):
+            frames = np.random.default_rng(k).integers(0, 255, (8, 48, 48, 3), np.uint8)
+            write_clip(tmp_path / "d" / split / "Happy" / f"00000000{k}.avi", frames, "mjpeg", None, "pcm")
+    lines = []
+    data = prepare(tmp_path / "d", sound=False, frame_size=16, crop="faces", log=lines.append)
+    assert "faces: none found in 4 of 4 clips, of which the whole frames are used" in lines
+    assert data.splits["train"].frames[0].shape[1:] == (16, 16, 3) and data.splits["train"].frames[0].std() > 5
+
+
+def test_without_opencv_there_is_one_line(tmp_path, monkeypatch, capsys):
+    faces.import_cv2.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    try:
+        with pytest.raises(DataError, match=r"emonet_scratch\[faces\]"):
+            faces.import_cv2()
+        (tmp_path / "Train_AFEW" / "Happy").mkdir(parents=True)
+        call = ["train", "--data", str(tmp_path), "--crop", "faces", "--set", "trunk=random", "--device", "cpu"]
+        assert main([*call, "--runs", str(tmp_path / "runs")]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "pip install 'emonet_scratch[faces]'" in error
+    finally:
+        faces.import_cv2.cache_clear()

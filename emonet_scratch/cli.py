@@ -23,12 +23,8 @@ from .data.afew import CLASSES, SPLITS, Clip, load_features, split_of, write_pre
 from .data.batches import Split
 from .data.doctor import examine
 from .data.errors import DataError
-<<<<<<< HEAD
 from .data.extract import DEFAULT, EXTRACTORS, extract
-from .data.prepare import audio_vector, prepare
-=======
 from .data.prepare import audio_vector, clip_frames, prepare
->>>>>>> e551b5f (--crop faces: the face of each clip, found by OpenCV's cascade and followed through it)
 from .data.synthetic import write as write_synthetic
 from .kernels import KernelError
 from .models import EmoNetConfig, ResNet

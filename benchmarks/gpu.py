@@ -6,7 +6,8 @@
 1. the tests of the CUDA kernels (tests/test_cuda_*.py) with CuPy's arrays against float64 definitions on the CPU;
 2. `examples/train_afew.py`, whole, on the GPU: the accuracies that docs/results.md has for the CPU;
 3. what the GPU can do: a large copy and large matrix products in each precision;
-4. networks side by side with PyTorch in the same precision, each in its own process, taking turns (see peers.py).
+4. networks side by side with PyTorch in the same precision, each in its own process, taking turns (see peers.py), and with
+   the GPU's own rates.
 
 Every step ends by waiting for the GPU. Inputs lie on the GPU beforehand, for all. In bf16 our kernels round the factors of
 products and keep everything else in float32; PyTorch runs under autocast, and in evaluation with the whole network in
@@ -27,8 +28,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lstm_cpu
 import numpy as np
-from peers import Contestant, Measured, arguments, machine, measure, ratio, table
+import resnet_cpu
+from peers import Contestant, Measured, Work, arguments, machine, measure, ratio, table
 
 from emonet_scratch import kernels
 from emonet_scratch.backend import choose_device, import_cupy, to_device
@@ -321,7 +324,15 @@ def rows() -> Iterator[Row]:
                       _paper(precision), emonet, both[:1], {"eager": 1.3}, "frames")
 
 
-def _measure(row: Row, options: Any, device: str) -> dict:
+def work_of(case: dict) -> Work:
+    """Operations, and bytes that have to move at the least, of one step; of the whole network, the trunk's."""
+    if "dy" in case:
+        (T, N, D), H = case["x"].shape, case["dy"].shape[2]
+        return lstm_cpu.work(T, N, D, H)
+    return resnet_cpu.work(len(case["x"]), case["x"].shape[1], case["kind"])
+
+
+def _measure(row: Row, options: Any, device: str, roofline: dict) -> dict:
     case = row.case(options.quick) | {"device": device} | ({"precision": "fp32"} if device == "cpu" else {})
     logits, gradients = FAR[case["precision"]]
     units = case["dy"].shape[0] * case["dy"].shape[1] if "dy" in case else len(case["x"])
@@ -332,8 +343,14 @@ def _measure(row: Row, options: Any, device: str) -> dict:
     memory = {m.contestant.name: round(float(m.answer.pop("memory")), 2) for m in found if "memory" in m.answer}
     table(("tiny: " if options.quick else "") + row.work, found, unit=(row.unit, units))
 
+    work, top = work_of(case), roofline if isinstance(roofline, dict) else {}
+
     def line(m: Measured) -> dict:
-        entry = {"ms": [round(1e3 * float(q), 4) for q in np.quantile(m.seconds, [0.25, 0.5, 0.75])]}
+        entry: dict[str, Any] = {"ms": [round(1e3 * float(q), 4) for q in np.quantile(m.seconds, [0.25, 0.5, 0.75])]}
+        if top:
+            seconds = float(np.median(m.seconds))
+            entry |= {"of the matrix rate": round(work.flops / seconds / 1e12 / top[f"{case['precision']}, TFLOP/s"], 3),
+                      "of the copy rate": round(work.bytes / seconds / 1e12 / top["copy, TB/s"], 3)}
         if m is not found[0]:
             entry |= {"over ours": ratio(m, found[0]), "goal": row.goals.get(m.contestant.kind)}
         return entry
@@ -420,7 +437,7 @@ def main() -> int:
         ("kernel tests", lambda left: _kernel_tests(min(left, 200)) if device != "cpu" else {}),
         ("example", lambda left: _example(min(left, 150), device, options.quick)),
         ("roofline", lambda left: _roofline(device))]
-    parts += [(row.work, lambda left, row=row: _measure(row, options, device)) for row in rows()]
+    parts += [(row.work, lambda left, row=row: _measure(row, options, device, found.get("roofline", {}))) for row in rows()]
     for name, part in parts:
         left = options.seconds - (time.monotonic() - started)
         if options.only and not any(word in name for word in options.only):

@@ -86,10 +86,15 @@ BUGS = [("__syncthreads();                                                      
         ("sum + b[i % N]", "sum + b[i / N]"), ("y += (i64)blockIdx.z * M * N;", ""),
         ("first = (i64)blockIdx.z * share", "first = (i64)blockIdx.z * (share - 32)"),
         ("r / 2 * (KS / 2)", "r / 2 * 2"), ("(p[t * WS])", "(p[t * XS])")]
+BUGS = [*((*bug, "tf32") for bug in BUGS),
+        ("__syncthreads();\n        multiply(", "multiply(", "fp32"),
+        ("e / 2 * 8) * XS + k]", "e / 2 * 4) * XS + k]", "fp32"),
+        ("p[(2 * t + 1) * WS])", "p[2 * t * WS + 1])", "bf16"),
+        ("pack_bf16(p[2 * t], p[2 * t + 1])", "pack_bf16(p[t], p[t + 1])", "bf16")]
 
 
-@pytest.mark.parametrize("there, bug", BUGS)
-def test_a_planted_bug_is_caught(shim, monkeypatch, there, bug):
+@pytest.mark.parametrize("there, bug, precision", BUGS)
+def test_a_planted_bug_is_caught(shim, monkeypatch, there, bug, precision):
     compile_text = launch.compiler
 
     def change(text, *rest):
@@ -97,4 +102,4 @@ def test_a_planted_bug_is_caught(shim, monkeypatch, there, bug):
         return compile_text(text.replace(there, bug), *rest)
     monkeypatch.setattr(launch, "compiler", change)
     with pytest.raises((AssertionError, ShimError)):
-        agrees(shim, 37, 71, 401, "tf32", 0)
+        agrees(shim, 37, 71, 401, precision, 0)

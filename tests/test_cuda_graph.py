@@ -175,3 +175,14 @@ def test_planted_memory_of_the_common_pool_is_found(shim, monkeypatch):
     with pytest.warns(UserWarning, match="memory of the common pool while a stream captures"):
         for _ in range(2):
             model.forward(*inputs)
+
+
+def test_a_planted_graph_that_cannot_be_launched_is_found_when_it_is_made(shim, monkeypatch, replays):
+    def refuse(self, stream):
+        raise RuntimeError("cudaErrorInvalidValue")
+    monkeypatch.setattr(device.Graph, "launch", refuse)
+    model, inputs = make({"modalities": ["audio"]}), clip(shim)
+    model.forward(*inputs)
+    with pytest.warns(UserWarning, match="cudaErrorInvalidValue"):
+        logits, _ = model.forward(*inputs)
+    assert not replays and np.array_equal(logits.get(), EmoNet.forward.__wrapped__(model, *inputs)[0].get())

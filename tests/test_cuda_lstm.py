@@ -63,6 +63,11 @@ def test_cuda_twin_LSTM(shim, size, ends, states, final, truncate, seed):
     agrees(shim, size, ends, states, final, truncate, seed)
 
 
+@pytest.mark.parametrize("size", [(2, 33, 5, 67, 1), (1, 8, 1, 8, 2), (3, 9, 2, 33, 1)])
+def test_more_sequences_and_units_than_a_block_takes_at_a_time(shim, size):
+    agrees(shim, size, True, True, True, None, 1)
+
+
 def test_the_same_bits_every_time(shim):
     layer = layers.LSTM(3, 10, 2, rng=np.random.default_rng(0)).to_device("cuda:0")
     x = shim.asarray(np.random.default_rng(1).standard_normal((4, 17, 3)).astype(np.float32))
@@ -93,7 +98,10 @@ def test_what_does_not_fit_goes_to_the_definition(shim):
 BUGS = {
     "no barrier between the steps": ("        grid_barrier(counter);\n    }\n}", "    }\n}", "order of threads"),
     "no barrier between the steps, backward": ("grid_barrier(counter);     ", "__syncthreads();     ", "order of threads"),
-    "states used before they are there": ("* H + e];\n            __syncthreads();", "* H + e];", "order of threads"),
+    "states used before they are there": ("* H + e] : 0;\n            __syncthreads();", "* H + e] : 0;",
+                                          "order of threads"),
+    "a share of the sum left out": ("distance < 8", "distance < 4", "off by"),
+    "rows of the wrong tile": ("(r0 + i) * SS", "(r0 + i / 2) * SS", "off by"),
     "dh read before it is written": ("__syncthreads();                                                      // dh", "// dh",
                                      "order of threads"),
     "the wrong gate": ("sums[r][UNITS + u]", "sums[r][u]", "y: off by"),
@@ -102,6 +110,7 @@ BUGS = {
                                        "^d"),
     "a unit beyond the last": ("if (unit >= H) continue;", "if (unit > H) continue;", "wrote|order of threads|off by"),
     "truncation one step off": ("t % truncate == 0", "(t + 1) % truncate == 0", "^d"),
+    "the second sequence of a warp": ("rows[other + k]", "rows[k]", "^d"),
     "a term of the cell's gradient": ("out * (1 - tc * tc)", "out * (1 - tc)", "^d"),
 }
 
@@ -116,5 +125,5 @@ def test_a_planted_bug_is_caught(shim, monkeypatch, there, bug, message):
 
 
 def test_the_room_is_what_the_kernels_take():
-    """Shared memory as the headers say: 4 H (4 UNITS + 16) and 16 H UNITS bytes."""
-    assert lstm._shared(256) == (4 * 256 * (4 * 8 + 16), 16 * 256 * 8)
+    """Shared memory as the headers say: 4 (36 H + 16 (H + 2)) and 16 H UNITS bytes."""
+    assert lstm._shared(256) == (4 * (36 * 256 + 16 * 258), 16 * 256 * 8)

@@ -38,7 +38,10 @@ _SEEN, _FAILED = "seen once", "cannot be captured"
 
 
 class _Graph:
-    """The forward of one model for one shape of inputs; what is no array among them is part of it."""
+    """The forward of one model for one shape of inputs; what is no array among them is part of it.
+
+    It has one set of buffers: replays belong on one stream at a time.
+    """
 
     def __init__(self, forward: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         cuda = import_cupy().cuda
@@ -56,6 +59,8 @@ class _Graph:
                     stream.end_capture()
                 raise
             self.graph = stream.end_capture()
+            self.graph.launch(stream)                                         # what cannot be launched is found out here
+            stream.synchronize()
         # tables of addresses, which the kernels read and conv.py may replace
         self.tables = [list(tables.values()) for tables in conv._tables.values()]
 

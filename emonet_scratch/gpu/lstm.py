@@ -28,7 +28,7 @@ def _room(device: str) -> tuple[int, int]:
 
 def _shared(H: int) -> tuple[int, int]:
     """Bytes of dynamic shared memory, forward and backward."""
-    return 4 * H * (4 * UNITS + ROWS), 4 * 4 * H * UNITS
+    return 4 * (H * (4 * UNITS + 4) + ROWS * (H + 2)), 4 * 4 * H * UNITS
 
 
 class _LSTM:

@@ -8,13 +8,21 @@
 // through the second-level cache and no weights; the definition reads the whole of W_hh, 16 H H bytes, in every step.
 //
 // Where t has reached lengths[n], sequence n has ended: its state is carried on unchanged, y and da are 0.
-// Shared memory: forward 4 H (4 UNITS + 16) bytes and 16 rows of sums; backward 16 H UNITS bytes.
+// Shared memory: forward 4 (36 H + 16 (H + 2)) bytes and 16 rows of sums; backward 16 H UNITS bytes.
+//
+// Forward, a step of a block is (16, H) x (H, 32). A thread holds 4 x 4 of the sums, over every eighth k; 8 neighbouring lanes
+// share a tile and add up by shuffles. So 5 loads from shared memory serve 16 multiply-adds, and no two lanes meet in a bank:
+// rows of weights are 36 floats apart, so 8 values of k lie 4 banks apart; rows of states H + 2, so with 32 | H four rows lie
+// 8 banks apart.
 // Grid: ceil(H / UNITS) blocks of 256 threads, launched cooperatively: all of them run at once. *counter must be 0.
 // Never run on a GPU so far.
 
 #define THREADS 256
+#define WARPS (THREADS / 32)
 #define ROWS 16                         // sequences that a block takes at a time
-#define COLUMNS (4 * UNITS)
+#define COLUMNS (4 * UNITS)             // 32: 4 for each of 8 warps
+#define WS (COLUMNS + 4)                // floats from row to row of the weights ...
+#define SS (H + 2)                      // ... and of the states
 
 __device__ __forceinline__ float sigmoid(float a) { return 0.5f * (1 + tanhf(0.5f * a)); }
 
@@ -26,27 +34,40 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_lstm_forward(int T, int N, int H, float* __restrict__ a, const float* __restrict__ W_hh,
                     const int* __restrict__ lengths, float* h, float* __restrict__ c, float* __restrict__ y,
                     float* __restrict__ h_prev, float* __restrict__ c_prev, float* __restrict__ tanh_c, u32* counter) {
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     __shared__ float sums[ROWS][COLUMNS];
-    float *weights = shared, *states = shared + (i64)H * COLUMNS;             // (H, 4 UNITS), (ROWS, H)
+    float *weights = shared, *states = shared + (i64)H * WS;                  // (H, WS), (ROWS, SS)
     int tid = threadIdx.x, u0 = blockIdx.x * UNITS;
+    int share = tid % 8, r0 = tid % 32 / 8 * 4, c0 = tid / 32 * 4;            // this thread's part of k, rows, columns
     for (int e = tid; e < H * COLUMNS; e += THREADS) {
         int k = e / COLUMNS, q = e % COLUMNS / UNITS, unit = u0 + e % UNITS;
-        weights[e] = unit < H ? W_hh[(i64)k * 4 * H + q * H + unit] : 0;
+        weights[k * WS + e % COLUMNS] = unit < H ? W_hh[(i64)k * 4 * H + q * H + unit] : 0;
     }
     for (int t = 0; t < T; t++) {
         const volatile float* now = h + (i64)(t % 2) * N * H;                 // written by other blocks: not from L1
         float* next = h + (i64)((t + 1) % 2) * N * H;
         for (int n0 = 0; n0 < N; n0 += ROWS) {
             int rows = N - n0 < ROWS ? N - n0 : ROWS;
-            for (int e = tid; e < rows * H; e += THREADS) states[e] = now[(i64)n0 * H + e];
+            for (int e = tid; e < ROWS * H; e += THREADS) states[e / H * SS + e % H] = e < rows * H ? now[(i64)n0 * H + e] : 0;
             __syncthreads();
-            for (int e = tid; e < rows * COLUMNS; e += THREADS) {             // a warp: neighbouring columns of a row
-                int r = e / COLUMNS, column = e % COLUMNS;
-                float sum = 0;
-                for (int k = 0; k < H; k++) sum += states[r * H + k] * weights[k * COLUMNS + column];
-                sums[r][column] = sum;
+            float tile[4][4] = {};
+#pragma unroll 4
+            for (int k = share; k < H; k += 8) {
+                float w[4];
+                load4(w, weights + k * WS + c0);
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++) tile[i][j] += states[(r0 + i) * SS + k] * w[j];
             }
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    float sum = tile[i][j];
+                    for (int distance = 1; distance < 8; distance *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+                    if (share == 0) sums[r0 + i][c0 + j] = sum;
+                }
             __syncthreads();
             for (int e = tid; e < rows * UNITS; e += THREADS) {
                 int r = e / UNITS, u = e % UNITS, n = n0 + r, unit = u0 + u;
@@ -56,7 +77,7 @@ emonet_lstm_forward(int T, int N, int H, float* __restrict__ a, const float* __r
                 float in = sigmoid(gates[0] + sums[r][u]), forget = sigmoid(gates[H] + sums[r][UNITS + u]);
                 float g = tanhf(gates[2 * H] + sums[r][2 * UNITS + u]), out = sigmoid(gates[3 * H] + sums[r][3 * UNITS + u]);
                 float before = c[mine], after = forget * before + in * g, tanh_after = tanhf(after);
-                float old = states[r * H + unit];
+                float old = states[r * SS + unit];
                 bool inside = t < lengths[n];
                 gates[0] = in, gates[H] = forget, gates[2 * H] = g, gates[3 * H] = out;
                 h_prev[at] = old, c_prev[at] = before, tanh_c[at] = tanh_after;
@@ -103,19 +124,24 @@ emonet_lstm_backward(int T, int N, int H, int truncate, const float* __restrict_
         }
         grid_barrier(counter);                                                // da of this step is there, from all blocks
         bool cut = truncate && t && t % truncate == 0;
-        for (int n = warp; n < N; n += THREADS / 32) {                        // a sequence a warp, lanes share the sum
-            const volatile float* row = da + ((i64)t * N + n) * 4 * H;
-            float sums[UNITS] = {};
+        for (int n0 = warp; n0 < N; n0 += 2 * WARPS) {                        // two sequences a warp, lanes share the sums
+            const volatile float* rows = da + ((i64)t * N + n0) * 4 * H;
+            i64 other = n0 + WARPS < N ? (i64)WARPS * 4 * H : 0;              // without another, the same one twice
+            float sums[2][UNITS] = {};
             for (int k = lane; k < 4 * H; k += 32) {
-                float d = row[k];
+                float one = rows[k], two = rows[other + k];
 #pragma unroll
-                for (int u = 0; u < UNITS; u++) sums[u] += d * weights[u * 4 * H + k];
+                for (int u = 0; u < UNITS; u++) {
+                    float w = weights[u * 4 * H + k];
+                    sums[0][u] += one * w, sums[1][u] += two * w;
+                }
             }
 #pragma unroll
-            for (int u = 0; u < UNITS; u++) {
-                float sum = warp_sum(sums[u]);
+            for (int e = 0; e < 2 * UNITS; e++) {
+                float sum = warp_sum(sums[e / UNITS][e % UNITS]);
+                int n = n0 + e / UNITS * WARPS, u = e % UNITS;
                 i64 mine = (i64)n * H + u0 + u;
-                if (lane || u >= units) continue;
+                if (lane || u >= units || n >= N) continue;
                 if (t < lengths[n]) dh[mine] = sum;
                 if (cut) dh[mine] = dc[mine] = 0;
             }

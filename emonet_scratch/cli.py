@@ -24,7 +24,7 @@ from .data.batches import Split
 from .data.doctor import examine
 from .data.errors import DataError
 from .data.extract import DEFAULT, EXTRACTORS, extract
-from .data.prepare import audio_vector, clip_frames, prepare
+from .data.prepare import audio_vector, clip_frames, extractor_of, prepare
 from .data.synthetic import write as write_synthetic
 from .kernels import KernelError
 from .models import EmoNetConfig, ResNet
@@ -33,7 +33,7 @@ from .training import CheckpointError, NonFiniteError, load_model, run
 from .training.checkpoint import write_checkpoint
 from .training.compare import compare as run_compare
 from .training.diagnose import diagnose as run_diagnose
-from .training.experiment import MODALITIES, find_run, read_settings, score, versions
+from .training.experiment import MODALITIES, Model, find_run, read_settings, score, versions
 from .training.report import table
 from .training.search import SPACES
 from .training.search import search as run_search
@@ -137,8 +137,8 @@ def evaluate(options: argparse.Namespace) -> int:
     config = model.config
     data = prepare(options.data, (options.split,), video="video" in config.modalities, sound="audio" in config.modalities,
                    frame_size=config.frame_size, fit=config.fit, max_frames=config.max_frames, cache=_cache(options),
-                   on_error=options.on_error, crop=config.crop)
-    model.check_features(data.feature_names)
+                   on_error=options.on_error, extractor=_extractor(model) or DEFAULT, crop=config.crop)
+    model.check_features(data.feature_names, data.extractor)
     split = data.splits[options.split]
     loss, probabilities = model.probabilities(split, device)
     labelled = split.labels >= 0
@@ -171,15 +171,16 @@ def predict(options: argparse.Namespace) -> int:
     if options.features is not None:
         features = load_features(options.features, {s: [c for c in clips if c.split == s] for s in SPLITS},
                                  on_error="skip", log=lambda line: print(line, file=sys.stderr))
-        model.check_features(features.names if features else ())
-    elif "audio" in config.modalities and model.feature_names != audio.FEATURE_NAMES:
+        model.check_features(features.names if features else (), extractor_of(features) if features else "")
+    elif "audio" in config.modalities and not _extractor(model):
         raise DataError(f"checkpoint {str(model.path)!r} reads {len(model.feature_names)} audio features that come with "
                         f"the data set: give the folder of their files with --features")
     for clip in clips:
         try:
             frames = clip_frames(clip.path, config.frame_size, config.fit, config.max_frames, config.crop) \
                 if "video" in config.modalities else None
-            vector = audio_vector(clip, features) if "audio" in config.modalities else None
+            vector = audio_vector(clip, features, _extractor(model) or DEFAULT, "video" in config.modalities) \
+                if "audio" in config.modalities else None
         except DataError as error:
             failed += 1
             print(f"emonet: error: {error}", file=sys.stderr)
@@ -189,6 +190,13 @@ def predict(options: argparse.Namespace) -> int:
         rows.append((str(clip.path), model.probabilities(split, device)[1][0]))
     _print_predictions(rows, options)
     return 1 if failed else 0
+
+
+def _extractor(model: Model) -> str:
+    """The extractor that made the audio vectors of this network, or "" where they came with the data set."""
+    if model.extractor:
+        return model.extractor if model.extractor in EXTRACTORS else ""
+    return audio.EXTRACTOR if model.feature_names == audio.FEATURE_NAMES else ""      # a checkpoint of an earlier version
 
 
 def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emonet_scratch.data import audio
+from emonet_scratch.data import is10
 from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.opensmile import write_arff
@@ -51,8 +51,8 @@ def test_all_encodings_are_read_with_features_from_their_sound(encodings, tmp_pa
     assert train.ids == [name[:9] for name in ENCODINGS] and not data.skipped
     assert all(f.shape[1:] == (24, 24, 3) and f.dtype == np.uint8 for f in train.frames)
     assert len(train.frames[4]) == pytest.approx(25, abs=1)                   # 12 frames at 12 a second are a second
-    assert train.audio.shape == (5, len(audio.FEATURE_NAMES)) and np.isfinite(train.audio).all()
-    assert data.feature_names == audio.FEATURE_NAMES and set(train.labels) == {CLASSES.index("Happy")}
+    assert train.audio.shape == (5, len(is10.FEATURE_NAMES)) and np.isfinite(train.audio).all()
+    assert data.feature_names == is10.FEATURE_NAMES and set(train.labels) == {CLASSES.index("Happy")}
     assert any("computing" in line for line in lines)
     assert any("no clip of Angry, Disgust, Fear, Neutral, Sad, Surprise" in line for line in lines)
     again = prepare(encodings, frame_size=24, cache=tmp_path / "cache", log=lines.append).splits["train"]
@@ -113,7 +113,9 @@ def test_one_table_for_all_splits_serves_each(tmp_path):
 def test_a_clip_without_sound_serves_video_but_not_audio(tmp_path):
     root = tree(tmp_path, {"000000001.avi": dict(sound=tone(0.5)), "000000002.avi": {}})
     lines = []
-    assert len(prepare(root, frame_size=16, log=lines.append).splits["train"]) == 1
+    both = prepare(root, frame_size=16, log=lines.append).splits["train"]
+    assert np.isnan(both.audio).all(axis=1).tolist() == [False, True]
+    assert len(prepare(root, video=False, log=lines.append).splits["train"]) == 1
     assert any("has no sound track, and there are no feature files" in line for line in lines)
     assert len(prepare(root, frame_size=16, sound=False, log=lines.append).splits["train"]) == 2
 
@@ -134,7 +136,7 @@ def test_a_split_without_clips_is_named(tmp_path):
 def test_a_split_of_which_nothing_can_be_used_is_named(tmp_path):
     root = tree(tmp_path, {"000000001.avi": {}})
     with pytest.raises(DataError, match="none of the 1 clips of the train split can be used"):
-        prepare(root, frame_size=16, log=lambda line: None)
+        prepare(root, video=False, log=lambda line: None)
     with pytest.raises(ValueError, match="on_error must be"):
         prepare(root, on_error="ignore")
 

@@ -60,6 +60,7 @@ class Features:
     """
 
     names: tuple[str, ...] = ()
+    relation: str = ""              # of the first ARFF file: what it says of its extractor
     vectors: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     sources: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
     unmatched: list[tuple[Path, str | None]] = field(default_factory=list)
@@ -192,7 +193,7 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]],
             else:
                 rows[match] = row
         if rows and first is None:
-            first, features.names = path, table.names
+            first, features.names, features.relation = path, table.names, table.relation
         if rows and table.names != features.names:
             features.conflicts.append(_difference(first, features.names, path, table.names))
             features.problems.append(features.conflicts[-1])

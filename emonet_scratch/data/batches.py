@@ -50,11 +50,12 @@ class Batch:
 
 def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0, epoch: int = 0,
             training: bool = False, jitter: bool = False, start: int = 0, window: int = 0,
-            windows: int = 1) -> Iterator[Batch]:
+            windows: int = 1, modality_dropout: float = 0.0) -> Iterator[Batch]:
     """Batch `start` and all later ones of an epoch.
 
     training: clips in the random order of (seed, epoch), `frames` random frames of each clip (None: all), jittered if
-    asked for; otherwise clips in their own order and evenly spaced frames, those of one of `windows` (see `sample_frames`).
+    asked for, and without audio, zeros in its place, with the probability `modality_dropout`; otherwise clips in their own
+    order and evenly spaced frames, those of one of `windows` (see `sample_frames`).
     Every random number is a function of (seed, epoch, clip), so an epoch entered in the middle goes on as if it had never
     stopped.
     """
@@ -67,7 +68,15 @@ def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0,
                            window, windows) for i in chosen]
         yield Batch(None if clips is None else np.concatenate(clips),
                     None if clips is None else np.array([len(c) for c in clips]),
-                    None if split.audio is None else split.audio[chosen], split.labels[chosen])
+                    None if split.audio is None else _audio(split.audio[chosen], chosen, seed, epoch,
+                                                            modality_dropout if training else 0.0), split.labels[chosen])
+
+
+def _audio(audio: np.ndarray, clips: np.ndarray, seed: int, epoch: int, rate: float) -> np.ndarray:
+    if rate == 0:
+        return audio
+    kept = [np.random.default_rng([seed, epoch, i, 1]).uniform() >= rate for i in clips]
+    return np.where(np.array(kept)[:, None], audio, 0).astype(audio.dtype)
 
 
 def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None, jitter: bool, window: int,

@@ -56,7 +56,7 @@ _RULES: list[tuple[str, Any, str]] = [
     ("warmup", lambda v: v == 0 or _whole(v), "an integer from 0"),
     ("trunk_depth", lambda v: _whole(v) and v >= 8 and (v - 2) % 6 == 0, "6n + 2 with n >= 1 (8, 14, 20, ...)"),
     ("lr weight_decay forget_bias trunk_lr", _number, "a number from 0"),
-    ("dropout momentum label_smoothing", lambda v: _number(v) and v < 1, "a number in [0, 1)"),
+    ("dropout modality_dropout momentum label_smoothing", lambda v: _number(v) and v < 1, "a number in [0, 1)"),
     ("clip_norm audio_clip", lambda v: v is None or (_number(v) and v > 0), "null or a positive number"),
     ("lda_shrinkage", lambda v: v is None or v in ("auto", "cv") or (_number(v) and v <= 1),
      '"cv", "auto", null or a number in [0, 1]'),
@@ -114,6 +114,7 @@ class EmoNetConfig:
     # fusion
     fusion_layers: tuple[int, ...] = (128, 64)  # and a last one of 7 units
     relu_on_logits: bool = False                # ReLU and dropout behind the last dense layer, too
+    modality_dropout: float = 0.1   # of a training clip's audio, so that clips without sound are nothing new
     dropout: float = 0.2            # the paper: .5; five of those in a row starve the audio branch
     # training
     optimizer: str = "adam"         # "adam" or "sgd"
@@ -158,13 +159,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
     "paper": dict(frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
                   forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, lda_cross_fit=0,
-                  audio_clip=None, relu_on_logits=True, dropout=0.5,
+                  audio_clip=None, relu_on_logits=True, dropout=0.5, modality_dropout=0.0,
                   optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None,
                   class_weights=False, trunk_lr=1.0, test_windows=1),
     "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk="random", trunk_depth=8, trunk_width=8,
                   trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
-                  audio_layers=(32, 32, 32), fusion_layers=(64, 32), dropout=0.1, lr=2e-3, schedule="cosine",
-                  batch_size=8, epochs=10, test_windows=1),
+                  audio_layers=(32, 32, 32), fusion_layers=(64, 32), dropout=0.1, modality_dropout=0.0, lr=2e-3,
+                  schedule="cosine", batch_size=8, epochs=10, test_windows=1),
 }
 
 

@@ -46,7 +46,7 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
     models = {}
     for name in MODALITIES:
         models[name] = load_model(run / name, device)
-        models[name].check_features(data.feature_names)
+        models[name].check_features(data.feature_names, data.extractor)
         path = models[name].path
         check_data(path, read_checkpoint(path)[1]["data"], fingerprint(train, val, MODALITIES[name]))
     own = {name: model.probabilities(shown, device)[1] for name, model in models.items()}

@@ -33,7 +33,7 @@ from ..models import EmoNetConfig
 from ..models.emonet import NUM_CLASSES
 from .experiment import MODALITIES, dataset, projection_of
 from .non_finite import NonFiniteError
-from .projection import AudioProjection
+from .projection import AudioProjection, missing
 from .report import COLOURS, INK, MUTED, save_figure
 from .trainer import Trainer
 
@@ -121,7 +121,7 @@ def _inputs(train: Split, projection: AudioProjection | None) -> dict[str, float
     """The share of audio features that are constant, and the spread of pixels (0..255) within and between clips."""
     found = {}
     if projection is not None:
-        found["constant audio features"] = float((train.audio.std(axis=0) == 0).mean())
+        found["constant audio features"] = float((train.audio[~missing(train.audio)].std(axis=0) == 0).mean())
     if train.frames is not None:
         means = np.array([np.asarray(clip).mean() for clip in train.frames])
         found["spread of pixels"] = float(np.mean([np.asarray(clip[0]).std() for clip in train.frames]))

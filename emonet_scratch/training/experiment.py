@@ -63,6 +63,7 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
         trainer = Trainer(modal, train, val, folder / name, seed=settings["seed"], device=device,
                           projection=projection if "audio" in MODALITIES[name] else None, cache=settings["cache"],
                           facts={"feature_names": list(data.feature_names) if "audio" in MODALITIES[name] else [],
+                                 "extractor": data.extractor if "audio" in MODALITIES[name] else "",
                                  "classes": list(CLASSES)},
                           save_every=settings["save_every"], log=log, name=name)
         trainer.fit(resume=resume)
@@ -127,6 +128,7 @@ class Model:
     projection: AudioProjection | None
     feature_names: tuple[str, ...]
     path: Path
+    extractor: str = ""             # what made its audio vectors; "" where the checkpoint does not say
 
     @property
     def config(self) -> EmoNetConfig:
@@ -137,12 +139,19 @@ class Model:
         """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
         return evaluate(self.net, project(split, self.projection), device)
 
-    def check_features(self, names: tuple[str, ...]) -> None:
-        """CheckpointError unless `names` are the audio features that the network was trained on."""
+    def check_features(self, names: tuple[str, ...], extractor: str = "") -> None:
+        """CheckpointError unless these are the audio features that the network was trained on, by the same extractor."""
         if self.projection and names != self.feature_names:
             raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on {len(self.feature_names)} audio features "
                                   f"(first: {self.feature_names[0]!r}), got {len(names)} (first: {names[:1]}): "
                                   f"use vectors of the same extractor")
+        if self.projection and self.extractor and extractor and extractor != self.extractor:
+            raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on audio vectors of {_source(self.extractor)},"
+                                  f" got those of {_source(extractor)}: equal names do not make equal numbers")
+
+
+def _source(extractor: str) -> str:
+    return "feature files of a data set" if extractor == "files" else f"the extractor {extractor}"
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Model:
@@ -163,9 +172,10 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         net = EmoNet(config, K, np.random.default_rng(0), load_trunk=False).to_device(device)
         net.load_state_dict(groups["model"])
         names = tuple(meta["facts"]["feature_names"])
+        extractor = meta["facts"].get("extractor", "")                        # checkpoints of earlier versions have none
         if meta["facts"]["classes"] != list(CLASSES):
             raise ValueError(f"its classes are {meta['facts']['classes']}")
-    return Model(net, projection, names, path)
+    return Model(net, projection, names, path, extractor)
 
 
 def versions() -> dict[str, str]:

@@ -28,6 +28,9 @@ class AudioProjection:
                 projections; `training` (N, K) holds them. 0 or 1: `training` is None
 
     Where clips are too few to leave some out, `training` is None, too.
+
+    A missing vector, all NaN, is in no fit. It is projected to zeros, the centre of the training clips, which no sound hits;
+    what zeros mean a network learns from `modality_dropout`.
     """
 
     training: np.ndarray | None = None
@@ -38,6 +41,10 @@ class AudioProjection:
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> AudioProjection:
         """X (N, D), y (N,) integers; DataError with the reason where LDA has no answer."""
+        known = ~missing(X)
+        if not known.any():
+            raise DataError("LDA of the training split's audio vectors: no clip of it has sound: train on video alone")
+        clips, X, y = len(X), X[known], y[known]
         self.mean, self.spread = X.mean(axis=0), _spread(X)
         Z, K = self.standardise(X), None if self.n_components is None else min(self.n_components, X.shape[1])
         try:
@@ -49,16 +56,21 @@ class AudioProjection:
             raise DataError(f"LDA of the training split's audio vectors: {error}{hint}") from error
         training = cross_fit(self.lda, Z, y, self.folds, self.seed) if self.folds > 1 else None
         self.scale = _spread(self.lda.transform(Z) if training is None else training)
-        self.training = None if training is None else (training / self.scale).astype(np.float32)
+        self.training = None
+        if training is not None:
+            self.training = np.zeros((clips, training.shape[1]), np.float32)
+            self.training[known] = training / self.scale
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, K) float32"""
-        return (self.lda.transform(self.standardise(X)) / self.scale).astype(np.float32)
+        Z = (self.lda.transform(self.standardise(X)) / self.scale).astype(np.float32)
+        Z[missing(X)] = 0
+        return Z
 
     def standardise(self, X: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N, D): what LDA reads"""
-        Z = (X - self.mean) / self.spread
+        """(N, D) -> (N, D): what LDA reads; a missing vector is that of the mean"""
+        Z = (np.where(missing(X)[:, None], self.mean, X) - self.mean) / self.spread
         return Z if self.clip is None else np.clip(Z, -self.clip, self.clip)
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -76,6 +88,11 @@ class AudioProjection:
         self.lda.load_state_dict({k[4:]: a for k, a in state.items() if k.startswith("lda.")})
         self.training = state.get("training")
         return self
+
+
+def missing(X: np.ndarray) -> np.ndarray:
+    """(N,) bools: which vectors (N, D) are missing, all NaN."""
+    return np.isnan(X).all(axis=1)
 
 
 def stratified_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -107,6 +107,7 @@ class Trainer:
                    desc=f"{self.name} {p['epoch'] + 1}/{c.epochs}", disable=not sys.stderr.isatty())
         with bar:
             for batch in batches(self.train, c.batch_size, c.frames, seed=self.seed, epoch=p["epoch"], training=True,
+                                 modality_dropout=c.modality_dropout if len(c.modalities) == 2 else 0.0,
                                  jitter=c.augment, start=p["batch"]):
                 loss, correct, norm = self._step(batch)
                 sums = p["sums"]

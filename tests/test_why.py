@@ -66,8 +66,8 @@ def test_a_training_that_breaks_down_is_a_row_and_no_end(why, tmp_path):
 def test_the_whole_program_in_a_tiny_size(tmp_path):
     """The paper's runs stay where they are; the ends of both walks agree; a finished row is not run again."""
     synthetic.write(tmp_path / "data", (2, 1, 1), seed=0)
-    command = [sys.executable, "-W", "ignore", str(PROGRAM), "--data", "data", "--frames", "4", "--out", "out", "--set",
-               "epochs=2", "--set", "frame_size=8", "--set", "lstm_size=4"]
+    command = [sys.executable, "-W", "ignore", str(PROGRAM), "--data", "data", "--frames", "4", "--out", "out", "--trunk",
+               "--set", "epochs=2", "--set", "frame_size=8", "--set", "lstm_size=4"]
     env = os.environ | {"EMONET_THREADS": "1"}
 
     def run():
@@ -83,6 +83,7 @@ def test_the_whole_program_in_a_tiny_size(tmp_path):
         table = list(csv.DictReader(file))
     forth, back = ([r for r in table if r["walk"] == f"from {a} to {b}"]
                    for a, b in (("paper", "default"), ("default", "paper")))
+    assert [r["field"] for r in table if "20" in r["walk"]] == ["", "trunk", "trunk_lr"]
     assert [r["field"] for r in forth] == [r["field"] for r in back] and len(forth) > 15
     for end, other in ((forth[0], back[-1]), (back[0], forth[-1])):
         assert end["val_loss"] == other["val_loss"]

@@ -455,7 +455,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=_path, metavar="FILE", required=True,
                      help="what to write: .arff, .csv or .npz; the same call goes on where one was stopped")
     sub.add_argument("--extractor", choices=list(EXTRACTORS), default=DEFAULT,
-                     help="is10-1: the 1582 features of INTERSPEECH 2010 as openSMILE has them; -energy: loudness from all "
+                     help="is10-2: the 1582 features of INTERSPEECH 2010 as openSMILE has them; -energy: loudness from all "
                           "samples; emonet-1: 75 of this project")
     sub.add_argument("--workers", type=_integer(1), help="processes (default: one a core)")
     sub.add_argument("--on-error", choices=["skip", "stop"], default="skip",

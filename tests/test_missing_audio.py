@@ -45,7 +45,7 @@ def test_a_clip_without_sound_is_in_the_split_with_a_missing_vector(mute):
     lines = []
     data = prepare(mute, frame_size=16, log=lines.append)
     train = data.splits["train"]
-    assert data.extractor == "is10-1" and data.feature_names == is10.FEATURE_NAMES and not data.skipped
+    assert data.extractor == "is10-2" and data.feature_names == is10.FEATURE_NAMES and not data.skipped
     assert np.isnan(train.audio).all(axis=1).tolist() == [True] + [False] * 13
     assert any("2 of 21 clips have no sound" in line for line in lines)
     alone = prepare(mute, video=False, log=lines.append)                      # sound was all there was to learn from
@@ -63,7 +63,7 @@ def test_the_network_learns_and_predicts_without_it(trained, mute, capsys):
 
 def test_a_checkpoint_knows_its_extractor_and_refuses_another(trained, mute, tmp_path, capsys):
     _, meta = read_checkpoint(trained / "fused" / "best.safetensors")
-    assert meta["facts"]["extractor"] == "is10-1"
+    assert meta["facts"]["extractor"] == "is10-2"
     clip = next((mute / "Val_AFEW" / "Sad").iterdir())
     (tmp_path / "Val_AFEW").mkdir()
     shutil.copy(clip, tmp_path / "Val_AFEW")
@@ -72,12 +72,12 @@ def test_a_checkpoint_knows_its_extractor_and_refuses_another(trained, mute, tmp
     assert main(["features", str(clip), "--out", str(out), "--workers", "1"]) == 0
     assert main(call) == 0
     out.unlink()
-    assert main(["features", str(clip), "--out", str(out), "--workers", "1", "--extractor", "is10-1-energy"]) == 0
+    assert main(["features", str(clip), "--out", str(out), "--workers", "1", "--extractor", "is10-2-energy"]) == 0
     capsys.readouterr()
     assert main(call) == 1
     said = capsys.readouterr().err
-    assert "the extractor is10-1, got" in said and "is10-1-energy" in said
-    out.write_text(out.read_text().replace("is10-1-energy", "SMILEfeatures"))
+    assert "the extractor is10-2, got" in said and "is10-2-energy" in said
+    out.write_text(out.read_text().replace("is10-2-energy", "SMILEfeatures"))
     assert main(call) == 1 and "feature files of a data set" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from scipy.fft import dct
 
 from . import functionals, pitch
 
-EXTRACTOR = "is10-1"                    # name and version: it goes into ARFF relation names and checkpoints
+EXTRACTOR = "is10-2"                    # name and version: it goes into ARFF relation names and checkpoints
 
 RATE, HOP = pitch.RATE, pitch.HOP
 FRAME, FFT = 400, 512                   # 25 ms, and the next power of two
@@ -70,16 +70,16 @@ def features(sound: np.ndarray, rate: int = RATE, loudness: str = "opensmile") -
 
 
 def descriptors(x: np.ndarray, loudness: str = "opensmile") -> tuple[np.ndarray, int]:
-    """Smoothed descriptors of x (S,), S >= 960, float64 of full scale 1, and how often F0 begins.
+    """Smoothed descriptors of x (S,), S >= 960, floats of full scale 1, and how often F0 begins.
 
     (N, 38), N = 1 + (S - 960) // 160, in the order of `DESCRIPTORS` and `VOICED_DESCRIPTORS`.
     """
     if loudness not in ("opensmile", "energy"):
         raise ValueError(f"loudness is {loudness!r}, expected 'opensmile' or 'energy'")
     n = 1 + (len(x) - pitch.FRAME) // HOP
-    spectral = np.concatenate([_describe(x[start:stop], loudness) for start, stop in _blocks(n, FRAME)])
+    spectral = np.concatenate([_describe(part, loudness) for part in _blocks(x, n, FRAME)])
     tone, voicing = (np.concatenate(parts) for parts in zip(
-        *(pitch.candidates(x[start:stop]) for start, stop in _blocks(n, pitch.FRAME)), strict=True))
+        *(pitch.candidates(part) for part in _blocks(x, n, pitch.FRAME)), strict=True))
     voicing[0] = 0                                              # the tracker has heard nothing before the first frame
     f0, envelope = pitch.contour(tone, voicing)
     raw = np.column_stack([spectral, envelope, voicing, f0, pitch.perturbation(x, f0)])
@@ -102,18 +102,23 @@ def _samples(sound: np.ndarray, rate: int) -> np.ndarray:
         raise ValueError(f"rate is {rate} samples a second, expected {RATE}: resample first")
     if x.dtype.kind in "iu" and x.dtype != np.int16:
         raise ValueError(f"sound is {x.dtype}, expected floats or int16")
-    # A sample of 16 bits counts 1 / 32767 here and 1 / 32768 to the decoder.
-    x = x.astype(np.float64) / (32767 if x.dtype == np.int16 else 32767 / 32768)
+    # A sample of 16 bits counts 1 / 32767 here and 1 / 32768 to the decoder. Single precision, as openSMILE has it: which
+    # periods count for jitter hangs on the last bit.
+    whole = x.dtype == np.int16
+    with np.errstate(over="ignore"):
+        x = x.astype(np.float32)
+        x *= 1 if whole else 32768
+    x /= 32767
     if not np.isfinite(x).all():
         raise ValueError("sound holds NaN or infinite samples")
-    return np.pad(x, (0, max(0, SHORTEST - len(x))))
+    return np.pad(x, (0, SHORTEST - len(x))) if len(x) < SHORTEST else x
 
 
-def _blocks(frames: int, length: int) -> Iterator[tuple[int, int]]:
-    """Ranges of samples that hold BLOCK frames each, the last one the rest."""
+def _blocks(x: np.ndarray, frames: int, length: int) -> Iterator[np.ndarray]:
+    """The samples, float64, of BLOCK frames after the other, the last time of the rest."""
     for first in range(0, frames, BLOCK):
         count = min(BLOCK, frames - first)
-        yield first * HOP, first * HOP + (count - 1) * HOP + length
+        yield x[first * HOP:first * HOP + (count - 1) * HOP + length].astype(np.float64)
 
 
 def _describe(x: np.ndarray, loudness: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Sources: Hermes (1988), Measurement of pitch by subharmonic summation, JASA 83(1); Eyben (2016), Real-time speech and
 music classification, Springer, sections 2.2.11 and 2.2.13 for the descriptors and their smoothing. Constants are those of
-the INTERSPEECH 2010 set (Schuller et al. 2010); what no text gives was found by listening to signals: see docs/audio.md.
+the INTERSPEECH 2010 set (Schuller et al. 2010); how openSMILE decides what no text gives is told in docs/audio.md.
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ HARMONICS, COMPRESSION = 15, 0.85
 VOICED = 0.75
 CANDIDATES = 3
 SEARCH = 0.25                                       # a period lies within T0 +- 25 %
-MIN_CORRELATION = 0.5
+JUMPS = 0.8, 1.2                                    # ratios of F0 in neighbouring frames beyond which it jumps
 
 
 @lru_cache(maxsize=1)
@@ -67,12 +67,18 @@ def candidates(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def contour(pitch: np.ndarray, voicing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 (N,), 0 where voicing is not above .75, for a single frame only, and in the first; and its envelope (N,).
 
-    The envelope starts at the first F0, follows by .75 of itself and .25 of F0, and holds where there is none.
+    A frame out of which F0 jumps back where it came from, most often an octave away for a single frame, has the F0 of the
+    next. The envelope starts at the first F0, follows by .75 of itself and .25 of F0, and holds where there is none.
     """
-    f0 = np.where(voicing > VOICED, pitch, 0.0)
-    f0[0] = 0
-    around = np.pad(f0, 1)
-    f0[(around[:-2] == 0) & (around[2:] == 0)] = 0
+    raw = np.where(voicing > VOICED, pitch, 0.0)
+    raw[0] = 0
+    around = np.pad(raw, 1)
+    before, after = around[:-2], around[2:]
+    voiced = (before > 0) & (raw > 0) & (after > 0)
+    up_and_down = (before < JUMPS[0] * raw) & (raw > JUMPS[1] * after)
+    down_and_up = (before > JUMPS[1] * raw) & (raw < JUMPS[0] * after)
+    f0 = np.where(voiced & (up_and_down | down_and_up), after, raw)
+    f0[(before == 0) & (after == 0)] = 0
     envelope, last = np.zeros_like(f0), 0.0
     for t, f in enumerate(f0):
         if f > 0:
@@ -84,67 +90,86 @@ def contour(pitch: np.ndarray, voicing: np.ndarray) -> tuple[np.ndarray, np.ndar
 def perturbation(x: np.ndarray, f0: np.ndarray) -> np.ndarray:
     """Jitter local, jitter DDP and shimmer local (N, 3) of the sound x (S,) with F0 (N,), period by period.
 
-    A period T_i starts where the last one ended; it is the lag within T0 +- 25 % at which the following samples correlate
-    best with it, refined by a parabola. Over the periods of a frame, with A_i the range of the samples in a period:
+    T_i are the periods that count in a frame (see `_periods`), A_i and B_i the ranges of the samples in one and in the next:
 
         jitter local  mean |T_i - T_i-1| / mean T_i
         jitter DDP    mean ||T_i - T_i-1| - |T_i-1 - T_i-2|| / mean T_i
-        shimmer       mean |A_i+1 - A_i| / mean (A_i+1 + A_i) / 2, at most 1
+        shimmer       mean |B_i - A_i| / mean (A_i + B_i) / 2
 
-    A frame in which no period ends holds the values before; all are 0 where F0 is, and a voiced stretch starts anew.
+    each at most 1. T_i-1 and T_i-2 are those that counted last, be it frames ago; a change after one of exactly 0 is not in
+    DDP. A frame in which no period counts holds the values before; all are 0 where F0 is, and a voiced stretch starts anew.
     """
-    out = np.zeros((len(f0), 3))
-    start, last_period, last_change = -1, 0.0, np.nan
+    out, held = np.zeros((len(f0), 3)), np.zeros(3)
+    begin, last, last_change = HOP, 0.0, 0.0
     for t, f in enumerate(f0):
+        end = HOP * (t + 2)
         if f == 0:
-            start, last_period, last_change = -1, 0.0, np.nan
+            begin, last, last_change, held = end, 0.0, 0.0, np.zeros(3)
             continue
-        if start < 0:
-            start = HOP * (t + 1)
+        found, begin = _periods(x, begin, end, RATE / f)
+        changes, changes2 = [], []
+        for period, _, _ in found:
+            if last > 0:
+                changes.append(abs(period - last))
+                if last_change > 0:
+                    changes2.append(abs(changes[-1] - last_change))
+                last_change = changes[-1]
+            last = period
+        if found:
+            T, A, B = np.array(found).T
+            shimmer = 2 * np.abs(A - B).sum() / np.maximum((A + B).sum(), np.finfo(float).tiny)
+            now = [np.mean(c) / T.mean() if c else np.nan for c in (changes, changes2)] + [shimmer]
+            held = np.where(np.isnan(now), held, np.minimum(now, 1))
+            out[t] = np.where(np.isnan(now), 0, held)
         else:
-            out[t] = out[t - 1]
-        period0, low, high = RATE / f, int(0.75 * RATE / f), int(np.ceil(1.25 * RATE / f))
-        change, change2, periods, steps, levels = [], [], [], [], []
-        first = True
-        # At least one a frame; more while two of the longest periods fit into the samples of two hops.
-        while (first or start - HOP * t + 2 * (1 + SEARCH) * period0 < 2 * HOP - 3) and start + 2 * high + 2 <= len(x):
-            first = False
-            lag, period, correlation = _period(x[start:start + 2 * high + 2], low, high)
-            if correlation > MIN_CORRELATION:
-                a, b = np.ptp(x[start:start + lag]), np.ptp(x[start + lag:start + 2 * lag])
-                steps.append(abs(a - b))
-                levels.append((a + b) / 2)
-                if last_period:
-                    periods.append(period)
-                    change.append(abs(period - last_period))
-                    if not np.isnan(last_change):
-                        change2.append(abs(change[-1] - last_change))
-                    last_change = change[-1]
-                last_period, step = period, lag
-            else:                                                           # no period: look on one pitch period later
-                last_period, last_change, step = 0.0, np.nan, round(period0)
-            start += step
-        if change:
-            out[t, 0] = np.mean(change) / np.mean(periods)
-        if change2:
-            out[t, 1] = np.mean(change2) / np.mean(periods)
-        if sum(levels) > 0:
-            out[t, 2] = min(sum(steps) / sum(levels), 1.0)
+            out[t] = held
     return out
 
 
-def _period(x: np.ndarray, low: int, high: int) -> tuple[int, float, float]:
-    """(lag, its refinement, correlation) of the best match of x[:lag] and x[lag:2 lag], low <= lag <= high."""
-    lags = np.arange(low - 1, high + 2)
-    inside = np.arange(high + 1) < lags[:, None]
-    a = np.where(inside, x[:high + 1], 0)
-    b = np.where(inside, sliding_window_view(np.pad(x, (0, 1)), high + 1)[lags], 0)
-    a = np.where(inside, a - a.sum(axis=1, keepdims=True) / lags[:, None], 0)
-    b = np.where(inside, b - b.sum(axis=1, keepdims=True) / lags[:, None], 0)
-    r = (a * b).sum(axis=1) / np.sqrt(np.maximum((a * a).sum(axis=1) * (b * b).sum(axis=1), 1e-30))
-    k = 1 + int(r[1:-1].argmax())
-    left, middle, right = r[k - 1:k + 2]
-    bend = left - 2 * middle + right
-    peak = left < middle >= right
-    offset = 0.5 * (left - right) / bend if peak and bend < 0 else 0.0
-    return int(lags[k]), float(lags[k] + offset), float(middle) if peak else 0.0
+def _periods(x: np.ndarray, begin: int, end: int, period0: float) -> tuple[list[tuple[float, float, float]], int]:
+    """The periods that count in a frame, as (length, range of its samples, range of the next one's), and where to go on.
+
+    From sample `begin` one period starts where the last one ended. Its length is the lag within `period0` +- 25 % at which
+    it and the samples behind it correlate best; without a peak there, `period0` is taken and nothing counts. Periods that
+    reach beyond the samples up to `end` are left to the next frame, but one is always looked at; the next frame goes on at
+    the last start before `end`, and may meet that one again.
+
+    A period counts if its correlation is above the lowest of the frame so far, its own included, rounded to single
+    precision. So the first and every new lowest count or not by how that rounding falls: openSMILE's rule by an accident
+    that it keeps for the sake of old models ("useBrokenJitterThresh"), and so part of what the 1582 numbers are.
+    """
+    low, high = int((1 - SEARCH) * period0), int(np.ceil((1 + SEARCH) * period0))
+    stop = max(end, begin + 2 * high + 2) - 2 * high - 1
+    found, lowest, start, go_on = [], np.inf, begin, begin
+    while start < stop:
+        part = x[start:start + 2 * high].astype(np.float64)
+        lag, period, correlation = _best_lag(part, low, high)
+        if lag:
+            lowest = min(lowest, float(np.float32(correlation)))
+            if correlation > lowest:
+                found.append((period, np.ptp(part[1:lag - 1]), np.ptp(part[lag + 1:2 * lag - 1])))
+        start += lag or round(period0)
+        if start < end - 1:
+            go_on = start
+    return found, go_on
+
+
+def _best_lag(x: np.ndarray, low: int, high: int) -> tuple[int, float, float]:
+    """(lag, its refinement by a parabola, correlation there) of the highest peak of the correlation of x[:lag] and
+    x[lag:2 lag] over low <= lag <= high; zeros where there is no peak."""
+    lags = np.arange(low, high + 1)[:, None]
+    inside = np.arange(high) < lags
+    a = np.where(inside, x[:high], 0)
+    b = np.where(inside, sliding_window_view(np.pad(x, (0, 1)), high)[lags[:, 0]], 0)
+    a = np.where(inside, a - a.sum(axis=1, keepdims=True) / lags, 0)
+    b = np.where(inside, b - b.sum(axis=1, keepdims=True) / lags, 0)
+    with np.errstate(invalid="ignore"):                                     # silence: NaN, no peak
+        r = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    left, middle, right = r[:-3], r[1:-2], r[2:-1]
+    peak = (left < middle) & (middle > right)
+    if not peak.any():
+        return 0, 0.0, 0.0
+    k = int(np.where(peak, middle, -2).argmax())
+    offset = 0.5 * (left[k] - right[k]) / (left[k] - 2 * middle[k] + right[k])
+    lag = low + 1 + k
+    return lag, lag + float(offset), float(middle[k] - 0.25 * (left[k] - right[k]) * offset)

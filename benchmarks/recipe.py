@@ -16,6 +16,8 @@ fold": `lda_cross_fit`. p: exact McNemar test, two-sided, against ours out of fo
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ from emonet_scratch.data import audio
 from emonet_scratch.data.batches import Split, batches
 from emonet_scratch.data.prepare import prepare
 from emonet_scratch.data.video import read_sound
-from emonet_scratch.models import EmoNet, EmoNetConfig
+from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.optim import schedule
 from emonet_scratch.training import Trainer
 from emonet_scratch.training.metrics import wilson_interval
@@ -78,16 +80,13 @@ def peer(config: EmoNetConfig, train: Split, test: Split, projection: AudioProje
     import torch_nets
 
     torch.manual_seed(seed)
-    c, x = config, projection.transform(train.audio) if projection.training is None else projection.training
-    K, N = x.shape[1], len(train)
-    net = torch.nn.Sequential()
-    net.audio = torch_nets.dense_stack((K, *c.audio_layers), c.dropout, open_end=False)
-    net.fusion = torch_nets.dense_stack((c.audio_layers[-1], *c.fusion_layers, 7), c.dropout, open_end=True)
-    torch_nets.load(net, EmoNet(c, K, np.random.default_rng(seed)).state_dict())
+    trainer = Trainer(config, train, test, Path("unused"), seed=seed, projection=projection)
+    trainer.start()
+    c, x, N = config, trainer.train.audio, len(train)
+    net = torch_nets.load(torch_nets.AudioNet(dataclasses.asdict(c), x.shape[1]), trainer.model.state_dict())
     optimizer = torch.optim.AdamW(net.parameters(), c.lr, weight_decay=c.weight_decay)
     rate, step = schedule(c.schedule, c.lr, c.epochs * math.ceil(N / c.batch_size), c.warmup), 0
-    counts = np.bincount(train.labels, minlength=7)
-    weights = torch.tensor(N / (np.maximum(counts, 1) * (counts > 0).sum()), dtype=torch.float32)
+    weights = None if trainer.class_weights is None else torch.from_numpy(trainer.class_weights)
     data = Split(train.ids, train.labels, None, x)
     for epoch in range(c.epochs):
         for batch in batches(data, c.batch_size, None, seed=seed, epoch=epoch, training=True):
@@ -108,10 +107,10 @@ def main() -> None:
     which.add_argument("--ravdess", type=Path, metavar="DIR")
     which.add_argument("--synthetic", type=Path, metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=NUMBER", help="change fields of the configuration")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the configuration")
     options = parser.parse_args()
     config = EmoNetConfig.preset("default" if options.ravdess else "small").replace(
-        modalities=["audio"], **{name: float(v) if "." in v else int(v) for name, v in (f.split("=") for f in options.set)})
+        modalities=["audio"], **{name: json.loads(v) for name, v in (f.split("=") for f in options.set)})
     pairs = list(ravdess(options.ravdess) if options.ravdess else synthetic(options.synthetic))
     y = np.concatenate([test.labels for _, test in pairs])
     print(f"{len(y)} test clips, {pairs[0][0].audio.shape[1]} features ({audio.EXTRACTOR})")

@@ -110,6 +110,22 @@ class EmoNet(nn.Module):
         return self.fusion(torch.cat([states.transpose(0, 1).flatten(1), self.audio(audio)], 1))
 
 
+class AudioNet(nn.Module):
+    """`models.EmoNet` with audio alone; x is (N, D)."""
+
+    def __init__(self, config: dict, audio_features: int) -> None:
+        super().__init__()
+        c, last = config, config["audio_layers"][-1]
+        self.audio = dense_stack((audio_features, *c["audio_layers"]), c["dropout"], open_end=False)
+        self.fusion = dense_stack((last, *c["fusion_layers"], 7), c["dropout"], open_end=not c["relu_on_logits"])
+        if c["audio_shortcut"]:
+            self.shortcut = nn.Linear(audio_features, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.fusion(self.audio(x))
+        return logits + self.shortcut(x) if hasattr(self, "shortcut") else logits
+
+
 def dense_stack(sizes: tuple[int, ...], dropout: float, open_end: bool) -> nn.Sequential:
     """Linear, ReLU, Dropout for each pair of neighbouring sizes; open_end: the last Linear stands alone."""
     stack = nn.Sequential()

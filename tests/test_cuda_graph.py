@@ -17,7 +17,7 @@ CONFIG = EmoNetConfig.preset("small").replace(frame_size=8, trunk_width=16, lstm
 VARIANTS = {"small": {}, "both": {"frames_per_chunk": 2, "trunk_norm": "running"},
             "average": {"trunk_pooling": "average", "frames_per_chunk": 3},
             "frozen": {"freeze_trunk": True, "frames_per_chunk": 2, "trunk_pooling": "average"},
-            "audio": {"modalities": ["audio"]},
+            "audio": {"modalities": ["audio"]}, "shortcut": {"audio_shortcut": True},
             "video": {"modalities": ["video"], "lstm_output": "top", "feature_norm": False}}
 
 
@@ -52,6 +52,8 @@ def make(changes=None, seed=0):
     for _, layer in model.walk():
         if isinstance(layer, layers.BatchNorm):
             layer.running_var[...] = 0.7
+    if hasattr(model, "shortcut"):                                            # which is 0 at first
+        model.shortcut.W.value[...] = 0.3
     return model
 
 

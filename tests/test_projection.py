@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 from emonet_scratch import LDA
+from emonet_scratch.data.batches import Split
 from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit, stratified_folds
 from emonet_scratch.training.trainer import Trainer
 from tests.strategies import seeds
@@ -125,3 +127,64 @@ def test_the_network_is_trained_on_projections_out_of_fold_and_tested_on_others(
     assert np.array_equal(trainer.train.audio, projection.training)
     assert not np.array_equal(trainer.train.audio, projection.transform(train.audio))
     assert np.array_equal(trainer.val.audio, projection.transform(val.audio))
+
+
+def surprise(logits, y):
+    return -log_softmax(logits, axis=1)[np.arange(len(y)), y].mean()
+
+
+@settings(max_examples=10)
+@given(seeds, st.sampled_from([0.5, 1.0, 2.0]), st.booleans())
+def test_the_rule_is_that_of_lda_at_the_temperature_of_the_clips(seed, apart, out_of_fold):
+    X, y = blobs(seed, N=70, D=30, apart=apart)
+    projection = AudioProjection(shrinkage=0.1, folds=5 if out_of_fold else 0).fit(X, y)
+    z = projection.training if out_of_fold else projection.transform(X)
+    W, b = projection.rule(z, y)
+    new = np.random.default_rng(seed).standard_normal((200, 30))
+    logits, bayes = projection.transform(new) @ W + b, projection.lda.predict_log_proba(projection.standardise(new))
+    np.testing.assert_array_equal(logits.argmax(axis=1), bayes.argmax(axis=1))                 # all priors are alike
+    means, prior = projection.lda.transform(projection.lda.means_), np.log(projection.lda.priors_)
+    scores = (z * projection.scale) @ means.T - 0.5 * (means**2).sum(axis=1)
+    assert surprise(z @ W + b, y) <= min(surprise(t * scores + prior, y) for t in np.linspace(0, 1, 101)) + 1e-6
+
+
+def test_the_rule_is_less_sure_of_clips_that_lda_has_not_seen():
+    X, y = blobs(0, N=70, D=40, apart=1.0)
+    seen, unseen = (AudioProjection(shrinkage=0.1, folds=folds).fit(X, y) for folds in (0, 5))
+    sure, doubtful = seen.rule(seen.transform(X), y), unseen.rule(unseen.training, y)
+    assert np.abs(doubtful[1] - doubtful[1].mean()).max() < 0.5 * np.abs(sure[1] - sure[1].mean()).max()
+
+
+@pytest.mark.parametrize("modalities", [["audio"], ["audio", "video"]])
+def test_a_network_with_a_shortcut_starts_at_the_rule_of_lda(tmp_path, modalities):
+    train, val = split(0, 70), split(1, 70)
+    projection = AudioProjection(shrinkage=0.1, folds=3).fit(train.audio, train.labels)
+    config = TINY.replace(modalities=modalities, audio_shortcut=True)
+    trainer = Trainer(config, train, val, tmp_path, projection=projection)
+    trainer.start()
+    said = trainer.evaluate(trainer.val)[1].argmax(axis=1)
+    assert (said == projection.lda.predict(projection.standardise(val.audio))).mean() > 0.95
+    kept = np.flatnonzero(train.labels != 3)                                  # nobody is surprised by a class without clips
+    train = train.take(kept)
+    projection = AudioProjection(shrinkage=0.1, folds=3).fit(train.audio, train.labels)
+    trainer = Trainer(config, train, val, tmp_path, projection=projection)
+    trainer.start()
+    p = trainer.evaluate(trainer.val)[1]
+    assert p[:, 3].max() < 0.2 and not (p.argmax(axis=1) == 3).any() and np.isfinite(trainer.evaluate(trainer.val)[0])
+
+
+@pytest.mark.filterwarnings("ignore:LDA")                                     # 8 components: the last two are for the layers
+def test_a_network_with_a_shortcut_learns_what_lda_cannot(tmp_path):
+    """Two classes with one mean each, but another spread: LDA is at chance on them, the layers are not."""
+    rng, labels = np.random.default_rng(0), np.arange(420) % 7
+    X = rng.standard_normal((420, 9)) + 6 * np.eye(9)[np.where(labels == 1, 0, labels)]
+    X[labels == 1, :] += 3 * np.sign(rng.standard_normal((60, 1))) * np.eye(9)[8]
+    train = Split([str(i) for i in range(420)], labels, None, X)
+    projection = AudioProjection(shrinkage=0.1, n_components=8, folds=0).fit(X, labels)
+    config = TINY.replace(modalities=["audio"], audio_shortcut=True, audio_layers=(32, 32, 32), dropout=0.0, epochs=60,
+                          lr=0.005)
+    trainer = Trainer(config, train, train, tmp_path, projection=projection, log=len)
+    trainer.fit()
+    at_chance = np.isin(labels, (0, 1))
+    lda = projection.lda.predict(projection.standardise(X)) == labels
+    assert lda[at_chance].mean() < 0.7 < 0.85 < (trainer.evaluate(trainer.val)[1].argmax(axis=1) == labels)[at_chance].mean()

@@ -465,7 +465,8 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("changes", [
     dict(), dict(trunk_norm="running"), dict(freeze_trunk=True), dict(trunk_pooling="average", frames_per_chunk=2),
     dict(trunk_norm="running", frames_per_chunk=2, label_smoothing=0.1), dict(optimizer="sgd", schedule="one_cycle"),
-    dict(modalities=("audio",), class_weights=False), dict(modalities=("video",), clip_norm=None)], ids=str)
+    dict(modalities=("audio",), class_weights=False), dict(modalities=("video",), clip_norm=None),
+    dict(audio_shortcut=True)], ids=str)
 def test_training_on_a_device_is_training_on_the_host(tmp_path, gpu, changes):
     """Whole runs on the stand-in for CuPy, one of them stopped and resumed: no array meets one of the other side."""
     config = TINY.replace(epochs=2, **changes)

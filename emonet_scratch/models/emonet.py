@@ -61,7 +61,8 @@ _RULES: list[tuple[str, Any, str]] = [
     ("lda_shrinkage", lambda v: v is None or v in ("auto", "cv") or (_number(v) and v <= 1),
      '"cv", "auto", null or a number in [0, 1]'),
     ("lda_cross_fit", lambda v: v == 0 or _whole(v), "an integer from 0"),
-    ("augment feature_norm freeze_trunk relu_on_logits class_weights", lambda v: isinstance(v, bool), "true or false"),
+    ("augment feature_norm freeze_trunk audio_shortcut relu_on_logits class_weights",
+     lambda v: isinstance(v, bool), "true or false"),
     ("audio_layers fusion_layers", lambda v: isinstance(v, tuple) and all(map(_whole, v)), "a list of positive integers"),
     ("audio_layers", len, "a list of at least one size"),
     ("modalities", lambda v: isinstance(v, tuple) and sorted(map(str, v)) in (["audio"], ["video"], ["audio", "video"]),
@@ -111,11 +112,12 @@ class EmoNetConfig:
     lda_cross_fit: int = 5          # folds: training clips are projected by LDA of the other folds; 0: by LDA of all
     audio_clip: float | None = 6.0  # standard deviations at which audio features are cut off
     audio_layers: tuple[int, ...] = (64, 64, 64)
+    audio_shortcut: bool = True     # LDA's own rule is added to the logits, and the layers learn what it does not know
     # fusion
     fusion_layers: tuple[int, ...] = (128, 64)  # and a last one of 7 units
     relu_on_logits: bool = False                # ReLU and dropout behind the last dense layer, too
     modality_dropout: float = 0.1   # of a training clip's audio, so that clips without sound are nothing new
-    dropout: float = 0.2            # the paper: .5; five of those in a row starve the audio branch
+    dropout: float = 0.3            # the paper: .5; five of those in a row starve both branches
     # training
     optimizer: str = "adam"         # "adam" or "sgd"
     lr: float = 1e-3
@@ -159,13 +161,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
     "paper": dict(frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
                   forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, lda_cross_fit=0,
-                  audio_clip=None, relu_on_logits=True, dropout=0.5, modality_dropout=0.0,
+                  audio_clip=None, audio_shortcut=False, relu_on_logits=True, dropout=0.5, modality_dropout=0.0,
                   optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None,
                   class_weights=False, trunk_lr=1.0, test_windows=1),
     "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk="random", trunk_depth=8, trunk_width=8,
                   trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
-                  audio_layers=(32, 32, 32), fusion_layers=(64, 32), dropout=0.1, modality_dropout=0.0, lr=2e-3,
-                  schedule="cosine", batch_size=8, epochs=10, test_windows=1),
+                  audio_layers=(32, 32, 32), audio_shortcut=False, fusion_layers=(64, 32), dropout=0.1,
+                  modality_dropout=0.0, lr=2e-3, schedule="cosine", batch_size=8, epochs=10, test_windows=1),
 }
 
 
@@ -185,6 +187,7 @@ class EmoNet(Layer):
         video     Normalize -> ResNet trunk -> pool or flatten -> LSTM -> last hidden state of each layer
         audio     3 x (Dense, ReLU, Dropout)
         fusion    concatenate -> Dense, ReLU, Dropout -> Dense, ReLU, Dropout -> Dense
+        shortcut  audio -> Dense, added to the logits (config.audio_shortcut): 0 at first, LDA's rule when training starts
     """
 
     def __init__(self, config: EmoNetConfig, audio_features: int = NUM_CLASSES - 1,
@@ -211,6 +214,11 @@ class EmoNet(Layer):
             fused += config.audio_layers[-1]
         self.fusion = _dense_stack((fused, *config.fusion_layers, NUM_CLASSES), config.dropout, rng,
                                    open_end=not config.relu_on_logits)
+        if config.audio_shortcut and "audio" in config.modalities:
+            self.shortcut = Dense(audio_features, NUM_CLASSES, rng)
+            self.shortcut.W.value[...] = 0
+            # The rest begins as a small correction, as a residual branch with a scale of 0 does (Goyal et al. 2017, 5.1).
+            getattr(self.fusion, f"dense{len(config.fusion_layers) + 1}").W.value *= 0.1
         if load_trunk:
             self.load_trunk()
         self.train()
@@ -255,6 +263,9 @@ class EmoNet(Layer):
             y, caches["audio"] = self.audio.forward(audio)
             branches.append(y)
         logits, caches["fusion"] = self.fusion.forward(concatenate(branches, axis=1))
+        if hasattr(self, "shortcut"):
+            direct, caches["shortcut"] = self.shortcut.forward(audio)
+            logits = logits + direct
         return logits, caches
 
     def backward(self, dlogits: Array, cache: Any) -> tuple[Array | None, Array | None]:
@@ -272,6 +283,8 @@ class EmoNet(Layer):
                 dframes = self.trunk.backward(dframes, cache["trunk"])
         if "audio" in self.config.modalities:
             daudio = self.audio.backward(dx, cache["audio"])
+        if "shortcut" in cache:
+            daudio = daudio + self.shortcut.backward(dlogits, cache["shortcut"])
         return dframes, daudio
 
     def summary(self, clips: int = 1, frames: int = 1) -> None:

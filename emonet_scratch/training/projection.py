@@ -6,6 +6,8 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from ..data.errors import DataError
 from ..lda import LDA, SingularScatterError
@@ -67,6 +69,27 @@ class AudioProjection:
         Z = (self.lda.transform(self.standardise(X)) / self.scale).astype(np.float32)
         Z[missing(X)] = 0
         return Z
+
+    def rule(self, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """LDA's own decision on projected clips, as logits: W (K, C) and b (C,) for z @ W + b, over the classes of LDA.
+
+        Of class k, with the mean m_k among the discriminants, the prior p_k, and z as `transform` gives it,
+
+            t ((z * scale) . m_k - |m_k|^2 / 2) + ln p_k
+
+        At t = 1 that is Bayes' rule for clips that scatter as those do that LDA was fitted on. New ones scatter more, so t
+        is the number up to 1 under which the labels y (N,) of z (N, K), projected out of fold, are most likely
+        (temperature scaling: Guo et al. 2017, arXiv:1706.04599).
+        """
+        means, prior = self.lda.transform(self.lda.means_), np.log(self.lda.priors_)       # (C, K)
+        W, b = (means * self.scale).T, -0.5 * (means**2).sum(axis=1)
+        scores, label = z @ W + b, np.searchsorted(self.lda.classes_, y)
+
+        def surprise(t: float) -> float:
+            return -log_softmax(t * scores + prior, axis=1)[np.arange(len(label)), label].mean()
+
+        t = minimize_scalar(surprise, bounds=(0, 1), method="bounded").x
+        return t * W, t * b + prior
 
     def standardise(self, X: np.ndarray) -> np.ndarray:
         """(N, D) -> (N, D): what LDA reads; a missing vector is that of the mean"""

@@ -90,11 +90,20 @@ class Trainer:
             self._end_epoch(started)
 
     def start(self) -> None:
-        """Bring the network to where training starts: the trunk's weights and its fixed statistics."""
+        """Bring the network to where training starts: the trunk's weights and statistics, LDA's rule in the shortcut."""
         if path := self.model.load_trunk():
             self.facts = self.facts | {"trunk": {"name": path.name, "sha256": sha256([path.read_bytes()])}}
         if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
             self._calibrate()
+        if self.projection and hasattr(self.model, "shortcut"):
+            W, b = self.projection.rule(self.train.audio, self.train.labels)
+            known, shortcut = self.projection.lda.classes_, self.model.shortcut
+            # A class without clips stands in the middle of the others and is as likely as half a clip.
+            full_W = np.repeat(W.mean(axis=1, keepdims=True), NUM_CLASSES, axis=1)
+            full_b = np.full(NUM_CLASSES, b.mean() - math.log(2 * len(self.train)))
+            full_W[:, known], full_b[known] = W, b
+            shortcut.W.value[...] = to_device(full_W.astype(np.float32), self.device)
+            shortcut.b.value[...] = to_device(full_b.astype(np.float32), self.device)
 
     def evaluate(self, split: Split) -> tuple[float, np.ndarray]:
         """(mean cross-entropy in nats, probabilities (N, 7)) of a split as `self.val`, in evaluation mode."""

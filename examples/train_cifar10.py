@@ -46,4 +46,5 @@ try:
 except (CheckpointError, DataError, DeviceError, FloatingPointError, KernelError, OSError, ValueError) as error:
     sys.exit(f"train_cifar10: {error}")
 save_curves(options.out, {"resnet": trainer.rows})
-print(f"test accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}; weights: {options.out / 'resnet.safetensors'}")
+print(f"test accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}, of ten views {trainer.averaged['accuracy']:.4f}; "
+      f"weights: {options.out / 'resnet.safetensors'}")

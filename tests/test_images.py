@@ -11,7 +11,7 @@ import pytest
 
 from emonet_scratch.data import cifar10
 from emonet_scratch.training.checkpoint import CheckpointError, read_checkpoint
-from emonet_scratch.training.images import ImageTrainer, Recipe, shift_and_flip
+from emonet_scratch.training.images import MEAN, ImageTrainer, Recipe, cut_out, shift_and_flip, ten_views
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_cifar10.py"
 RECIPE = Recipe(depth=8, width=8, epochs=3, batch_size=16, lr=0.05)
@@ -39,6 +39,48 @@ def test_an_image_is_moved_by_up_to_four_pixels_and_mirrored_or_not():
     assert (padded[4:36, 4:36] == image).all()
 
 
+def test_a_square_in_the_mean_colour_is_cut_out_anywhere():
+    rng, mean = np.random.default_rng(0), np.round(np.array(MEAN) * 255)
+    images = cut_out(np.zeros((3000, 32, 32, 3), np.uint8), 8, rng)
+    gone = images.any(axis=3)
+    assert (images[gone] == mean).all()
+    rows, columns = gone.any(axis=2), gone.any(axis=1)
+    np.testing.assert_array_equal(gone, rows[:, :, None] & columns[:, None, :])                # a rectangle, and an edge
+    for edge in (rows, columns):                                                               # is shorter at a border only
+        first, length = edge.argmax(axis=1), edge.sum(axis=1)
+        np.testing.assert_array_equal(np.diff(edge.astype(int), axis=1).clip(0).sum(axis=1) + edge[:, 0], 1)
+        assert ((length == 8) | (first == 0) | (first + length == 32)).all() and set(length) == {4, 5, 6, 7, 8}
+        assert set(first) == set(range(28))
+    assert not cut_out(np.zeros((9, 32, 32, 3), np.uint8), 0, rng).any()
+
+
+def test_the_last_tenth_of_the_epochs_shows_whole_images():
+    recipe = dataclasses.replace(RECIPE, epochs=20, cutout=8)
+    white = np.full((16, 32, 32, 3), 255, np.uint8), np.zeros(16, int)
+    trainer = ImageTrainer(white, white, Path("unused"), recipe, log=len)
+    cut = [np.isin(next(trainer.batches(epoch))[0], (0, 255)).all() for epoch in range(20)]
+    assert cut == [False] * 18 + [True] * 2
+    whole = ImageTrainer(white, white, Path("unused"), dataclasses.replace(recipe, cutout=0), log=len)
+    assert np.isin(next(whole.batches(0))[0], (0, 255)).all()
+
+
+def test_ten_views_and_their_mean(tmp_path):
+    images = np.random.default_rng(0).integers(1, 256, (3, 32, 32, 3), dtype=np.uint8)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    found = {view.tobytes() for view in ten_views(images)}
+    for i, j in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2)):
+        crop = padded[:, i:i + 32, j:j + 32]
+        found -= {crop.tobytes(), crop[:, :, ::-1].tobytes()}
+    assert len(list(ten_views(images))) == 10 and not found
+    labels = np.array([0, 1, 1])
+    trainer = ImageTrainer(stripes(32, 0), (images, labels), tmp_path, RECIPE, log=len)
+    trainer.model.eval()
+    logits = np.mean([trainer.model.forward(view)[0] for view in ten_views(images)], axis=0)
+    loss = np.mean([np.log(np.exp(z - z[k]).sum()) for z, k in zip(logits, labels, strict=True)])
+    expected = loss, (logits.argmax(axis=1) == labels).mean()
+    assert trainer.evaluate((images, labels), ten_views) == pytest.approx(expected, rel=1e-5)
+
+
 def test_it_learns_and_the_card_says_how(tmp_path):
     trainer = ImageTrainer(stripes(96, 0), stripes(40, 1), tmp_path, RECIPE, facts={"data": "stripes"}, log=len)
     last = trainer.fit()
@@ -48,6 +90,7 @@ def test_it_learns_and_the_card_says_how(tmp_path):
     groups, card = read_checkpoint(tmp_path / "resnet.safetensors")
     assert card["resnet"] == {"depth": 8, "num_classes": 2, "width": 8} and card["data"] == "stripes"
     assert card["recipe"] == dataclasses.asdict(RECIPE) and card["test"] == last
+    assert card["test, mean of ten views"]["accuracy"] >= 0.9
     assert groups["weights"].keys() == trainer.resnet.state_dict().keys()
 
 

@@ -126,6 +126,17 @@ def test_numbers_that_explode_are_named(tmp_path):
         ImageTrainer(stripes(64, 0), stripes(16, 1), tmp_path, recipe, log=len).fit()
 
 
+def test_training_goes_on_from_other_weights(tmp_path):
+    data = stripes(64, 0), stripes(40, 1)
+    first = ImageTrainer(*data, tmp_path / "one", RECIPE, log=len)
+    first.fit()
+    start = str(tmp_path / "one" / "resnet.safetensors")
+    second = ImageTrainer(*data, tmp_path / "two", dataclasses.replace(RECIPE, start=start), log=len)
+    np.testing.assert_equal(second.resnet.state_dict(), first.resnet.state_dict())
+    with pytest.raises(ValueError, match="conv"):
+        ImageTrainer(*data, tmp_path / "two", dataclasses.replace(RECIPE, start=start, width=4), log=len)
+
+
 def example(*arguments):
     return subprocess.run([sys.executable, str(EXAMPLE), *map(str, arguments)], capture_output=True, text=True)
 

@@ -34,11 +34,13 @@ Images = tuple[np.ndarray, np.ndarray]      # (N, H, W, 3) uint8, (N,) labels
 class Recipe:
     """How to train: SGD with Nesterov momentum on images that are shifted by up to 4 pixels and mirrored.
 
+    start: a file of weights to start from, as `ResNet.from_torch` reads it; "" for random ones.
     cutout: side in pixels of a square that is blotted out of every image; 0 for none. The last tenth of the epochs shows
     whole images, as the test does, so that the running statistics of batch norm are those of whole images (He et al.
     2019, arXiv:1909.09148).
     """
 
+    start: str = ""
     depth: int = 20
     width: int = 16
     epochs: int = 64
@@ -100,6 +102,8 @@ class ImageTrainer:
         self.train, self.test, self.folder, self.recipe, self.device, self.log = train, test, folder, recipe, device, log
         self.facts, r = facts or {}, recipe
         self.resnet = ResNet(r.depth, int(train[1].max()) + 1, r.width, rng=np.random.default_rng(r.seed))
+        if r.start:
+            self.resnet.load_state_dict(ResNet.from_torch(r.start).state_dict())
         self.resnet.features.conv.input_gradient = False                      # pixels have none
         self.model = Sequential(normalize=Normalize(MEAN, STD), resnet=self.resnet).to_device(device)
         self.optimizer = SGD(self.model.parameters(), r.lr, r.momentum, nesterov=True, weight_decay=r.weight_decay)

@@ -68,8 +68,8 @@ def shift_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def cut_out(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """In place: a square of `size` pixels in the mean colour around a random pixel of each image; what of it lies outside is
-    lost (DeVries and Taylor 2017, arXiv:1708.04552)."""
+    """images (N, H, W, 3) uint8, changed in place: a square of `size` pixels in the mean colour around a random pixel of
+    each; what of it lies outside is lost (DeVries and Taylor 2017, arXiv:1708.04552)."""
     N, H, W, _ = images.shape
     top, left = rng.integers(0, H, N) - size // 2, rng.integers(0, W, N) - size // 2
     down, across = np.arange(H) - top[:, None], np.arange(W) - left[:, None]              # (N, H), (N, W)
@@ -79,8 +79,8 @@ def cut_out(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
 
 
 def ten_views(images: np.ndarray) -> Iterator[np.ndarray]:
-    """The images and their shifts by one pixel up, down, left and right, black coming in as in training, each also mirrored:
-    what test-time averaging looks at."""
+    """The images (N, H, W, 3) and their shifts by one pixel up, down, left and right, black coming in as in training, each
+    also mirrored: ten arrays of that shape, for test-time averaging."""
     _, H, W, _ = images.shape
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     for down, across in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2)):

@@ -85,10 +85,10 @@ class AudioProjection:
         W, b = (means * self.scale).T, -0.5 * (means**2).sum(axis=1)
         scores, label = z @ W + b, np.searchsorted(self.lda.classes_, y)
 
-        def surprise(t: float) -> float:
+        def negative_log_likelihood(t: float) -> float:
             return -log_softmax(t * scores + prior, axis=1)[np.arange(len(label)), label].mean()
 
-        t = minimize_scalar(surprise, bounds=(0, 1), method="bounded").x
+        t = minimize_scalar(negative_log_likelihood, bounds=(0, 1), method="bounded", options={"xatol": 1e-8}).x
         return t * W, t * b + prior
 
     def standardise(self, X: np.ndarray) -> np.ndarray:

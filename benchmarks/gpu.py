@@ -33,7 +33,7 @@ import numpy as np
 import resnet_cpu
 from peers import Contestant, Measured, Work, arguments, machine, measure, ratio, table
 
-from emonet_scratch import kernels
+from emonet_scratch import dispatch
 from emonet_scratch.backend import choose_device, import_cupy, to_device
 from emonet_scratch.files import write_whole
 
@@ -72,7 +72,7 @@ def _ours(net: Any, case: dict, inputs: list[Any]) -> tuple[Callable, Callable]:
     from emonet_scratch.optim import SGD
 
     device = case["device"]
-    kernels.use_precision(case["precision"], device)
+    dispatch.use_precision(case["precision"], device)
     net.load_state_dict(case["state"])
     net.to_device(device).train(case["kind"] == "training")
     inputs = [to_device(a, device) for a in inputs]
@@ -411,7 +411,7 @@ def _roofline(device: str) -> dict:
 
 
 def _facts(device: str, line: str) -> dict:
-    facts = {"device": line.removeprefix("device: "), "date": time.strftime("%Y-%m-%d"), "kernels": kernels.why_gpu()}
+    facts = {"device": line.removeprefix("device: "), "date": time.strftime("%Y-%m-%d"), "kernels": dispatch.why_gpu()}
     if device != "cpu":
         cupy = import_cupy()
         properties = cupy.cuda.runtime.getDeviceProperties(int(device.split(":")[1]))

@@ -65,11 +65,11 @@ def block(case: dict) -> tuple[Callable, Callable]:
 
 def unfused(case: dict) -> tuple[Callable, Callable]:
     """The residual block with the C kernel of its convolutions, everything else in NumPy."""
-    from emonet_scratch import kernels
+    from emonet_scratch import dispatch
 
-    if kernels.library():
-        for name in kernels._twins.keys() - {"Conv2d"}:
-            del kernels._twins[name]
+    if dispatch.library():
+        for name in dispatch._twins.keys() - {"Conv2d"}:
+            del dispatch._twins[name]
     return block(case)
 
 

@@ -10,8 +10,8 @@ import importlib
 from typing import Any
 
 from .gradcheck import GradientError, gradcheck  # at once: the function has the name of its module
+from .version import __version__  # noqa: F401
 
-__version__ = "0.1.0"
 __all__ = ["LDA", "GradientError", "data", "gradcheck", "layers", "losses", "models", "optim", "training"]
 
 

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .errors import DeviceError
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
 _generator = np.random.default_rng(0)
-
-
-class DeviceError(ValueError):
-    """Arrays on different devices met in one operation, or the device asked for cannot be used."""
 
 
 @functools.cache

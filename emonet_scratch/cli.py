@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import __version__, kernels
-from .backend import DeviceError, choose_device
+from . import dispatch
+from .backend import choose_device
 from .data import audio
-from .data.afew import CLASSES, SPLITS, Clip, load_features, split_of, write_predictions
+from .data.afew import SPLITS, Clip, load_features, split_of, write_predictions
 from .data.batches import Split
 from .data.doctor import examine
-from .data.errors import DataError
 from .data.extract import DEFAULT, EXTRACTORS, extract
 from .data.prepare import audio_vector, clip_frames, extractor_of, prepare
 from .data.synthetic import write as write_synthetic
-from .kernels import KernelError
+from .emotions import CLASSES
+from .errors import DataError, EmonetError
 from .models import EmoNetConfig, ResNet
 from .models.emonet import PRESETS
-from .training import CheckpointError, NonFiniteError, load_model, run
+from .training import load_model, run
 from .training.checkpoint import write_checkpoint
 from .training.compare import compare as run_compare
 from .training.diagnose import diagnose as run_diagnose
@@ -37,7 +37,7 @@ from .training.experiment import MODALITIES, Model, find_run, read_settings, sco
 from .training.report import table
 from .training.search import SPACES
 from .training.search import search as run_search
-from .weights import WeightsError
+from .version import __version__
 
 SYNTHETIC = (70, 20, 4)
 
@@ -51,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:                                                   # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DataError, DeviceError, KernelError, CheckpointError, NonFiniteError, WeightsError, OSError,
-            MemoryError) as error:
+    except (EmonetError, OSError, MemoryError) as error:
         print(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -254,9 +253,9 @@ def doctor(options: argparse.Namespace) -> int:
         print(", ".join(f"{name} {version}" for name, version in versions().items()))
         device, line = choose_device()
         print(line)
-        print(kernels.why())
+        print(dispatch.why())
         if device != "cpu":
-            print(kernels.why_gpu())
+            print(dispatch.why_gpu())
         return 0
     report = examine(options.data)
     print("\n".join(report.lines()))
@@ -265,7 +264,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def _device(options: argparse.Namespace) -> tuple[str, str]:
     device, line = choose_device(options.device)
-    kernels.use_precision(options.precision, device)
+    dispatch.use_precision(options.precision, device)
     return device, line
 
 
@@ -372,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_device(sub: argparse.ArgumentParser, more: str = "") -> None:
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K" + more)
-        sub.add_argument("--precision", choices=kernels.PRECISIONS,
+        sub.add_argument("--precision", choices=dispatch.PRECISIONS,
                          help="of products in the kernels of a GPU (default: EMONET_PRECISION or fp32)" + more)
 
     def add_reading(sub: argparse.ArgumentParser) -> None:

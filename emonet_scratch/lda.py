@@ -21,12 +21,10 @@ from numbers import Integral, Real
 import numpy as np
 from scipy import linalg
 
+from .errors import SingularScatterError
+
 EPS = np.finfo(np.float64).eps
 FORMAT = "emonet_scratch.LDA/1"
-
-
-class SingularScatterError(ValueError):
-    """S_W has no inverse, so the eigenproblem has no answer."""
 
 
 def ledoit_wolf(Z: np.ndarray) -> float:

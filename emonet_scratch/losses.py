@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
-from .kernels import twin
+from .dispatch import twin
 
 
 def softmax(logits: Array) -> Array:

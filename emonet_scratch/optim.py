@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
-from .kernels import twin
+from .dispatch import twin
 from .layers.base import Parameter
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels
+from . import dispatch
 from .layers import LSTM, BatchNorm, Conv2d, LSTMCell, Normalize, PadShortcut, ReLU, ResidualBlock, Sequential
 from .optim import SGD, Adam, Optimizer
 
@@ -59,7 +59,7 @@ def _images(x: Any, C: int) -> bool:
 
 def _room_for_dx(conv: Conv2d, x: np.ndarray) -> np.ndarray | None:
     """None: the kernels compute no dx."""
-    return kernels.empty(*x.shape) if conv.input_gradient else None
+    return dispatch.empty(*x.shape) if conv.input_gradient else None
 
 
 class _Conv2d:
@@ -70,8 +70,8 @@ class _Conv2d:
         if not (_conv_fits(layer, layer.C, layer.F) and _images(x, layer.C)):
             return NotImplemented
         (N, H, W, C), s, x = x.shape, layer.stride, np.ascontiguousarray(x)
-        y = kernels.empty(N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F)
-        kernels.library().of_width(C, layer.F).conv3x3(N, H, W, C, layer.F, s, int(kernels.exact), x, layer.W.value, y)
+        y = dispatch.empty(N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F)
+        dispatch.library().of_width(C, layer.F).conv3x3(N, H, W, C, layer.F, s, int(dispatch.exact), x, layer.W.value, y)
         return y, x
 
     @staticmethod
@@ -79,8 +79,8 @@ class _Conv2d:
         _still(_conv_fits(layer, layer.C, layer.F), layer)
         (N, H, W, _), s, dx = x.shape, layer.stride, _room_for_dx(layer, x)
         dy = _gradient(layer, dy, (N, (H - 1) // s + 1, (W - 1) // s + 1, layer.F))
-        kernels.library().of_width(layer.C, layer.F).conv3x3_backward(
-            *x.shape, layer.F, s, int(kernels.exact), x, layer.W.value, dy, dx, layer.W.grad)
+        dispatch.library().of_width(layer.C, layer.F).conv3x3_backward(
+            *x.shape, layer.F, s, int(dispatch.exact), x, layer.W.value, dy, dx, layer.W.grad)
         return dx
 
 
@@ -92,7 +92,7 @@ class _Sizes(ctypes.Structure):
 
 
 def _sizes(x: np.ndarray, conv: Conv2d, bn: BatchNorm) -> Any:
-    return ctypes.byref(_Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(bn.training), bn.eps, bn.momentum))
+    return ctypes.byref(_Sizes(*x.shape, conv.F, conv.stride, int(dispatch.exact), int(bn.training), bn.eps, bn.momentum))
 
 
 def _conv_norm(conv: Conv2d, bn: BatchNorm, constants: np.ndarray, z: np.ndarray) -> Any:
@@ -105,7 +105,7 @@ def _conv_norm(conv: Conv2d, bn: BatchNorm, constants: np.ndarray, z: np.ndarray
 def _room(x: np.ndarray, conv: Conv2d, count: int) -> list[np.ndarray]:
     """`count` arrays of the shape of conv's output, and the constants of a batch norm behind it."""
     N, H, W, _ = x.shape
-    arrays = [kernels.empty(N, (H - 1) // conv.stride + 1, (W - 1) // conv.stride + 1, conv.F) for _ in range(count)]
+    arrays = [dispatch.empty(N, (H - 1) // conv.stride + 1, (W - 1) // conv.stride + 1, conv.F) for _ in range(count)]
     return [*arrays, np.empty((4, -(-conv.F // 16) * 16), np.float32)]
 
 
@@ -135,7 +135,7 @@ class _ResidualBlock:
         body, x = layer.body, np.ascontiguousarray(x)
         z1, z2, y, constants1 = _room(x, body.conv1, 3)
         constants2 = np.empty_like(constants1)
-        kernels.library().of_width(layer.C, layer.F).block(
+        dispatch.library().of_width(layer.C, layer.F).block(
             _sizes(x, body.conv1, body.bn1), _conv_norm(body.conv1, body.bn1, constants1, z1),
             _conv_norm(body.conv2, body.bn2, constants2, z2), x, y)
         return y, (x, y, z1, constants1, z2, constants2, body.bn1.training)
@@ -144,9 +144,9 @@ class _ResidualBlock:
     def backward(layer: ResidualBlock, dy: Any, cache: Any) -> Any:
         x, y, z1, constants1, z2, constants2, training = cache
         _still(_ResidualBlock.fits(layer, x.shape[3]), layer)
-        body, dx, d1 = layer.body, kernels.empty(*x.shape), kernels.empty(*y.shape)
-        sizes = _Sizes(*x.shape, layer.F, layer.stride, int(kernels.exact), int(training), body.bn1.eps, body.bn1.momentum)
-        kernels.library().of_width(layer.C, layer.F).block_backward(
+        body, dx, d1 = layer.body, dispatch.empty(*x.shape), dispatch.empty(*y.shape)
+        sizes = _Sizes(*x.shape, layer.F, layer.stride, int(dispatch.exact), int(training), body.bn1.eps, body.bn1.momentum)
+        dispatch.library().of_width(layer.C, layer.F).block_backward(
             ctypes.byref(sizes), _conv_norm(body.conv1, body.bn1, constants1, z1),
             _conv_norm(body.conv2, body.bn2, constants2, z2), x, y, _gradient(layer, dy, y.shape), d1, dx)
         return dx
@@ -194,16 +194,16 @@ class _Sequential:
         N, H, W, _ = x.shape
         for entry in table:
             H, W = (H - 1) // entry.stride + 1, (W - 1) // entry.stride + 1
-        y = kernels.empty(N, H, W, table[-1].F)
-        kernels.library().of_width(*(entry.F for entry in table)).trunk(
-            len(table), (_Folded * len(table))(*table), *x.shape[:3], int(kernels.exact), x, y)
+        y = dispatch.empty(N, H, W, table[-1].F)
+        dispatch.library().of_width(*(entry.F for entry in table)).trunk(
+            len(table), (_Folded * len(table))(*table), *x.shape[:3], int(dispatch.exact), x, y)
         return y, (x, None)
 
     @staticmethod
     def _keep(layers: list, x: np.ndarray) -> Any:
         conv, bn, _relu, *rest = layers
         z, y, constants = _room(x, conv, 2)
-        kernels.library().of_width(conv.F).stem(_sizes(x, conv, bn), _conv_norm(conv, bn, constants, z), x, y)
+        dispatch.library().of_width(conv.F).stem(_sizes(x, conv, bn), _conv_norm(conv, bn, constants, z), x, y)
         out, caches = Sequential(*rest).forward(y)
         return out, (x, (y, z, constants, bn.training, caches))
 
@@ -225,8 +225,8 @@ class _Sequential:
         y, z, constants, training, caches = kept or _Sequential._again(layer, layers, x)
         conv, bn, _relu, *rest = layers
         dy, dx = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), _room_for_dx(conv, x)
-        sizes = _Sizes(*x.shape, conv.F, conv.stride, int(kernels.exact), int(training), bn.eps, bn.momentum)
-        kernels.library().of_width(conv.F).stem_backward(
+        sizes = _Sizes(*x.shape, conv.F, conv.stride, int(dispatch.exact), int(training), bn.eps, bn.momentum)
+        dispatch.library().of_width(conv.F).stem_backward(
             ctypes.byref(sizes), _conv_norm(conv, bn, constants, z), x, y, dy, dx)
         return dx
 
@@ -285,13 +285,13 @@ class _Packing:
     def pack(self, x: np.ndarray) -> np.ndarray:
         """(T, N, D) to (R, D)"""
         x = np.ascontiguousarray(x, np.float32).reshape(self.T * self.N, x.shape[2])
-        return x if self.rows is None else np.take(x, self.rows, axis=0, out=kernels.empty(self.R, x.shape[1]))
+        return x if self.rows is None else np.take(x, self.rows, axis=0, out=dispatch.empty(self.R, x.shape[1]))
 
     def unpack(self, packed: np.ndarray) -> np.ndarray:
         """(R, D) to (T, N, D), zeros behind the ends"""
         if self.rows is None:
             return packed.reshape(self.T, self.N, packed.shape[1])
-        x = kernels.empty(self.T * self.N, packed.shape[1])
+        x = dispatch.empty(self.T * self.N, packed.shape[1])
         x[...] = 0
         x[self.rows] = packed
         return x.reshape(self.T, self.N, packed.shape[1])
@@ -348,9 +348,9 @@ class _LSTM:
         h, c = packing.states((len(layer.cells), N, H), initial)
         R, y, caches = packing.R, packing.pack(x), []
         for l, cell in enumerate(layer.cells):
-            x, y, gates = y, kernels.empty(R, H), kernels.empty(R, 4 * H + _Packing.GATE_ROW)
-            c_prev, tanh_c, h_prev = (kernels.empty(R, H + _Packing.STATE_ROW) for _ in range(3))
-            kernels.library().lstm_forward(ctypes.byref(_struct(
+            x, y, gates = y, dispatch.empty(R, H), dispatch.empty(R, 4 * H + _Packing.GATE_ROW)
+            c_prev, tanh_c, h_prev = (dispatch.empty(R, H + _Packing.STATE_ROW) for _ in range(3))
+            dispatch.library().lstm_forward(ctypes.byref(_struct(
                 _LayerOfLSTM, T=len(packing.counts), N=N, D=cell.D, H=H, has_initial=initial is not None,
                 counts=packing.counts, x=x, W_ih=cell.W_ih.value, W_hh=cell.W_hh.value, b=cell.b.value, gates=gates,
                 c_prev=c_prev, tanh_c=tanh_c, h_prev=h_prev, y=y, h=h[l], c=c[l])))
@@ -369,8 +369,8 @@ class _LSTM:
         dh, dc = dstate
         for l in reversed(range(len(caches))):
             cell, (x, gates, c_prev, tanh_c, h_prev) = layer.cells[l], caches[l]
-            dy, dx, da = dx, kernels.empty(R, cell.D), kernels.empty(R, 4 * H + _Packing.GATE_ROW)
-            kernels.library().lstm_backward(ctypes.byref(_struct(
+            dy, dx, da = dx, dispatch.empty(R, cell.D), dispatch.empty(R, 4 * H + _Packing.GATE_ROW)
+            dispatch.library().lstm_backward(ctypes.byref(_struct(
                 _LayerOfLSTM, T=len(packing.counts), N=N, D=cell.D, H=H, truncate=layer.truncate or 0,
                 counts=packing.counts, x=x, W_ih=cell.W_ih.value, W_hh=cell.W_hh.value, gates=gates, c_prev=c_prev,
                 tanh_c=tanh_c, h_prev=h_prev, dy=dy, dh=dh[l], dc=dc[l], da=da, dx=dx, dW_ih=cell.W_ih.grad,
@@ -387,8 +387,8 @@ class _Normalize:
         if not (_sound((C,), layer.scale, layer.shift) and isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim
                 and x.shape[-1] == C <= 16 and x.size):
             return NotImplemented
-        y = kernels.empty(*x.shape)
-        kernels.library().normalize(ctypes.c_int64(x.size), C, np.ascontiguousarray(x), layer.scale, layer.shift, y)
+        y = dispatch.empty(*x.shape)
+        dispatch.library().normalize(ctypes.c_int64(x.size), C, np.ascontiguousarray(x), layer.scale, layer.shift, y)
         return y, None
 
     @staticmethod
@@ -410,14 +410,14 @@ def _softmax_cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.
             and isinstance(labels, np.ndarray) and labels.shape == logits.shape[:1] and labels.dtype.kind in "iu"
             and labels.min() >= 0 and labels.max() < logits.shape[1] and all(w.shape == logits.shape[1:] for w in weights)):
         return NotImplemented
-    (N, K), dlogits = logits.shape, kernels.empty(*logits.shape)
+    (N, K), dlogits = logits.shape, dispatch.empty(*logits.shape)
     total = float(class_weights[labels].sum()) if weights else float(N)
     if total == 0:
         return NotImplemented
     logits, labels, weights = np.ascontiguousarray(logits), np.ascontiguousarray(labels, np.int64), np.array(weights)
     s = _struct(_Entropy, N=N, K=K, own=label_smoothing / K + (1 - label_smoothing), other=label_smoothing / K, total=total,
                 logits=logits, labels=labels, weights=weights if len(weights) else 0, dlogits=dlogits)
-    kernels.library().softmax_cross_entropy(ctypes.byref(s))
+    dispatch.library().softmax_cross_entropy(ctypes.byref(s))
     return s.loss, dlogits
 
 
@@ -462,7 +462,7 @@ def _step(optimizer: Optimizer) -> Any:
     if table is None:
         return NotImplemented
     optimizer.t += 1
-    o, t, lib = optimizer, optimizer.t, kernels.library()
+    o, t, lib = optimizer, optimizer.t, dispatch.library()
     if type(o) is SGD:
         lib.sgd(ctypes.byref(_struct(_Update, table=table, count=len(table), lr=o.lr, decay=o.weight_decay,
                                      beta1=o.momentum, nesterov=o.nesterov)))
@@ -482,13 +482,13 @@ def _clip_gradient_norm(params: Any, limit: float | None) -> Any:
     if table is None:
         return NotImplemented
     squares = ctypes.c_double()
-    kernels.library().gradient_norm_squared(table, len(table), ctypes.byref(squares))
+    dispatch.library().gradient_norm_squared(table, len(table), ctypes.byref(squares))
     norm = math.sqrt(squares.value)
     if limit is not None and math.isfinite(norm) and norm > limit:
-        kernels.library().scale_gradients(table, len(table), limit / norm)
+        dispatch.library().scale_gradients(table, len(table), limit / norm)
     return norm
 
 
 for _kernel in (_Conv2d, _ResidualBlock, _Sequential, _LSTM, _Normalize, _softmax_cross_entropy, _clip_gradient_norm):
-    kernels.register(_kernel.__name__[1:], _kernel)
-kernels.register("Optimizer.step", _step)
+    dispatch.register(_kernel.__name__[1:], _kernel)
+dispatch.register("Optimizer.step", _step)

@@ -16,14 +16,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .errors import WeightsError
+
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 STORAGES = {"DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8",
             "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?"}
-
-
-class WeightsError(ValueError):
-    """A file of weights that is damaged, of a kind not known, or holds more than tensors; one line that names the file."""
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -10,12 +10,10 @@ import datetime
 import sys
 from pathlib import Path
 
-from emonet_scratch import kernels
-from emonet_scratch.backend import DeviceError, choose_device
-from emonet_scratch.data import DataError
+from emonet_scratch import dispatch
+from emonet_scratch.backend import choose_device
 from emonet_scratch.data.cifar10 import read_cifar10
-from emonet_scratch.kernels import KernelError
-from emonet_scratch.training.checkpoint import CheckpointError
+from emonet_scratch.errors import DataError, EmonetError
 from emonet_scratch.training.images import ImageTrainer, Recipe
 from emonet_scratch.training.report import save_curves
 
@@ -24,7 +22,7 @@ parser.add_argument("--data", required=True, help="CIFAR-10 in any form")
 parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="folder of the run")
 parser.add_argument("--resume", action="store_true", help="go on where the run in OUT stopped")
 parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
-parser.add_argument("--precision", choices=kernels.PRECISIONS, help="of products in the kernels of a GPU")
+parser.add_argument("--precision", choices=dispatch.PRECISIONS, help="of products in the kernels of a GPU")
 parser.add_argument("--limit", type=int, metavar="N", help="the first N images of both splits only, for a trial")
 for field in dataclasses.fields(Recipe):
     parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
@@ -33,7 +31,7 @@ options = parser.parse_args()
 
 try:
     device, why = choose_device(options.device)
-    precision = kernels.use_precision(options.precision, device)
+    precision = dispatch.use_precision(options.precision, device)
     print(why)
     train, test = ([a[:options.limit] for a in read_cifar10(options.data, split)] for split in ("train", "test"))
     if not options.resume and (options.out / "last.safetensors").exists():
@@ -43,7 +41,7 @@ try:
              "date": datetime.date.today().isoformat(), "device": device, "precision": precision}
     trainer = ImageTrainer(tuple(train), tuple(test), options.out, recipe, device=device, facts=facts)
     last = trainer.fit(options.resume)
-except (CheckpointError, DataError, DeviceError, FloatingPointError, KernelError, OSError, ValueError) as error:
+except (EmonetError, OSError, ValueError) as error:
     sys.exit(f"train_cifar10: {error}")
 save_curves(options.out, {"resnet": trainer.rows})
 print(f"test accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}, of ten views {trainer.averaged['accuracy']:.4f}; "

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch.data import afew
-from emonet_scratch.data.afew import CLASSES, SPLITS, find_clips, load_features, write_predictions
-from emonet_scratch.data.errors import DataError
+from emonet_scratch.data.afew import SPLITS, find_clips, load_features, write_predictions
 from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 
 TRAIN = (("000000001", "Angry"), ("000000002", "Happy"))
 VAL, TEST = (("000000001", "Sad"),), (("000000009", None),)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emonet_scratch import cli, kernels
+from emonet_scratch import cli, dispatch
 from emonet_scratch.cli import main
-from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.emotions import CLASSES
 from emonet_scratch.training import read_checkpoint
 from emonet_scratch.training.projection import AudioProjection
 from tests.media import tone, write_clip
@@ -404,8 +404,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(data):
 
 def test_doctor_says_what_a_gpu_would_run(capsys, monkeypatch):
     monkeypatch.setattr(cli, "choose_device", lambda: ("cuda:0", "device: cuda:0"))
-    monkeypatch.setattr(kernels, "precision", "tf32")
-    kernels._load_gpu.cache_clear()
+    monkeypatch.setattr(dispatch, "precision", "tf32")
+    dispatch._load_gpu.cache_clear()
     assert main(["doctor", "--system"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     off = os.environ.get("EMONET_KERNELS") == "off"
@@ -416,7 +416,7 @@ def test_doctor_says_what_the_machine_runs_on(capsys, monkeypatch):
     assert main(["doctor", "--system"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["emonet_scratch", "device:", "CPU"] and "kernels" in lines[0]
-    monkeypatch.setattr(kernels, "why", lambda: (_ for _ in ()).throw(kernels.KernelError("EMONET_KERNELS must be on")))
+    monkeypatch.setattr(dispatch, "why", lambda: (_ for _ in ()).throw(dispatch.KernelError("EMONET_KERNELS must be on")))
     assert main(["doctor", "--system"]) == 1
     assert capsys.readouterr().err == "emonet: error: EMONET_KERNELS must be on\n"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import kernels, layers, models
+from emonet_scratch import dispatch, layers, models
 from emonet_scratch.gpu import conv, launch
 from tests.cuda.shim import ShimError
 from tests.strategies import seeds
@@ -18,7 +18,7 @@ drawn = settings(max_examples=3, suppress_health_check=[HealthCheck.function_sco
 EPS = 2.0**-24                                                                # half a unit of float32, as the next two
 ROUND = {"fp32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}
 
-precisions = st.sampled_from(kernels.PRECISIONS)
+precisions = st.sampled_from(dispatch.PRECISIONS)
 
 
 def rounded(x, precision):
@@ -73,12 +73,12 @@ def within(got, want, limit, name):
 
 def conv_agrees(shim, size, C, F, stride, precision, seed):
     """Each number within what rounding its terms and adding them up can do: (2 u + u^2 + terms eps) sum |terms|."""
-    kernels.precision = precision
+    dispatch.precision = precision
     rng = np.random.default_rng(seed)
     layer, reference = pair(lambda: layers.Conv2d(C, F, 3, stride, 1), seed)
     x = rng.standard_normal((C, *size)).astype(np.float32).transpose(1, 2, 3, 0)                 # not contiguous
     y, cache = layer.forward(shim.asarray(x.T).T)
-    assert isinstance(cache, kernels.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
     want, want_cache = reference.forward(x.astype(np.float64))
     dy = rng.standard_normal(y.shape).astype(np.float32)
     start = rng.standard_normal(reference.W.value.shape).astype(np.float32)
@@ -101,7 +101,7 @@ def conv_agrees(shim, size, C, F, stride, precision, seed):
 
 @pytest.fixture(autouse=True)
 def keep_precision(monkeypatch):
-    monkeypatch.setattr(kernels, "precision", "fp32")
+    monkeypatch.setattr(dispatch, "precision", "fp32")
 
 
 @pytest.fixture(params=["small tiles", "large tiles, few blocks"])
@@ -120,7 +120,7 @@ def test_cuda_twin_Conv2d(shim, tiles, size, C, F, stride, precision, seed):
     conv_agrees(shim, size, C, F, stride, precision, seed)
 
 
-@pytest.mark.parametrize("precision", kernels.PRECISIONS)
+@pytest.mark.parametrize("precision", dispatch.PRECISIONS)
 @pytest.mark.parametrize("size, C, F, stride", [((1, 1, 1), 16, 16, 1), ((2, 1, 1), 3, 16, 2), ((1, 9, 18), 16, 32, 2),
                                                 ((1, 5, 17), 64, 64, 1)])
 def test_chosen_sizes(shim, size, C, F, stride, precision):
@@ -132,7 +132,7 @@ def test_many_channels_go_through_shared_memory_in_turns(shim, stride):
     conv_agrees(shim, (1, 3, 5), 96, 128, stride, "tf32", 0)
 
 
-@pytest.mark.parametrize("precision", kernels.PRECISIONS)
+@pytest.mark.parametrize("precision", dispatch.PRECISIONS)
 def test_more_tiles_than_blocks(shim, tiles, precision):
     conv_agrees(shim, (2, 11, 19), 16, 16, 1, precision, 0)
     conv_agrees(shim, (1, 19, 37), 3, 16, 1, precision, 0)
@@ -148,8 +148,8 @@ def test_nan_and_inf_reach_what_they_should(shim, C, stride):
     padded, (OH, OW) = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (9 // stride + 9 % stride, 18 // stride)
     taps = [padded[:, p:p + 9:stride, q:q + 18:stride][:, :OH, :OW] @ W[p, q] for p in range(3) for q in range(3)]
     want, layer = sum(taps), layer.to_device("cuda:0")
-    for precision in kernels.PRECISIONS:
-        kernels.precision = precision
+    for precision in dispatch.PRECISIONS:
+        dispatch.precision = precision
         y = layer.forward(shim.asarray(x))[0].get()
         assert np.array_equal(np.isfinite(y), np.isfinite(want)) and np.array_equal(np.isnan(y), np.isnan(want))
 
@@ -163,13 +163,13 @@ def part_agrees(shim, make, size, C, precision, training, seed, depth):
     away: that changes single terms of the sums behind it. Allowed are 8 u of the largest number for each of `depth`
     convolutions in a row, and for float32 itself what tests/test_kernels.py allows.
     """
-    kernels.precision = precision
+    dispatch.precision = precision
     rng = np.random.default_rng(seed)
     layer, reference = pair(make, seed, training)
     round_products(reference, precision)
     x = rng.standard_normal((*size, C)).astype(np.float32)
     y, cache = layer.forward(shim.asarray(x))
-    assert isinstance(cache, kernels.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
     want, want_cache = reference.forward(x.astype(np.float64))
     dy = rng.standard_normal(want.shape[::-1]).astype(np.float32).T
     dy[np.abs(want) < 0.1] = 0                                                # which side of a kink is a matter of rounding

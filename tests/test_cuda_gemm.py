@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import kernels, layers
+from emonet_scratch import dispatch, layers
 from emonet_scratch.gpu import gemm, launch
 from tests.cuda.shim import ShimError
 from tests.strategies import seeds
@@ -16,7 +16,7 @@ drawn = settings(max_examples=12, suppress_health_check=[HealthCheck.function_sc
 
 def agrees(shim, M, N, K, precision, seed, few=False):
     """Each number within what rounding its terms and adding them up can do."""
-    kernels.precision = precision
+    dispatch.precision = precision
     rng = np.random.default_rng(seed)
     x, W, b = (rng.standard_normal(s).astype(np.float32) for s in ((M, K), (K, N), N))
     with gemm.own_products():
@@ -35,7 +35,7 @@ def test_products(shim, M, N, K, precision, seed):
     agrees(shim, M, N, K, precision, seed)
 
 
-@pytest.mark.parametrize("precision", kernels.PRECISIONS)
+@pytest.mark.parametrize("precision", dispatch.PRECISIONS)
 @pytest.mark.parametrize("M, N, K", [(1, 1, 1), (32, 64, 32), (33, 65, 129), (1, 7, 2000)])
 def test_chosen_sizes(shim, M, N, K, precision):
     agrees(shim, M, N, K, precision, 0)
@@ -60,10 +60,10 @@ def test_cuda_twin_Dense(shim, leading, D, M, seed):
     layer = layers.Dense(D, M, rng).to_device("cuda:0")
     x = shim.asarray(rng.standard_normal((*leading, D)).astype(np.float32))
     y, cache = layer.forward(x)
-    assert not isinstance(cache, kernels.TwinCache)
+    assert not isinstance(cache, dispatch.TwinCache)
     with gemm.own_products():
         own, own_cache = layer.forward(x)
-    assert isinstance(own_cache, kernels.TwinCache) and own.shape == (*leading, M)
+    assert isinstance(own_cache, dispatch.TwinCache) and own.shape == (*leading, M)
     assert np.allclose(own.get(), y.get(), rtol=0, atol=2 * (D + 4) * EPS * (np.abs(x.get()).sum(-1).max() + 1) * 4)
     dx, grad = layer.backward(own, cache).get(), layer.W.grad.get()
     layer.zero_grad()

@@ -7,7 +7,7 @@ refuse is an error of the stand-in.
 import numpy as np
 import pytest
 
-from emonet_scratch import kernels, layers
+from emonet_scratch import dispatch, layers
 from emonet_scratch.gpu import graph
 from emonet_scratch.models import EmoNet, EmoNetConfig, ResNet
 from tests import device
@@ -144,7 +144,7 @@ def test_backward_of_a_replay(shim):
     for _ in range(2):
         model.forward(*inputs)
     _, cache = model.forward(*inputs)
-    assert isinstance(cache, kernels.TwinCache)
+    assert isinstance(cache, dispatch.TwinCache)
     found = []
     for kept in (cache, EmoNet.forward.__wrapped__(model, *inputs)[1]):
         model.zero_grad()

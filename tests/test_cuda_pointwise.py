@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import kernels, layers, losses, optim
+from emonet_scratch import dispatch, layers, losses, optim
 from emonet_scratch.gpu import launch, pointwise
 from emonet_scratch.layers import Parameter
 from tests.strategies import seeds
@@ -35,7 +35,7 @@ def test_cuda_twin_Normalize(shim, shape, C, seed):
     want = x[..., ::2] * layer.scale.astype(np.float64) + layer.shift
     layer.to_device("cuda:0")
     y, cache = layer.forward(shim.asarray(x)[..., ::2])
-    assert isinstance(cache, kernels.TwinCache) and layer.backward(y, cache) is None
+    assert isinstance(cache, dispatch.TwinCache) and layer.backward(y, cache) is None
     near(y, want, 1, "y", np.abs(layer.shift.get()).max() + 255 * layer.scale.get().max())
 
 
@@ -99,7 +99,7 @@ def test_cuda_twin_Dropout(shim, shape, rate, key, seed):
         with np.errstate(invalid="ignore"):
             want, want_cache = one.forward(x)
         y, cache = two.forward(shim.asarray(x.T).T)
-        assert isinstance(cache, kernels.TwinCache) and y.get().tobytes() == want.tobytes()
+        assert isinstance(cache, dispatch.TwinCache) and y.get().tobytes() == want.tobytes()
         caches.append((dy, cache, one.backward(dy, want_cache)))
     assert np.array_equal(one.counter, two.state_dict()["counter"])
     for dy, cache, want in caches[::-1] * 2:
@@ -293,7 +293,7 @@ def test_cuda_twin_all_finite(shim, monkeypatch):
     params[0].grad[...] = np.nan
     params[2].value.reshape(-1)[:1] = np.float32(3.4e38)
     asked = []
-    monkeypatch.setattr(kernels, "_find", lambda name: (asked.append(name), iter([pointwise._all_finite]))[1])
+    monkeypatch.setattr(dispatch, "_find", lambda name: (asked.append(name), iter([pointwise._all_finite]))[1])
     assert optim.all_finite(params) is True and asked == ["all_finite"]
     assert pointwise._all_finite(iter(params)) is NotImplemented
     for value in (np.nan, np.inf, -np.inf):

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from emonet_scratch import kernels
+from emonet_scratch import dispatch
 from emonet_scratch.gpu import launch
 from tests.test_training import TINY, make, rows, states
 
 
 def test_every_twin_for_gpus_is_tested():
     tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_cuda_*.py"))
-    missing = [n for n in kernels._gpu_twins if not re.search(rf"def test_(cuda_)?twin_{n.replace('.', '_')}\b", tested)]
-    assert kernels._gpu_twins and missing == []
+    missing = [n for n in dispatch._gpu_twins if not re.search(rf"def test_(cuda_)?twin_{n.replace('.', '_')}\b", tested)]
+    assert dispatch._gpu_twins and missing == []
 
 
 @pytest.mark.parametrize("with_cupy, environment, imported", [
@@ -33,7 +33,7 @@ def test_the_twins_are_imported_where_cupy_is_and_kernels_are_not_off(with_cupy,
         try:
             layers.Dropout(0.5, 1).forward(np.ones((2, 3), np.float32))
             print("emonet_scratch.gpu" in sys.modules)
-        except kernels.KernelError as error:
+        except dispatch.KernelError as error:
             print(error)"""
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"EMONET_KERNELS": "on"} | environment,
                          cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
@@ -71,7 +71,7 @@ def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launche
     assert launched >= {f"emonet_{name}" for name in (
         "normalize", "dropout", "softmax_cross_entropy", optimizer, "squares", "norm", "clip")}
 
-    monkeypatch.setattr(kernels, "_find", lambda name: ())                    # the definitions
+    monkeypatch.setattr(dispatch, "_find", lambda name: ())                    # the definitions
     train("host").fit()
     for one, two in zip(rows(tmp_path / "gpu"), rows(tmp_path / "host"), strict=True):
         for name, slack in (("loss", 1e-5), ("grad_norm", 1e-4)):
@@ -79,13 +79,13 @@ def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launche
 
 
 def test_the_precision_follows_the_command_line_then_the_environment(monkeypatch):
-    monkeypatch.setattr(kernels, "precision", "tf32")                         # as EMONET_PRECISION=tf32 leaves it
-    assert kernels.use_precision(None, "cpu") == "fp32" and kernels.precision == "tf32"
-    assert kernels.use_precision(None, "cuda:0") == "tf32"
-    assert kernels.use_precision("bf16", "cuda:0") == kernels.precision == "bf16"
+    monkeypatch.setattr(dispatch, "precision", "tf32")                         # as EMONET_PRECISION=tf32 leaves it
+    assert dispatch.use_precision(None, "cpu") == "fp32" and dispatch.precision == "tf32"
+    assert dispatch.use_precision(None, "cuda:0") == "tf32"
+    assert dispatch.use_precision("bf16", "cuda:0") == dispatch.precision == "bf16"
     for name, device in (("bf16", "cpu"), ("half", "cuda:0")):
-        with pytest.raises(kernels.KernelError, match=name):
-            kernels.use_precision(name, device)
+        with pytest.raises(dispatch.KernelError, match=name):
+            dispatch.use_precision(name, device)
 
 
 def test_the_benchmark_refuses_to_run_without_a_gpu(tmp_path):

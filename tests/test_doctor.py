@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from emonet_scratch.data.afew import CLASSES, find_clips, load_features
+from emonet_scratch.data.afew import find_clips, load_features
 from emonet_scratch.data.doctor import SHOWN, Report, examine
-from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 from tests.media import counter, tone, write_clip
 
 NAMES = ("loudness", "pitch", "level")

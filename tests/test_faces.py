@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from emonet_scratch.cli import main
 from emonet_scratch.data import faces
-from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.prepare import prepare
 from emonet_scratch.data.video import FrameCache
+from emonet_scratch.errors import DataError
 from tests.media import write_clip
 from tests.strategies import seeds
 

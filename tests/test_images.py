@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from emonet_scratch.data import cifar10
-from emonet_scratch.training.checkpoint import CheckpointError, read_checkpoint
+from emonet_scratch.errors import CheckpointError, NonFiniteError
+from emonet_scratch.training.checkpoint import read_checkpoint
 from emonet_scratch.training.images import MEAN, ImageTrainer, Recipe, cut_out, shift_and_flip, ten_views
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_cifar10.py"
@@ -122,7 +123,7 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(tmp_path, monk
 
 def test_numbers_that_explode_are_named(tmp_path):
     recipe = dataclasses.replace(RECIPE, lr=1e30, schedule="constant")
-    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=r"in step \d+: a smaller lr than 1e\+30"):
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=r"in step \d+: a smaller lr than 1e\+30"):
         ImageTrainer(stripes(64, 0), stripes(16, 1), tmp_path, recipe, log=len).fit()
 
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import backend, kernels, layers, losses, models, optim
+from emonet_scratch import backend, dispatch, layers, losses, models, optim
 from tests.strategies import seeds
 
-LIBRARY = kernels.library()
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason=kernels.why())
-VARIANTS = [] if LIBRARY is None else kernels.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
+LIBRARY = dispatch.library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=dispatch.why())
+VARIANTS = [] if LIBRARY is None else dispatch.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
 drawn = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPS = np.finfo(np.float32).eps
 
@@ -28,16 +28,16 @@ EPS = np.finfo(np.float32).eps
 def library(request, monkeypatch):
     """The kernels of one instruction set, with so many threads, as all twins see them."""
     variant, threads = request.param
-    chosen = kernels.Library(LIBRARY.path, variant)
+    chosen = dispatch.Library(LIBRARY.path, variant)
     chosen.set_threads(threads)
-    monkeypatch.setattr(kernels, "library", lambda: chosen)
+    monkeypatch.setattr(dispatch, "library", lambda: chosen)
     yield chosen
     chosen.set_threads(LIBRARY.threads)
 
 
 @pytest.fixture(params=[True, False], ids=["direct", "winograd"])
 def exact(request, monkeypatch):
-    monkeypatch.setattr(kernels, "exact", request.param)
+    monkeypatch.setattr(dispatch, "exact", request.param)
     return request.param
 
 
@@ -69,7 +69,7 @@ def agree(make, x, seed, training=True, factor=1.0):
     layer.train(training), reference.train(training)
     before = x.copy()
     y, cache = layer.forward(x)
-    assert isinstance(cache, kernels.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
     want, want_cache = reference.forward(x.astype(np.float64))
     dy = np.random.default_rng(seed + 1).standard_normal(y.shape[::-1]).astype(np.float32).T     # not contiguous
     # No gradient through a ReLU whose input is nearer to 0 than rounding: which side it is on is a matter of chance.
@@ -171,13 +171,13 @@ def test_a_trunk_whose_images_keep_their_borders(library, exact, size):
 
 def test_every_twin_is_tested():
     tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_kernels*.py"))
-    assert kernels._twins and [n for n in kernels._twins if f"def test_twin_{n.replace('.', '_')}(" not in tested] == []
+    assert dispatch._twins and [n for n in dispatch._twins if f"def test_twin_{n.replace('.', '_')}(" not in tested] == []
 
 
 def test_a_planted_bug_is_caught(library, monkeypatch):
     """The comparison itself: a twin that forgets the last tap of the filters' gradient, one that adds a thousandth."""
     make, x = functools.partial(layers.Conv2d, 16, 16, 3, 1, 1), np.ones((1, 8, 8, 16), np.float32)
-    good = kernels._twins["Conv2d"]
+    good = dispatch._twins["Conv2d"]
 
     class Forgetful(good):
         @staticmethod
@@ -186,7 +186,7 @@ def test_a_planted_bug_is_caught(library, monkeypatch):
             dx = good.backward(layer, dy, cache)
             layer.W.grad[2, 2] = before
             return dx
-    monkeypatch.setitem(kernels._twins, "Conv2d", Forgetful)
+    monkeypatch.setitem(dispatch._twins, "Conv2d", Forgetful)
     layer, reference, dx, want_dx, pixels, terms = agree(make, x, 0, factor=10)
     near(dx, want_dx, terms, "dx", 10)
     with pytest.raises(AssertionError, match="W: off by"):
@@ -197,7 +197,7 @@ def test_a_planted_bug_is_caught(library, monkeypatch):
         def forward(layer, x):
             result = good.forward(layer, x)
             return result if result is NotImplemented else (result[0] * np.float32(1.001), result[1])
-    monkeypatch.setitem(kernels._twins, "Conv2d", Off)
+    monkeypatch.setitem(dispatch._twins, "Conv2d", Off)
     with pytest.raises(AssertionError, match="y: off by"):
         agree(make, x, 0, factor=10)
 
@@ -241,7 +241,7 @@ def test_nan_in_a_gradient_is_not_masked_away(library):
 @pytest.mark.parametrize("twins", [True, False])
 def test_without_input_gradient_the_parameters_get_theirs(twins, monkeypatch):
     if not twins:
-        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(dispatch, "library", lambda: None)
     x = np.random.default_rng(0).standard_normal((2, 9, 9, 3)).astype(np.float32)
     for make in (lambda: layers.Conv2d(3, 16, 3, 1, 1, rng=np.random.default_rng(0)),
                  lambda: models.ResNet(8, rng=np.random.default_rng(0)).features):
@@ -250,7 +250,7 @@ def test_without_input_gradient_the_parameters_get_theirs(twins, monkeypatch):
             layer = make()
             getattr(layer, "conv", layer).input_gradient = wanted
             y, cache = layer.forward(x)
-            assert isinstance(cache, kernels.TwinCache) == twins
+            assert isinstance(cache, dispatch.TwinCache) == twins
             dx = layer.backward(np.ones_like(y), cache)
             assert (dx is not None) == wanted
             grads.append([p.grad for p in layer.parameters()])
@@ -291,7 +291,7 @@ def test_what_is_not_as_built_goes_as_by_definition(change, training, monkeypatc
         row.train(training)
         return outcome(lambda: row.forward(rng.standard_normal((2, 9, 9, 3)).astype(np.float32))[0])
     fast = run()
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(dispatch, "library", lambda: None)
     slow = run()
     assert isinstance(fast, type) == isinstance(slow, type)
     np.testing.assert_allclose(fast, slow, rtol=1e-3, atol=1e-3) if not isinstance(fast, type) else None
@@ -305,7 +305,7 @@ def test_what_is_not_as_built_goes_as_by_definition(change, training, monkeypatc
 def test_parameters_replaced_between_forward_and_backward_are_refused(make, parameter):
     layer = make()
     y, cache = layer.forward(np.ones((1, 5, 5, 16), np.float32))
-    assert isinstance(cache, kernels.TwinCache)
+    assert isinstance(cache, dispatch.TwinCache)
     parameter(layer).value = np.asfortranarray(parameter(layer).value)
     with pytest.raises(ValueError, match="were replaced after its forward"):
         layer.backward(y, cache)
@@ -328,7 +328,7 @@ def test_numbers_of_numpy_are_numbers_and_names_stay():
     conv, x = layers.Conv2d(np.int64(16), np.int64(16), 3, np.int64(1), 1), np.ones((1, 5, 5, 16), np.float32)
     row = layers.Sequential(first=conv)
     named = row.parameters()[0]
-    assert isinstance(conv.forward(x)[1], kernels.TwinCache)
+    assert isinstance(conv.forward(x)[1], dispatch.TwinCache)
     conv.W.grad[...] = 1
     assert optim.clip_gradient_norm([conv.W], np.float32(1)) == pytest.approx(48)
     assert named.name == "first.W"
@@ -341,10 +341,10 @@ def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(lib
     np.testing.assert_array_equal(y, same)
     dy = np.random.default_rng(1).standard_normal(y.shape[::-1]).astype(np.float32).T
     np.testing.assert_array_equal(layer.backward(dy, cache), layer.backward(np.ascontiguousarray(dy), cache))
-    assert not isinstance(layer.astype(np.float64).forward(np.ones((1, 3, 3, 16)))[1], kernels.TwinCache)
+    assert not isinstance(layer.astype(np.float64).forward(np.ones((1, 3, 3, 16)))[1], dispatch.TwinCache)
     transposed = layers.Conv2d(16, 16, 3, 1, 1)
     transposed.W.value = transposed.W.value.transpose(1, 0, 2, 3)
-    assert not isinstance(transposed.forward(np.ones((1, 3, 3, 16), np.float32))[1], kernels.TwinCache)
+    assert not isinstance(transposed.forward(np.ones((1, 3, 3, 16), np.float32))[1], dispatch.TwinCache)
     with pytest.raises(ValueError, match="expected 4 axes and a last axis of 16"):
         layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 3, 3, 8), np.float32))
 
@@ -353,7 +353,7 @@ def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(lib
                                    layers.Sequential(layers.Conv2d(16, 16, 3, 1, 1), layers.BatchNorm(16), layers.ReLU())])
 def test_a_gradient_of_another_shape_is_refused(layer):
     y, cache = layer.forward(np.ones((2, 5, 5, 16), np.float32))
-    assert isinstance(cache, kernels.TwinCache)
+    assert isinstance(cache, dispatch.TwinCache)
     with pytest.raises(ValueError, match=r"got dy of shape \(1, 5, 5, 16\), expected \(2, 5, 5, 16\): that of y"):
         layer.backward(y[:1], cache)
 
@@ -384,20 +384,20 @@ def test_training_with_twins_goes_as_without(library, monkeypatch):
             found.append(loss)
         return found
     fast = losses_of()
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(dispatch, "library", lambda: None)
     assert fast == pytest.approx(losses_of(), rel=2e-3)
 
 
 def test_memory_is_given_back_and_never_while_a_view_lives():
-    a = kernels.empty(64, 1024)
+    a = dispatch.empty(64, 1024)
     a[...] = 7
     address, view = a.ctypes.data, a[3:5]
     del a
-    assert kernels.empty(64, 1024).ctypes.data != address          # the view still needs it
+    assert dispatch.empty(64, 1024).ctypes.data != address          # the view still needs it
     assert (view == 7).all()
     del view
-    assert kernels.empty(64, 1024).ctypes.data == address
-    assert kernels.empty(0, 5).shape == (0, 5)
+    assert dispatch.empty(64, 1024).ctypes.data == address
+    assert dispatch.empty(0, 5).shape == (0, 5)
 
 
 def test_a_steady_step_allocates_no_large_array(monkeypatch):
@@ -408,14 +408,14 @@ def test_a_steady_step_allocates_no_large_array(monkeypatch):
         model.backward(y, cache)
     step()
     def blocks():
-        return {m.ctypes.data for free in kernels._arena.blocks.values() for m in free}
+        return {m.ctypes.data for free in dispatch._arena.blocks.values() for m in free}
     before = blocks()
     step()
     assert blocks() == before
 
 
 def test_the_arena_drops_what_was_not_used_for_longest():
-    arena = kernels._Arena(keep_bytes=100)
+    arena = dispatch._Arena(keep_bytes=100)
     for size in (40, 30, 20):
         arena.give(np.empty(size, np.uint8))
     arena.give(arena.take(40))                                     # now 30 is the oldest
@@ -453,7 +453,7 @@ def test_a_forked_child_uses_the_kernels():
 FORK_WHILE_BUSY = """
 import os, sys, threading, time
 import numpy as np
-from emonet_scratch import kernels, layers
+from emonet_scratch import dispatch, layers
 layer, x = layers.Conv2d(16, 16, 3, 1, 1), np.ones((2, 64, 64, 16), np.float32)
 layer.forward(x)                 # imports are done: a fork in the middle of one hangs any Python
 stop = []
@@ -492,7 +492,7 @@ def test_children_forked_while_another_thread_computes_do_not_hang(threads):
 @pytest.mark.parametrize("value, expected", [
     ("off", "CPU kernels: off"), ("plain", "CPU kernels: plain"), ("sse9", "EMONET_KERNELS must be on, off or one of")])
 def test_the_environment_chooses(value, expected):
-    code = "from emonet_scratch import kernels\ntry: print(kernels.why())\nexcept kernels.KernelError as e: print(e)"
+    code = "from emonet_scratch import dispatch\ntry: print(dispatch.why())\nexcept dispatch.KernelError as e: print(e)"
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"EMONET_KERNELS": value, "EMONET_THREADS": "1"},
                          capture_output=True, text=True, check=True)
     assert run.stdout.startswith(expected) and run.stdout.count("\n") == 1
@@ -501,10 +501,10 @@ def test_the_environment_chooses(value, expected):
 def test_a_library_that_cannot_be_loaded_costs_speed_only(tmp_path):
     """Also what a package without the library says, and that importing it alone loads nothing."""
     package = tmp_path / "emonet_scratch"
-    shutil.copytree(Path(kernels.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(Path(dispatch.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     code = ("import sys, emonet_scratch; assert not [m for m in sys.modules if m.endswith(('twins', 'cupy'))]\n"
-            "import numpy as np; from emonet_scratch import kernels, layers\n"
-            "layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 4, 4, 16), np.float32)); print(kernels.why())")
+            "import numpy as np; from emonet_scratch import dispatch, layers\n"
+            "layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 4, 4, 16), np.float32)); print(dispatch.why())")
     for expected in ("not built", "cannot be loaded"):
         run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
                              env={k: v for k, v in os.environ.items() if k != "EMONET_KERNELS"})
@@ -513,9 +513,9 @@ def test_a_library_that_cannot_be_loaded_costs_speed_only(tmp_path):
 
 
 def test_a_library_built_from_other_sources_is_refused(monkeypatch):
-    monkeypatch.setattr(kernels, "ABI", kernels.ABI + 1)
+    monkeypatch.setattr(dispatch, "ABI", dispatch.ABI + 1)
     with pytest.raises(OSError, match="built from other sources: install the package again"):
-        kernels.Library(LIBRARY.path, None)
+        dispatch.Library(LIBRARY.path, None)
 
 
 @pytest.mark.parametrize("mine, theirs, expected", [
@@ -523,7 +523,7 @@ def test_a_library_built_from_other_sources_is_refused(monkeypatch):
 def test_threads_are_taken_from_the_environment(mine, theirs, expected, monkeypatch):
     monkeypatch.setenv("EMONET_THREADS", mine)
     monkeypatch.setenv("OMP_NUM_THREADS", theirs)
-    threads = kernels.Library(LIBRARY.path, None).threads
+    threads = dispatch.Library(LIBRARY.path, None).threads
     LIBRARY.set_threads(LIBRARY.threads)
     assert threads == (expected or len(os.sched_getaffinity(0)))
 
@@ -531,5 +531,5 @@ def test_threads_are_taken_from_the_environment(mine, theirs, expected, monkeypa
 @pytest.mark.parametrize("value", ["many", "0", "²", "-1"])
 def test_a_wrong_number_of_threads_is_one_clear_line(value, monkeypatch):
     monkeypatch.setenv("EMONET_THREADS", value)
-    with pytest.raises(kernels.KernelError, match=f"EMONET_THREADS must be a positive integer, got '{value}'"):
-        kernels.Library(LIBRARY.path, None)
+    with pytest.raises(dispatch.KernelError, match=f"EMONET_THREADS must be a positive integer, got '{value}'"):
+        dispatch.Library(LIBRARY.path, None)

@@ -9,21 +9,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import gradcheck, kernels, layers, losses, optim
+from emonet_scratch import dispatch, gradcheck, layers, losses, optim
 from emonet_scratch.layers import Parameter
 from tests.strategies import seeds
 
-LIBRARY = kernels.library()
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason=kernels.why())
-VARIANTS = [] if LIBRARY is None else kernels.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
+LIBRARY = dispatch.library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=dispatch.why())
+VARIANTS = [] if LIBRARY is None else dispatch.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
 drawn = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPS = np.finfo(np.float32).eps
 
 
 def chosen(variant, threads, monkeypatch):
-    library = kernels.Library(LIBRARY.path, variant)
+    library = dispatch.Library(LIBRARY.path, variant)
     library.set_threads(threads)
-    monkeypatch.setattr(kernels, "library", lambda: library)
+    monkeypatch.setattr(dispatch, "library", lambda: library)
     return library
 
 
@@ -63,7 +63,7 @@ def lstm_pair(D, H, L, seed, **options):
 def same_lstm(layer, reference, x, lengths, initial, dy, dfinal):
     """Forward, backward and again backward of the twin and of the definition: everything that they give."""
     (y, final), cache = layer.forward(x, lengths, initial)
-    assert isinstance(cache, kernels.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
     (want_y, want_final), want_cache = reference.forward(double(x), lengths, double(initial))
     layer.backward(dy, dfinal, cache)
     dx, dinitial = layer.backward(dy, dfinal, cache)
@@ -135,7 +135,7 @@ def test_gates_far_open_and_far_shut_and_not_numbers(library):
     cell.b.value[:] = 0
     x = np.array([0, 1e-40, -1e-20, 1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32).reshape(1, 10, 1)
     (y, (_, c)), cache = layer.forward(x)
-    assert isinstance(cache, kernels.TwinCache)
+    assert isinstance(cache, dispatch.TwinCache)
     with np.errstate(all="ignore"):
         a = x.astype(np.float64)[0, :, 0]
         s = 0.5 * (1 + np.tanh(0.5 * a))
@@ -171,8 +171,8 @@ def test_wrong_arguments_of_LSTM_get_the_definition_s_line(arguments):
 def test_what_the_twin_of_LSTM_leaves_to_the_definition():
     layer = layers.LSTM(3, 2)
     nothing = layer.forward(np.zeros((4, 2, 3), np.float32), [0, 0])
-    assert not isinstance(nothing[1], kernels.TwinCache) and not nothing[0][0].any()
-    assert not isinstance(layer.forward(np.zeros((4, 2, 3)))[1], kernels.TwinCache)
+    assert not isinstance(nothing[1], dispatch.TwinCache) and not nothing[0][0].any()
+    assert not isinstance(layer.forward(np.zeros((4, 2, 3)))[1], dispatch.TwinCache)
     _, cache = layer.forward(np.zeros((4, 2, 3), np.float32))
     with pytest.raises(ValueError, match=r"got dy of shape \(4, 1, 2\)"):
         layer.backward(np.zeros((4, 1, 2), np.float32), None, cache)
@@ -189,7 +189,7 @@ def test_twin_Normalize(library, shape, C, seed):
     layer = layers.Normalize(rng.random(C), rng.random(C) + 0.1)
     x = rng.integers(0, 256, (*shape, 2 * C)).astype(np.uint8)[..., ::2]
     y, cache = layer.forward(x)
-    assert isinstance(cache, kernels.TwinCache) and layer.backward(y, cache) is None
+    assert isinstance(cache, dispatch.TwinCache) and layer.backward(y, cache) is None
     near(y, x * layer.scale.astype(np.float64) + layer.shift, 1, "y", np.abs(layer.shift).max() + 255 * layer.scale.max())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import kernels, layers
+from emonet_scratch import dispatch, layers
 from emonet_scratch.layers.trace import trace
 from tests import test_lstm
 from tests.strategies import CHECKED, check, seeds, sizes, values
@@ -348,7 +348,7 @@ def test_trace_runs_the_definitions(monkeypatch):
         forward = staticmethod(lambda layer, x: (x, None))
         backward = staticmethod(lambda layer, dy, cache: dy)
 
-    monkeypatch.setattr(kernels, "_find", lambda name: [Twin] if name == "Sequential" else [])
+    monkeypatch.setattr(dispatch, "_find", lambda name: [Twin] if name == "Sequential" else [])
     net, paths = layers.Sequential(layers.Sequential(layers.ReLU())), []
     x = -np.ones((2, 3), np.float32)
     assert net.forward(x)[0] is x

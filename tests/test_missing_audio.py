@@ -8,10 +8,10 @@ import pytest
 
 from emonet_scratch.cli import main
 from emonet_scratch.data import audio, is10
-from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.batches import Split, batches
-from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.prepare import prepare
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 from emonet_scratch.training import read_checkpoint
 from emonet_scratch.training.projection import AudioProjection
 from tests.media import tone, write_clip

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch.data import opensmile
-from emonet_scratch.data.afew import CLASSES
-from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.opensmile import read_arff, read_csv, read_features, write_arff
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 
 HEADER = """@relation r
 @attribute name string

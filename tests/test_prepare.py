@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from emonet_scratch.data import is10
-from emonet_scratch.data.afew import CLASSES
-from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.data.prepare import prepare
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 from tests.media import counter, tone, write_clip
 
 # What people have: AFEW's own encoding and others.

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emonet_scratch.data import audio, synthetic
-from emonet_scratch.data.afew import CLASSES, find_clips, load_features
-from emonet_scratch.data.errors import DataError
+from emonet_scratch.data.afew import find_clips, load_features
 from emonet_scratch.data.synthetic import FACES, VOICES, Person, Scene, draw_clip, draw_cues, draw_face, draw_voice
 from emonet_scratch.data.video import probe, read_clip, read_sound, stream_frames
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -338,7 +339,7 @@ except DataError as error:
 
 def start(folder, before="", **options):
     script = SCRIPT.format(before=before).replace("synthetic, DataError", "synthetic\n"
-                                                  "from emonet_scratch.data.errors import DataError")
+                                                  "from emonet_scratch.errors import DataError")
     return subprocess.Popen([sys.executable, "-c", script, str(folder)], cwd=Path(__file__).parents[1], text=True,
                             stdout=subprocess.PIPE, **options)
 

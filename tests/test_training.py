@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import backend, files, kernels, layers, models
-from emonet_scratch.data.afew import CLASSES
+from emonet_scratch import backend, dispatch, files, layers, models
 from emonet_scratch.data.batches import Split
-from emonet_scratch.data.errors import DataError
+from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import DataError
 from emonet_scratch.training import (
     CheckpointError,
     NonFiniteError,
@@ -458,7 +458,7 @@ def test_the_whole_configuration_is_in_the_checkpoint(uninterrupted):
 def gpu(monkeypatch):
     """The stand-in for CuPy as device cuda:0, and the same definitions on both sides."""
     monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(dispatch, "library", lambda: None)
     return "cuda:0"
 
 

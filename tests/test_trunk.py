@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from emonet_scratch import layers, models, optim
 from emonet_scratch.cli import main
-from emonet_scratch.data.afew import CLASSES
 from emonet_scratch.data.video import sample_frames
+from emonet_scratch.emotions import CLASSES
 from emonet_scratch.training import load_model, read_checkpoint, write_checkpoint
 from emonet_scratch.training import trainer as trainer_module
 from emonet_scratch.weights import WeightsError

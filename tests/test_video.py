@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch.data import video
-from emonet_scratch.data.errors import DataError
 from emonet_scratch.data.video import (
     FrameCache,
     augment,
@@ -25,6 +24,7 @@ from emonet_scratch.data.video import (
     sample_frames,
     stream_frames,
 )
+from emonet_scratch.errors import DataError
 from tests.media import (
     BLUE,
     GREEN,

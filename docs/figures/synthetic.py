@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from emonet_scratch.data import audio, synthetic
-from emonet_scratch.data.afew import CLASSES
+from emonet_scratch.emotions import CLASSES
 
 SECONDS, SIZE = 1.6, (192, 256)
 MOMENTS = (0.0, 0.35, 0.65, 1.0)         # how far the face has come from neutral

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..emotions import CLASSES
+from ..errors import DataError
 from ..files import write_whole
-from .errors import DataError
-from .opensmile import CLASSES, read_features
+from .opensmile import read_features
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .afew import CLASSES, SPLITS, Clip, Features, missing_classes, scan, scan_features
-from .errors import DataError
+from ..emotions import CLASSES
+from ..errors import DataError
+from .afew import SPLITS, Clip, Features, missing_classes, scan, scan_features
 from .video import Probe, content_key, probe, stream_frames
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..emotions import CLASSES
+from ..errors import DataError
 from ..files import write_whole
 from . import audio, is10
-from .afew import CLASSES, VIDEO_SUFFIXES, class_of
-from .errors import DataError
+from .afew import VIDEO_SUFFIXES, class_of
 from .opensmile import write_arff, write_csv
 from .video import read_sound
 

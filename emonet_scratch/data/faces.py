@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from .errors import DataError
+from ..errors import DataError
 from .video import FrameCache, read_clip
 
 STEP, SMOOTH, DETAIL = 5, 3.0, 2

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..emotions import CLASSES
+from ..errors import DataError
 from ..files import write_whole
-from .errors import DataError
 
-CLASSES = ("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
 SKIPPED = {"frameindex", "frametime", "framelength"}
 CLASS_NAMES = {"class", "emotion", "label"}
 NUMERIC = {"numeric", "real", "integer"}

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..errors import DataError
 from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
-from .errors import DataError
 from .extract import DEFAULT, EXTRACTORS, vector_of
 from .faces import import_cv2, read_face
 from .video import FrameCache, content_key, read_clip

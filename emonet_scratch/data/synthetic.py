@@ -22,9 +22,9 @@ import imageio_ffmpeg
 import numpy as np
 from scipy.signal import lfilter
 
+from ..emotions import CLASSES
+from ..errors import DataError
 from . import audio
-from .afew import CLASSES
-from .errors import DataError
 from .opensmile import write_arff
 from .video import read_sound
 

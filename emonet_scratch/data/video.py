@@ -27,7 +27,7 @@ from io import BytesIO
 import imageio_ffmpeg
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 MAX_PIXELS = 2**25         # one coded picture: 8K (7680 x 4320) passes
 MAX_BYTES = 2**31          # what read_clip or read_sound may keep in memory

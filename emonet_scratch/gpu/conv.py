@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import kernels
+from .. import dispatch
 from ..backend import Array, array_module
 from ..layers import BatchNorm, Conv2d, PadShortcut, ReLU, ResidualBlock, Sequential
 from .launch import blocks, gradient, module, ready
@@ -231,7 +231,7 @@ def _conv_fits(conv: Any, C: int, F: int) -> bool:
     """3x3, C to F channels, padding 1, stride 1 or 2, no bias, its own arrays."""
     return (isinstance(conv, Conv2d) and (conv.K, conv.padding, conv.C, conv.F) == (3, 1, C, F) and conv.b is None
             and conv.stride in (1, 2) and (C == 3 or _wide(C)) and _wide(F)
-            and _sound((3, 3, C, F), conv.W.value, conv.W.grad) and kernels.precision in kernels.PRECISIONS)
+            and _sound((3, 3, C, F), conv.W.value, conv.W.grad) and dispatch.precision in dispatch.PRECISIONS)
 
 
 def _norm_fits(bn: Any, C: int) -> bool:
@@ -260,7 +260,7 @@ def _gradient(layer: Any, dy: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _precision() -> int:
-    return kernels.PRECISIONS.index(kernels.precision)
+    return dispatch.PRECISIONS.index(dispatch.precision)
 
 
 def _forward_shape(conv: Conv2d, x_shape: tuple[int, ...]) -> Shape:
@@ -482,4 +482,4 @@ for _name, _set in _variants():
     VARIANTS.setdefault(_name, []).append(_set)
 
 for _kernel in (_Conv2d, _ResidualBlock, _Sequential):
-    kernels.register(_kernel.__name__[1:], _kernel, "cuda")
+    dispatch.register(_kernel.__name__[1:], _kernel, "cuda")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import dispatch
 from ..backend import Array, array_module
 from ..layers import Dense
 from .launch import blocks, module, ready
@@ -20,7 +20,7 @@ ROWS, COLUMNS, STEP, THREADS = 32, 64, 32, 128      # as in gemm.cu
 ENOUGH_BLOCKS = 264             # two for each processor of an H100
 LEAST_SHARE = 4 * STEP          # of the sum, for a block
 
-VARIANTS: dict[str, list[dict[str, Any]]] = {"gemm": [{"PRECISION": p} for p in range(len(kernels.PRECISIONS))]}
+VARIANTS: dict[str, list[dict[str, Any]]] = {"gemm": [{"PRECISION": p} for p in range(len(dispatch.PRECISIONS))]}
 
 _own = False
 
@@ -48,7 +48,7 @@ def affine(x: Array, W: Array, b: Array) -> Array:
     shares = blocks(K, share)
     y = xp.empty((M, N), np.float32)
     parts = y if shares == 1 else xp.empty((shares, M, N), np.float32)
-    compiled = module("gemm", PRECISION=kernels.PRECISIONS.index(kernels.precision))
+    compiled = module("gemm", PRECISION=dispatch.PRECISIONS.index(dispatch.precision))
     compiled.kernel("emonet_gemm")((blocks(N, COLUMNS), blocks(M, ROWS), shares), (THREADS,),
                                    (*map(np.int32, (M, N, K, share)), x, W, b, np.int32(shares == 1), parts))
     if shares > 1:
@@ -73,4 +73,4 @@ class _Dense:
         return Dense.backward.__wrapped__(layer, dy, cache)
 
 
-kernels.register("Dense", _Dense, "cuda")
+dispatch.register("Dense", _Dense, "cuda")

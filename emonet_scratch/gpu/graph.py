@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from .. import kernels
+from .. import dispatch
 from ..backend import Array, import_cupy
 from ..layers import Layer
 from ..models import EmoNet, ResNet
@@ -90,7 +90,7 @@ class _Evaluation:
         arrays, used = list(model._state().values()), self.used(model, *inputs)
         if used is None or not all(map(_on_gpu, arrays)):
             return NotImplemented
-        key = (tuple((x.shape, x.dtype.str) if _on_gpu(x) else x for x in used), kernels.precision,
+        key = (tuple((x.shape, x.dtype.str) if _on_gpu(x) else x for x in used), dispatch.precision,
                tuple(a.data.ptr for a in arrays))
         known = _graphs.setdefault(model, OrderedDict())
         graph = known.pop(key, None)
@@ -124,5 +124,5 @@ def _one_image(model: ResNet, x: Any) -> tuple[Any, ...] | None:
     return (x,) if _on_gpu(x) and x.ndim == 4 and len(x) == 1 else None
 
 
-kernels.register("EmoNet", _Evaluation(EmoNet, _one_clip), "cuda")
-kernels.register("ResNet", _Evaluation(ResNet, _one_image), "cuda")
+dispatch.register("EmoNet", _Evaluation(EmoNet, _one_clip), "cuda")
+dispatch.register("ResNet", _Evaluation(ResNet, _one_image), "cuda")

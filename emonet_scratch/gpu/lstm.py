@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, kernels
+from .. import backend, dispatch
 from ..backend import Array, array_module, device_of, to_device
 from ..layers import LSTM, LSTMCell
 from .gemm import affine
@@ -32,7 +32,7 @@ def _shared(H: int) -> tuple[int, int]:
 
 
 class _LSTM:
-    """All layers over all steps. The recurrence is float32 whatever `kernels.precision` says."""
+    """All layers over all steps. The recurrence is float32 whatever `dispatch.precision` says."""
 
     @staticmethod
     def fits(layer: LSTM) -> bool:
@@ -102,4 +102,4 @@ class _LSTM:
         return dx, (dh, dc)
 
 
-kernels.register("LSTM", _LSTM, "cuda")
+dispatch.register("LSTM", _LSTM, "cuda")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import dispatch
 from ..backend import Array, array_module, to_device
 from ..layers import Dropout, Normalize
 from ..optim import SGD, Adam, Optimizer
@@ -167,5 +167,5 @@ def _all_finite(params: Any) -> Any:
 
 
 for _kernel in (_Normalize, _Dropout, _softmax_cross_entropy, _clip_gradient_norm, _all_finite):
-    kernels.register(_kernel.__name__[1:], _kernel, "cuda")
-kernels.register("Optimizer.step", _step, "cuda")
+    dispatch.register(_kernel.__name__[1:], _kernel, "cuda")
+dispatch.register("Optimizer.step", _step, "cuda")

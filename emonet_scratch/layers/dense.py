@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, array_module, generator
-from ..kernels import twin
+from ..dispatch import twin
 from .base import Layer, Parameter, check_last_axis
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, device_of, generator, to_device
-from ..kernels import twin
+from ..dispatch import twin
 from .base import Layer
 
 

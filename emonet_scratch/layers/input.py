@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, device_of, to_device
-from ..kernels import twin
+from ..dispatch import twin
 from .base import Layer, check_last_axis
 
 

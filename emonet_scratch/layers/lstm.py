@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, device_of, generator, to_device
-from ..kernels import twin
+from ..dispatch import twin
 from .base import Layer, Parameter, check_last_axis
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module
-from ..kernels import twin
+from ..dispatch import twin
 from .activation import ReLU
 from .base import Layer
 from .batch_norm import BatchNorm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..backend import Array
-from ..kernels import twin
+from ..dispatch import twin
 from .base import Layer
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, concatenate, device_of, generator, to_device
-from ..kernels import twin
+from ..dispatch import twin
+from ..emotions import CLASSES
+from ..errors import WeightsError
 from ..layers import (
     LSTM,
     BatchNorm,
@@ -26,11 +28,8 @@ from ..layers import (
     ReLU,
     Sequential,
 )
-from ..weights import WeightsError
 from .resnet import PRETRAINED, ResNet
 from .summary import summary
-
-NUM_CLASSES = 7
 
 
 def _whole(value: Any) -> bool:
@@ -190,7 +189,7 @@ class EmoNet(Layer):
         shortcut  audio -> Dense, added to the logits (config.audio_shortcut): 0 at first, LDA's rule when training starts
     """
 
-    def __init__(self, config: EmoNetConfig, audio_features: int = NUM_CLASSES - 1,
+    def __init__(self, config: EmoNetConfig, audio_features: int = len(CLASSES) - 1,
                  rng: np.random.Generator | None = None, load_trunk: bool = True) -> None:
         rng = rng or generator()
         self.config, fused = config, 0
@@ -212,10 +211,10 @@ class EmoNet(Layer):
         if "audio" in config.modalities:
             self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
             fused += config.audio_layers[-1]
-        self.fusion = _dense_stack((fused, *config.fusion_layers, NUM_CLASSES), config.dropout, rng,
+        self.fusion = _dense_stack((fused, *config.fusion_layers, len(CLASSES)), config.dropout, rng,
                                    open_end=not config.relu_on_logits)
         if config.audio_shortcut and "audio" in config.modalities:
-            self.shortcut = Dense(audio_features, NUM_CLASSES, rng)
+            self.shortcut = Dense(audio_features, len(CLASSES), rng)
             self.shortcut.W.value[...] = 0
             # The rest begins as a small correction, as a residual branch with a scale of 0 does (Goyal et al. 2017, 5.1).
             getattr(self.fusion, f"dense{len(config.fusion_layers) + 1}").W.value *= 0.1

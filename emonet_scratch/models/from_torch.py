@@ -7,7 +7,8 @@ import re
 
 import numpy as np
 
-from ..weights import WeightsError, read_weights
+from ..errors import WeightsError
+from ..weights import read_weights
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 BLOCK = r"layer([123])\.(\d+)\."

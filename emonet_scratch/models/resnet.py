@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, device_of, to_device
-from ..kernels import twin
+from ..dispatch import twin
+from ..errors import WeightsError
 from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, ResidualBlock, Sequential
-from ..weights import WeightsError
 from .from_torch import read_resnet
 from .summary import summary
 

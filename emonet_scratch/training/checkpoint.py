@@ -13,13 +13,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..errors import CheckpointError
 from ..files import write_whole
 
 FORMAT = 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged, foreign, or of another model; one line that names the file."""
 
 
 def write_checkpoint(path: str | os.PathLike, groups: dict[str, dict[str, np.ndarray]], meta: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import choose_device
-from ..data.afew import CLASSES
-from ..data.errors import DataError
+from ..emotions import CLASSES
+from ..errors import DataError
 from ..files import write_whole
 from .checkpoint import read_checkpoint
 from .experiment import MODALITIES, dataset, load_model, read_settings

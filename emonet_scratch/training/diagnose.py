@@ -23,16 +23,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import array_module, choose_device, to_device
-from ..data.afew import CLASSES
 from ..data.batches import Batch, Split, batches
+from ..emotions import CLASSES
+from ..errors import NonFiniteError
 from ..files import write_whole
 from ..layers import ReLU
 from ..layers.trace import trace
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
-from ..models.emonet import NUM_CLASSES
 from .experiment import MODALITIES, dataset, projection_of
-from .non_finite import NonFiniteError
 from .projection import AudioProjection, missing
 from .report import COLOURS, INK, MUTED, save_figure
 from .trainer import Trainer
@@ -92,7 +91,8 @@ def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioPro
     batch = next(batches(trainer.train, config.batch_size, config.frames, seed=seed, training=True))
     found = {"classes": {name: int((train.labels == k).sum()) for k, name in enumerate(CLASSES)},
              "clips in a batch": len(batch), "lr": config.lr, "LDA": _lda(projection, train, val),
-             "inputs": _inputs(labelled, projection), "initial loss": _loss(trainer, batch), "chance": math.log(NUM_CLASSES)}
+             "inputs": _inputs(labelled, projection), "initial loss": _loss(trainer, batch),
+             "chance": math.log(len(CLASSES))}
     found["layers"], found["gradient norm"] = _layers(trainer, batch)
     calm = start(clip_norm=None, **CALM | {"lr": 0.0})
     calm._step(batch)                                                         # memory, caches

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, kernels
+from .. import dispatch
 from ..backend import choose_device
-from ..data.afew import CLASSES
 from ..data.batches import Split
-from ..data.errors import DataError
 from ..data.prepare import Dataset, prepare
+from ..emotions import CLASSES
+from ..errors import CheckpointError, DataError
 from ..files import write_whole
 from ..models import EmoNet, EmoNetConfig
 from ..models.emonet import trunk_weights
-from .checkpoint import CheckpointError, expected_of, read_checkpoint
+from ..version import __version__
+from .checkpoint import expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
 from .metrics import confusion_matrix, macro_f1, wilson_interval
 from .projection import AudioProjection
@@ -40,7 +41,7 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     """
     config = EmoNetConfig().replace(**settings["config"])
     device, line = choose_device(settings["device"])
-    precision = kernels.use_precision(settings.get("precision"), device)      # runs of earlier versions have none
+    precision = dispatch.use_precision(settings.get("precision"), device)      # runs of earlier versions have none
     log(line if precision == "fp32" else f"{line}, {precision}")
     if not resume:
         trunk_weights(config)                                                 # an error before hours of decoding
@@ -181,7 +182,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
 def versions() -> dict[str, str]:
     """What a result depends on besides the settings."""
     import scipy
-    lib = kernels.library()
+    lib = dispatch.library()
     return {"emonet_scratch": __version__, "python": platform.python_version(), "numpy": np.__version__,
             "scipy": scipy.__version__,
             "kernels": f"{lib.variant}, {lib.threads} threads" if lib else "off",

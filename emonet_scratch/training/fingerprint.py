@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.batches import Split
-from .checkpoint import CheckpointError
+from ..errors import CheckpointError
 
 
 def sha256(parts: Iterable[np.ndarray | bytes]) -> str:

@@ -16,12 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..backend import to_device
+from ..errors import CheckpointError, NonFiniteError
 from ..files import write_whole
 from ..layers import Normalize, Sequential
 from ..losses import softmax_cross_entropy
 from ..models import ResNet
 from ..optim import SGD, schedule
-from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
+from .checkpoint import expected_of, read_checkpoint, write_checkpoint
 from .fingerprint import sha256
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -180,7 +181,7 @@ class ImageTrainer:
         logits, cache = self.model.forward(to_device(images, self.device))
         loss, dlogits = softmax_cross_entropy(logits, labels)
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is not finite in step {self.optimizer.t + 1}: a smaller lr than "
+            raise NonFiniteError(f"the loss is not finite in step {self.optimizer.t + 1}: a smaller lr than "
                                      f"{self.recipe.lr:g} is the usual remedy")
         self.model.zero_grad()
         self.model.backward(dlogits, cache)

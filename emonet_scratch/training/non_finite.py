@@ -10,10 +10,6 @@ from ..layers.base import Layer
 from ..layers.trace import trace
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not finite; the message names the layer in which it appeared first."""
-
-
 class _Found(Exception):
     """Carries the finding out of the traced run."""
 

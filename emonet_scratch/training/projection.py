@@ -9,8 +9,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ..data.errors import DataError
-from ..lda import LDA, SingularScatterError
+from ..errors import DataError, SingularScatterError
+from ..lda import LDA
 
 #: Intensities that shrinkage="cv" chooses from, beside Ledoit and Wolf's.
 GRID = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8)

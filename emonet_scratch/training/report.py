@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..data.afew import CLASSES
+from ..emotions import CLASSES
 from ..files import write_whole
 
 INK, MUTED, COLOURS = "#222222", "#888888", {"audio": "#c77700", "video": "#2a6fbb", "fused": "#2b8a3e", "resnet": "#2a6fbb"}

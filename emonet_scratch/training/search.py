@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import dispatch
 from ..backend import choose_device
-from ..data.errors import DataError
+from ..errors import DataError, NonFiniteError
 from ..files import write_whole
 from ..models import EmoNetConfig
 from .experiment import MODALITIES, dataset, projection_of
 from .fingerprint import fingerprint
-from .non_finite import NonFiniteError
 from .report import INK, MUTED, save_figure
 from .trainer import Trainer
 
@@ -52,7 +51,7 @@ def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log:
     name, = settings["modalities"]
     config = EmoNetConfig().replace(**settings["config"]).replace(modalities=MODALITIES[name])
     device, line = choose_device(settings["device"])
-    kernels.use_precision(settings["precision"], device)
+    dispatch.use_precision(settings["precision"], device)
     log(line)
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]

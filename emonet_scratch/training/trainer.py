@@ -18,15 +18,16 @@ from tqdm import tqdm
 from ..backend import to_device
 from ..data.batches import Batch, Split, batches
 from ..data.video import FrameCache
+from ..emotions import CLASSES
+from ..errors import CheckpointError, NonFiniteError
 from ..files import write_whole
 from ..layers import BatchNorm, Parameter
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
-from ..models.emonet import NUM_CLASSES
 from ..optim import SGD, Adam, Together, all_finite, clip_gradient_norm, schedule
-from .checkpoint import CheckpointError, expected_of, read_checkpoint, write_checkpoint
+from .checkpoint import expected_of, read_checkpoint, write_checkpoint
 from .fingerprint import check_data, fingerprint, sha256
-from .non_finite import NonFiniteError, first_non_finite
+from .non_finite import first_non_finite
 from .projection import AudioProjection
 
 
@@ -66,7 +67,7 @@ class Trainer:
         self.rate = schedule(config.schedule, config.lr, steps, min(config.warmup, steps))
         self.class_weights = None
         if config.class_weights:
-            counts = np.bincount(self.train.labels, minlength=NUM_CLASSES)
+            counts = np.bincount(self.train.labels, minlength=len(CLASSES))
             share = np.maximum(counts, 1) / len(self.train) * (counts > 0).sum()
             self.class_weights = to_device((1 / share).astype(np.float32), device)
         # sums over the epoch so far: loss times clips, clips right, clips, gradient norms; seconds: of the epoch so far
@@ -99,8 +100,8 @@ class Trainer:
             W, b = self.projection.rule(self.train.audio, self.train.labels)
             known, shortcut = self.projection.lda.classes_, self.model.shortcut
             # A class without clips stands in the middle of the others and is as likely as half a clip.
-            full_W = np.repeat(W.mean(axis=1, keepdims=True), NUM_CLASSES, axis=1)
-            full_b = np.full(NUM_CLASSES, b.mean() - math.log(2 * len(self.train)))
+            full_W = np.repeat(W.mean(axis=1, keepdims=True), len(CLASSES), axis=1)
+            full_b = np.full(len(CLASSES), b.mean() - math.log(2 * len(self.train)))
             full_W[:, known], full_b[known] = W, b
             shortcut.W.value[...] = to_device(full_W.astype(np.float32), self.device)
             shortcut.b.value[...] = to_device(full_b.astype(np.float32), self.device)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emonet_scratch import backend, kernels
+from emonet_scratch import backend, dispatch
 from emonet_scratch.gpu import launch
 from tests import device
 
@@ -198,12 +198,12 @@ def shim(request, monkeypatch):
     if os.environ.get("EMONET_TEST_DEVICE") == "cuda":
         if "planted" in request.node.name or "shim" in request.module.__name__:
             pytest.skip("a wrong kernel is for the shim, which survives it")
-        monkeypatch.setattr(kernels, "_load_gpu", lambda: True)
+        monkeypatch.setattr(dispatch, "_load_gpu", lambda: True)
         return backend.import_cupy()
     if sys.platform != "linux" or shutil.which(CXX) is None:
         pytest.skip(f"the shim wants Linux and {CXX}")
     monkeypatch.setattr(launch, "compiler", compiler)
-    monkeypatch.setattr(kernels, "_load_gpu", lambda: True)                   # also where EMONET_KERNELS=off
+    monkeypatch.setattr(dispatch, "_load_gpu", lambda: True)                   # also where EMONET_KERNELS=off
     monkeypatch.setattr(backend, "import_cupy", lambda: device.cupy)
     monkeypatch.setitem(sys.modules, "cupy", device.cupy)                     # kernels.py looks there
     return device.cupy

@@ -10,8 +10,8 @@ The environment decides once, when the first twin is asked for:
     EMONET_KERNELS=off                  the definitions only
     EMONET_KERNELS=avx512|avx2|plain    this build of the kernels instead of the best that the processor can run
     EMONET_THREADS=2                    threads of the kernels (else OMP_NUM_THREADS, else one a usable core)
-    EMONET_EXACT=1                      as `kernels.exact = True`
-    EMONET_PRECISION=tf32|bf16          as `kernels.precision = ...`
+    EMONET_EXACT=1                      as `dispatch.exact = True`
+    EMONET_PRECISION=tf32|bf16          as `dispatch.precision = ...`
     EMONET_GRAPH=1                      one clip in evaluation as one CUDA graph (gpu/graph.py)
 """
 
@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .errors import KernelError
 
 VARIANTS = ("plain", "avx2", "avx512")
 ABI = 2                             # of kernels/cpu/dispatch.c: another number is a library built from other sources
@@ -54,10 +56,6 @@ def _unlock_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
-
-
-class KernelError(RuntimeError):
-    """The kernels asked for by EMONET_KERNELS cannot be used."""
 
 
 class Library:

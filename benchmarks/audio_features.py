@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from emonet_scratch import LDA
-from emonet_scratch.data import is10
+from emonet_scratch.data.sound import is10
 from emonet_scratch.data.video import read_sound
 from emonet_scratch.training.metrics import wilson_interval
 

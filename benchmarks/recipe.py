@@ -6,7 +6,7 @@
 RAVDESS: real speech, split by actor, six to train and two to test, four times, so every utterance is tested once by a
 network that knows neither its speaker nor its sound; calm counts as neutral, which leaves AFEW's seven classes. A synthetic
 data set, as `emonet synthesize` writes it: its own training and validation splits. Audio vectors are those of
-data/audio.py.
+data/sound/compact.py.
 
 All networks start from the same weights and see the same projections and batches for the same number of epochs; the last
 epoch counts, so no choice is made on what is tested. "naive": LDA projects the very clips that it was fitted on; "out of
@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from emonet_scratch.data import audio
 from emonet_scratch.data.batches import Split, batches
 from emonet_scratch.data.prepare import prepare
+from emonet_scratch.data.sound import compact
 from emonet_scratch.data.video import read_sound
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.optim import schedule
@@ -45,7 +45,7 @@ def ravdess(folder: Path) -> Iterator[tuple[Split, Split]]:
     files = sorted(folder.glob("Actor_*/*.flac"))
     if not files:
         raise SystemExit(f"{str(folder)!r} has no Actor_*/*.flac")
-    X = np.array([audio.features(read_sound(path)) for path in files])
+    X = np.array([compact.features(read_sound(path)) for path in files])
     y = np.array([EMOTIONS[path.stem.split("-")[2]] for path in files])
     actor = np.array([int(path.stem.split("-")[6]) for path in files])
     split = Split([path.stem for path in files], y, None, X)
@@ -113,7 +113,7 @@ def main() -> None:
         modalities=["audio"], **{name: json.loads(v) for name, v in (f.split("=") for f in options.set)})
     pairs = list(ravdess(options.ravdess) if options.ravdess else synthetic(options.synthetic))
     y = np.concatenate([test.labels for _, test in pairs])
-    print(f"{len(y)} test clips, {pairs[0][0].audio.shape[1]} features ({audio.EXTRACTOR})")
+    print(f"{len(y)} test clips, {pairs[0][0].audio.shape[1]} features ({compact.EXTRACTOR})")
     answers: dict[str, list[np.ndarray]] = {}
     for seed in range(options.seeds):
         found: dict[str, list[np.ndarray]] = {}

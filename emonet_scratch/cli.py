@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from . import dispatch
 from .backend import choose_device
-from .data import audio
 from .data.afew import SPLITS, Clip, load_features, split_of, write_predictions
 from .data.batches import Split
 from .data.doctor import examine
@@ -29,14 +28,14 @@ from .emotions import CLASSES
 from .errors import DataError, EmonetError
 from .models import EmoNetConfig, ResNet
 from .models.emonet import PRESETS
+from .studies.compare import compare as run_compare
+from .studies.diagnose import diagnose as run_diagnose
+from .studies.search import SPACES
+from .studies.search import search as run_search
 from .training import load_model, run
 from .training.checkpoint import write_checkpoint
-from .training.compare import compare as run_compare
-from .training.diagnose import diagnose as run_diagnose
 from .training.experiment import MODALITIES, Model, find_run, read_settings, score, versions
 from .training.report import table
-from .training.search import SPACES
-from .training.search import search as run_search
 from .version import __version__
 
 SYNTHETIC = (70, 20, 4)
@@ -193,9 +192,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def _extractor(model: Model) -> str:
     """The extractor that made the audio vectors of this network, or "" where they came with the data set."""
-    if model.extractor:
-        return model.extractor if model.extractor in EXTRACTORS else ""
-    return audio.EXTRACTOR if model.feature_names == audio.FEATURE_NAMES else ""      # a checkpoint of an earlier version
+    return model.extractor if model.extractor in EXTRACTORS else ""
 
 
 def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:

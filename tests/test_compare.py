@@ -13,11 +13,11 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.svm import LinearSVC
 
 from emonet_scratch.cli import main
-from emonet_scratch.training.compare import REFERENCE, measure
-from emonet_scratch.training.late_fusion import find_weights, fuse, fuse_across_folds
+from emonet_scratch.studies.compare import REFERENCE, measure
+from emonet_scratch.studies.late_fusion import find_weights, fuse, fuse_across_folds
+from emonet_scratch.studies.svm import LinearSVM, choose_C
 from emonet_scratch.training.metrics import mcnemar
 from emonet_scratch.training.projection import stratified_folds
-from emonet_scratch.training.svm import LinearSVM, choose_C
 from tests.strategies import seeds
 from tests.test_cli import QUICK, build
 

@@ -9,7 +9,7 @@ import pytest
 
 from emonet_scratch import layers
 from emonet_scratch.cli import main
-from emonet_scratch.training import diagnose
+from emonet_scratch.studies import diagnose
 from emonet_scratch.training.projection import AudioProjection
 from tests.test_cli import data  # noqa: F401
 from tests.test_training import TINY, split

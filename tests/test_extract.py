@@ -12,9 +12,9 @@ import pytest
 
 from emonet_scratch.cli import main
 from emonet_scratch.data import extract as module
-from emonet_scratch.data import is10
 from emonet_scratch.data.extract import EXTRACTORS, extract, find, vector_of
 from emonet_scratch.data.opensmile import read_arff, read_csv
+from emonet_scratch.data.sound import is10
 from emonet_scratch.data.video import read_sound
 from emonet_scratch.errors import DataError
 from tests.media import tone, write_clip

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from emonet_scratch.data import is10, pitch
-from emonet_scratch.data.functionals import NAMES, VOICED_NAMES, functionals, voiced_functionals
-from emonet_scratch.data.is10 import FEATURE_NAMES, delta, descriptors, features
+from emonet_scratch.data.sound import is10, pitch
+from emonet_scratch.data.sound.functionals import NAMES, VOICED_NAMES, functionals, voiced_functionals
+from emonet_scratch.data.sound.is10 import FEATURE_NAMES, delta, descriptors, features
 
 COLUMN = {name: i for i, name in enumerate((*is10.DESCRIPTORS, *is10.VOICED_DESCRIPTORS))}
 

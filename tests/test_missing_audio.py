@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from emonet_scratch.cli import main
-from emonet_scratch.data import audio, is10
 from emonet_scratch.data.batches import Split, batches
 from emonet_scratch.data.prepare import prepare
+from emonet_scratch.data.sound import compact, is10
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
 from emonet_scratch.training import read_checkpoint
@@ -113,4 +113,4 @@ def test_modality_dropout_takes_the_audio_of_some_training_clips():
 def test_data_of_the_synthetic_set_say_which_extractor(tmp_path):
     from emonet_scratch.data.synthetic import write
     data = prepare(write(tmp_path / "s", (1, 1, 1), workers=1), frame_size=16, log=lambda line: None)
-    assert data.extractor == audio.EXTRACTOR and data.feature_names == audio.FEATURE_NAMES
+    assert data.extractor == compact.EXTRACTOR and data.feature_names == compact.FEATURE_NAMES

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from emonet_scratch.data import is10
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.data.prepare import prepare
+from emonet_scratch.data.sound import is10
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
 from tests.media import counter, tone, write_clip

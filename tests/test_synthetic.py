@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch.data import audio, synthetic
+from emonet_scratch.data import synthetic
 from emonet_scratch.data.afew import find_clips, load_features
+from emonet_scratch.data.sound import compact
 from emonet_scratch.data.synthetic import FACES, VOICES, Person, Scene, draw_clip, draw_cues, draw_face, draw_voice
 from emonet_scratch.data.video import probe, read_clip, read_sound, stream_frames
 from emonet_scratch.emotions import CLASSES
@@ -30,7 +31,7 @@ def setting(seed=0):
 
 def hear(cues, person, seed=0, seconds=2):
     sound = draw_voice(np.asarray(cues, float), person, seconds * synthetic.RATE, np.random.default_rng(seed))
-    return dict(zip(audio.FEATURE_NAMES, audio.features(sound), strict=True))
+    return dict(zip(compact.FEATURE_NAMES, compact.features(sound), strict=True))
 
 
 # ---- faces
@@ -260,12 +261,12 @@ def squeeze(frames):
 def test_vectors_are_those_of_the_sound_as_it_decodes(written):
     clips = find_clips(written)
     features = load_features(written, clips)
-    assert features.names == audio.FEATURE_NAMES and not features.problems and not features.unmatched
+    assert features.names == compact.FEATURE_NAMES and not features.problems and not features.unmatched
     assert set(features.vectors) == {c.key for split in clips.values() for c in split}
     for clip in (clips["train"][3], clips["test"][2]):
-        np.testing.assert_allclose(features.vectors[clip.key], audio.features(read_sound(clip.path)), rtol=1e-12)
+        np.testing.assert_allclose(features.vectors[clip.key], compact.features(read_sound(clip.path)), rtol=1e-12)
     text = next(written.glob("Test_Audio/*.arff")).read_text()
-    assert text.startswith(f"@relation {audio.EXTRACTOR}") and text.rstrip().endswith(",?")
+    assert text.startswith(f"@relation {compact.EXTRACTOR}") and text.rstrip().endswith(",?")
 
 
 def test_a_clip_says_its_expression_in_its_pictures(written):

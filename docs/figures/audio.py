@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from emonet_scratch.data import is10, synthetic
+from emonet_scratch.data import synthetic
+from emonet_scratch.data.sound import is10
 from emonet_scratch.data.video import read_sound
 
 

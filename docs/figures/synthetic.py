@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from emonet_scratch.data import audio, synthetic
+from emonet_scratch.data import synthetic
+from emonet_scratch.data.sound import compact
 from emonet_scratch.emotions import CLASSES
 
 SECONDS, SIZE = 1.6, (192, 256)
@@ -46,9 +47,9 @@ def draw_sound(ax: Axes, sound: np.ndarray, usual: float) -> None:
     ax.plot(np.arange(len(sound)) / synthetic.RATE, sound, color="#c4c8cf", lw=0.4)
     ax.set_ylim(-0.8, 0.8)
     ax.set_yticks([])
-    frames = audio.describe(sound.astype(float), synthetic.RATE)
-    t = np.arange(len(frames["pitch"])) * audio.HOP + audio.FRAME / 2
-    voiced = (frames["voicing"] > audio.VOICED) & (frames["energy"] > frames["energy"].max() - audio.ACTIVE_RANGE)
+    frames = compact.describe(sound.astype(float), synthetic.RATE)
+    t = np.arange(len(frames["pitch"])) * compact.HOP + compact.FRAME / 2
+    voiced = (frames["voicing"] > compact.VOICED) & (frames["energy"] > frames["energy"].max() - compact.ACTIVE_RANGE)
     pitch = ax.twinx()
     pitch.plot(t, np.where(voiced, 100 * 2 ** (frames["pitch"] / 12), np.nan), color="#b5331f", lw=1.8)
     pitch.axhline(usual, color="#333333", lw=0.8, ls=":")

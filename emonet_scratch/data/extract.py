@@ -17,16 +17,16 @@ from tqdm import tqdm
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from . import audio, is10
 from .afew import VIDEO_SUFFIXES, class_of
 from .opensmile import write_arff, write_csv
+from .sound import compact, is10
 from .video import read_sound
 
 #: What makes a vector of a sound, by name and version.
 EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
     is10.EXTRACTOR: (is10.features, is10.FEATURE_NAMES),
     is10.EXTRACTOR + "-energy": (lambda sound: is10.features(sound, loudness="energy"), is10.FEATURE_NAMES),
-    audio.EXTRACTOR: (audio.features, audio.FEATURE_NAMES),
+    compact.EXTRACTOR: (compact.features, compact.FEATURE_NAMES),
 }
 DEFAULT = is10.EXTRACTOR
 SUFFIXES = VIDEO_SUFFIXES | {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"}

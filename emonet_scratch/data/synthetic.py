@@ -24,8 +24,8 @@ from scipy.signal import lfilter
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from . import audio
 from .opensmile import write_arff
+from .sound import compact
 from .video import read_sound
 
 # How hard it is. An unclear face or voice is (1 - m) of the label and m of its twin, m uniform in MIXTURE, so
@@ -365,7 +365,7 @@ def write(root: str | os.PathLike, clips_per_class: Sequence[int] = (70, 20, 4),
         Test_AFEW/000000007.avi            Test_Audio/000000007.arff            (4, in one folder and without labels)
 
     clips_per_class: the three counts. Clips are MPEG-2 video with MP3 sound, and the ARFF vectors are
-    `audio.features` of that sound as it decodes. The pictures, sounds and ids follow from the seed, in any order of
+    `compact.features` of that sound as it decodes. The pictures, sounds and ids follow from the seed, in any order of
     work. `progress` is called after each clip. The folder appears under its name when all of it is written.
     DataError: `root` exists, counts below 1, a negative seed, ffmpeg failed. OSError: it cannot be written.
     """
@@ -407,8 +407,8 @@ def _write_clip(root: Path, split: str, label: str, seed: list[int], name: str) 
         folder.mkdir(parents=True, exist_ok=True)
     frames, sound = draw_clip(label, np.random.default_rng(seed))
     encode(clip / f"{name}.avi", frames, sound)
-    vector = audio.features(read_sound(clip / f"{name}.avi"))
-    write_arff(arff / f"{name}.arff", audio.EXTRACTOR, audio.FEATURE_NAMES,
+    vector = compact.features(read_sound(clip / f"{name}.avi"))
+    write_arff(arff / f"{name}.arff", compact.EXTRACTOR, compact.FEATURE_NAMES,
                [(name, label if place else None, vector)])
 
 

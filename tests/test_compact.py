@@ -1,12 +1,12 @@
-"""audio.py: sounds whose pitch, loudness, rhythm and roughness are known must give these numbers."""
+"""compact.py: sounds whose pitch, loudness, rhythm and roughness are known must give these numbers."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch.data import audio
-from emonet_scratch.data.audio import FEATURE_NAMES, features
+from emonet_scratch.data.sound import compact
+from emonet_scratch.data.sound.compact import FEATURE_NAMES, features
 
 RATE = 16000
 
@@ -184,7 +184,7 @@ def test_integers_count_by_the_full_scale_of_their_type():
 def test_a_long_sound_is_described_in_blocks_without_seams(monkeypatch):
     sound = tone(np.linspace(100, 300, 2 * RATE), 2) + noise(2)
     whole = features(sound)
-    monkeypatch.setattr(audio, "BLOCK", 7)
+    monkeypatch.setattr(compact, "BLOCK", 7)
     np.testing.assert_allclose(features(sound), whole, rtol=1e-9, atol=1e-9)
 
 

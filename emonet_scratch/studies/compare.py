@@ -15,12 +15,12 @@ from ..backend import choose_device
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .checkpoint import read_checkpoint
-from .experiment import MODALITIES, dataset, load_model, read_settings
-from .fingerprint import check_data, fingerprint
+from ..training.checkpoint import read_checkpoint
+from ..training.experiment import MODALITIES, dataset, load_model, read_settings
+from ..training.fingerprint import check_data, fingerprint
+from ..training.metrics import confusion_matrix, macro_f1, mcnemar, wilson_interval
+from ..training.report import COLOURS, INK, MUTED, save_figure
 from .late_fusion import find_weights, fuse, fuse_across_folds
-from .metrics import confusion_matrix, macro_f1, mcnemar, wilson_interval
-from .report import COLOURS, INK, MUTED, save_figure
 from .svm import LinearSVM, choose_C
 
 REFERENCE = "early fusion"

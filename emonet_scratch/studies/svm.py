@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import linalg
 
-from .projection import stratified_folds
+from ..training.projection import stratified_folds
 
 
 class LinearSVM:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .projection import stratified_folds
+from ..training.projection import stratified_folds
 
 
 def fuse(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -20,10 +20,10 @@ from ..backend import choose_device
 from ..errors import DataError, NonFiniteError
 from ..files import write_whole
 from ..models import EmoNetConfig
-from .experiment import MODALITIES, dataset, projection_of
-from .fingerprint import fingerprint
-from .report import INK, MUTED, save_figure
-from .trainer import Trainer
+from ..training.experiment import MODALITIES, dataset, projection_of
+from ..training.fingerprint import fingerprint
+from ..training.report import INK, MUTED, save_figure
+from ..training.trainer import Trainer
 
 # A number is drawn log-uniformly or uniformly between two bounds, or one of several values is. width: a factor on WIDTHS.
 SPACES: dict[str, dict[str, tuple]] = {

@@ -1,0 +1,1 @@
+"""What judges trainings: search, diagnosis, comparison, and the classifiers that a network is compared with."""

@@ -29,7 +29,7 @@ class WithSources(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib, "emonet_scratch/gpu/cuda")
+            target = Path(self.build_lib, "emonet_scratch/kernels/cuda/sources")
             self.mkpath(str(target))
             for path in sorted(CUDA.glob("*.cu*")):
                 self.copy_file(str(path), str(target / path.name))
@@ -45,8 +45,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["emonet_scratch", "emonet_scratch.*"]),
     package_data={"emonet_scratch.models": ["*.safetensors", "*.md"]},
-    # Not a Python module: a shared library that emonet_scratch/kernels.py loads with ctypes.
-    ext_modules=[Extension("emonet_scratch._cpu", sorted(str(p) for p in CPU.glob("*.c")),
+    # Not a Python module: a shared library that emonet_scratch/kernels/cpu/library.py loads with ctypes.
+    ext_modules=[Extension("emonet_scratch.kernels.cpu._cpu", sorted(str(p) for p in CPU.glob("*.c")),
                            depends=sorted(str(p) for p in CPU.glob("*.h")),
                            extra_compile_args=["-std=gnu11", "-O3", "-pthread"], extra_link_args=["-pthread"],
                            optional=True)],

@@ -7,6 +7,7 @@ it is first used, so that `import emonet_scratch` costs little.
 """
 
 import importlib
+import importlib.util
 from typing import Any
 
 from .gradcheck import GradientError, gradcheck  # at once: the function has the name of its module
@@ -14,11 +15,14 @@ from .version import __version__  # noqa: F401
 
 __all__ = ["LDA", "GradientError", "data", "gradcheck", "layers", "losses", "models", "optim", "training"]
 
+if importlib.util.find_spec(".kernels", __name__):      # the package of the kernels can be deleted
+    importlib.import_module(".kernels", __name__)       # it hands its loaders to dispatch, and loads nothing yet
+
 
 def __getattr__(name: str) -> Any:
     if name == "LDA":
         value = importlib.import_module(f"{__name__}.lda").LDA
-    elif name in __all__ or name in ("backend", "cli"):
+    elif name in __all__ or name in ("backend", "cli", "dispatch", "studies"):
         value = importlib.import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

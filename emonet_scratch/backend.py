@@ -7,7 +7,6 @@ arrays on a GPU. CuPy is imported when a GPU is first asked for, never before.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -48,17 +47,6 @@ def array_module(*arrays: Array, **named: Array) -> ModuleType:
     if len(set(on.values())) > 1:
         raise DeviceError(", ".join(f"{name} is on {device}" for name, device in on.items()) + ": call to_device")
     return np if set(on.values()) <= {"cpu"} else import_cupy()
-
-
-def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
-    """The same as `xp.concatenate`, by one copy each: CuPy's own may send a table of addresses from the host."""
-    xp, shape = array_module(*arrays), list(arrays[0].shape)
-    shape[axis] = sum(a.shape[axis] for a in arrays)
-    out, first = xp.empty(shape, xp.result_type(*arrays)), 0
-    for a in arrays:
-        out[(slice(None),) * axis + (slice(first, first + a.shape[axis]),)] = a
-        first += a.shape[axis]
-    return out
 
 
 def to_device(x: Array, device: str) -> Array:

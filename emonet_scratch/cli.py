@@ -27,7 +27,7 @@ from .data.synthetic import write as write_synthetic
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
 from .models import EmoNetConfig, ResNet
-from .models.emonet import PRESETS
+from .models.config import PRESETS
 from .studies.compare import compare as run_compare
 from .studies.diagnose import diagnose as run_diagnose
 from .studies.search import SPACES
@@ -252,7 +252,7 @@ def doctor(options: argparse.Namespace) -> int:
         print(line)
         print(dispatch.why())
         if device != "cpu":
-            print(dispatch.why_gpu())
+            print(dispatch.why("cuda"))
         return 0
     report = examine(options.data)
     print("\n".join(report.lines()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
-from .dispatch import twin
+from .dispatch import definition
 
 
 def softmax(logits: Array) -> Array:
@@ -15,7 +15,7 @@ def softmax(logits: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-@twin
+@definition
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0,
                           class_weights: Array | None = None) -> tuple[float, Array]:
     """(loss, dlogits): the mean cross-entropy of a batch and its gradient.

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from types import ModuleType
 
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
-from .dispatch import twin
-from .layers.base import Parameter
+from .dispatch import definition
+from .layers.base import NamedParameter
 
 
 class Optimizer:
-    """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot arrays."""
+    """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot arrays.
 
-    def __init__(self, params: Iterable[Parameter], lr: float, weight_decay: float, slots: str, temporaries: int) -> None:
-        self.params, self.lr, self.weight_decay, self.t = list(params), lr, weight_decay, 0
+    params: what `Layer.parameters()` gives. A parameter p moves at the rate lr * p.lr_factor.
+    """
+
+    def __init__(self, params: Iterable[NamedParameter], lr: float, weight_decay: float, slots: str,
+                 temporaries: int) -> None:
         if not (lr >= 0 and weight_decay >= 0):
             raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
-        self.names = [p.name for p in self.params]                            # a later parameters() call may rename them
+        self.params = list(params)
+        self.lr, self.weight_decay = lr, weight_decay
+        self.t = 0
         self.slots = {s: [array_module(p.value).zeros_like(p.value) for p in self.params] for s in slots.split()}
         # Every parameter's temporaries are views of one scratch buffer, as large as the largest.
         scratch = {}
@@ -34,16 +40,20 @@ class Optimizer:
         self._scratch = [[scratch[device_of(p.value), p.value.dtype.str][i, :p.value.size].reshape(p.value.shape)
                           for i in range(temporaries)] for p in self.params]
 
-    @twin
+    @definition
     def step(self) -> None:
         """Change every parameter by its gradient, in place."""
         self.t += 1
         for k, p in enumerate(self.params):
-            self._update(array_module(value=p.value, grad=p.grad), p, k)
+            self._update(array_module(value=p.value, grad=p.grad), p, k, self.lr * p.lr_factor)
+
+    def _update(self, xp: ModuleType, p: NamedParameter, k: int, lr: float) -> None:
+        """Change parameter number k, whose rate is lr."""
+        raise TypeError(f"{type(self).__name__} defines no update")
 
     def _named_slots(self) -> dict[str, Array]:
-        return {f"{s}.{name}": a for s, arrays in self.slots.items()
-                for name, a in zip(self.names, arrays, strict=True)}
+        return {f"{s}.{p.name}": a for s, arrays in self.slots.items()
+                for p, a in zip(self.params, arrays, strict=True)}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Host copies of the slots and the step count."""
@@ -68,14 +78,14 @@ class SGD(Optimizer):
         value <- value - lr * m                             or, with nesterov, - lr * (d + momentum * m)
     """
 
-    def __init__(self, params: Iterable[Parameter], lr: float, momentum: float = 0, nesterov: bool = False,
+    def __init__(self, params: Iterable[NamedParameter], lr: float, momentum: float = 0, nesterov: bool = False,
                  weight_decay: float = 0) -> None:
         if not 0 <= momentum < 1 or (nesterov and not momentum):
             raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
         super().__init__(params, lr, weight_decay, "m" if momentum else "", temporaries=1 + bool(nesterov))
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _update(self, xp: Array, p: Parameter, k: int) -> None:
+    def _update(self, xp: ModuleType, p: NamedParameter, k: int, lr: float) -> None:
         d = self._scratch[k][0]
         xp.multiply(p.value, self.weight_decay, out=d)
         d += p.grad
@@ -89,7 +99,7 @@ class SGD(Optimizer):
                 d += look
             else:
                 d[...] = m
-        d *= self.lr
+        d *= lr
         p.value -= d
 
 
@@ -101,17 +111,18 @@ class Adam(Optimizer):
         value <- value - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     """
 
-    def __init__(self, params: Iterable[Parameter], lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+    def __init__(self, params: Iterable[NamedParameter], lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                  eps: float = 1e-8, weight_decay: float = 0, decoupled: bool = False) -> None:
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and eps > 0):
             raise ValueError(f"beta1 and beta2 must be in [0, 1) and eps positive, got {beta1}, {beta2}, {eps}")
         super().__init__(params, lr, weight_decay, "m v", temporaries=2)
         self.beta1, self.beta2, self.eps, self.decoupled = beta1, beta2, eps, decoupled
 
-    def _update(self, xp: Array, p: Parameter, k: int) -> None:
-        (d, s), m, v = self._scratch[k], self.slots["m"][k], self.slots["v"][k]
+    def _update(self, xp: ModuleType, p: NamedParameter, k: int, lr: float) -> None:
+        d, s = self._scratch[k]
+        m, v = self.slots["m"][k], self.slots["v"][k]
         if self.decoupled:
-            p.value *= 1 - self.lr * self.weight_decay
+            p.value *= 1 - lr * self.weight_decay
             d[...] = p.grad
         else:
             xp.multiply(p.value, self.weight_decay, out=d)
@@ -127,57 +138,12 @@ class Adam(Optimizer):
         xp.sqrt(d, out=d)
         d += self.eps
         xp.divide(m, d, out=d)
-        d *= self.lr / (1 - self.beta1**self.t)
+        d *= lr / (1 - self.beta1**self.t)
         p.value -= d
 
 
-class Together:
-    """Optimizers of different parameters as one, each with a factor on the learning rate.
-
-    (Discriminative rates: Howard & Ruder 2018, section 3.2.) Its state is theirs, side by side.
-    """
-
-    def __init__(self, *pairs: tuple[Optimizer, float]) -> None:
-        self.parts, self.factors = [o for o, _ in pairs], [factor for _, factor in pairs]
-        self.params = [p for o in self.parts for p in o.params]
-        self.names = [name for o in self.parts for name in o.names]
-
-    @property
-    def t(self) -> int:
-        """Steps done."""
-        return self.parts[0].t
-
-    @property
-    def lr(self) -> float:
-        """The rate to which the factors apply."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self._lr = lr
-        for o, factor in zip(self.parts, self.factors, strict=True):
-            o.lr = lr * factor
-
-    def step(self) -> None:
-        """Of every part."""
-        for o in self.parts:
-            o.step()
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """As that of one optimizer of all parameters."""
-        return {name: a for o in self.parts for name, a in o.state_dict().items()}
-
-    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Give each part its own."""
-        mine = [o.state_dict().keys() for o in self.parts]
-        if unknown := state.keys() - set().union(*mine):
-            raise ValueError(f"the optimizer's state is of another model or optimizer: see {sorted(unknown)[0]!r}")
-        for o, names in zip(self.parts, mine, strict=True):
-            o.load_state_dict({name: state[name] for name in names if name in state})
-
-
-@twin
-def clip_gradient_norm(params: Iterable[Parameter], limit: float | None) -> float:
+@definition
+def clip_gradient_norm(params: Iterable[NamedParameter], limit: float | None) -> float:
     """Scale all gradients in place so that their joint Euclidean norm is at most `limit`; return the norm before.
 
     (Pascanu et al. 2013, algorithm 1.) With limit None the norm is only measured. A norm that is not finite is
@@ -193,8 +159,8 @@ def clip_gradient_norm(params: Iterable[Parameter], limit: float | None) -> floa
     return norm
 
 
-@twin
-def all_finite(params: Iterable[Parameter]) -> bool:
+@definition
+def all_finite(params: Iterable[NamedParameter]) -> bool:
     """Whether every value of every parameter is a finite number."""
     return all(bool(array_module(p.value).isfinite(p.value).all()) for p in params)
 

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.cuda.shim import shim  # noqa: F401
-
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, max_examples=30)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
@@ -19,3 +17,10 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("EMONET_TEST_DATA is unset: no real recordings to test on")
     return Path(folder)
+
+
+@pytest.fixture
+def shim(request, monkeypatch):
+    """The stand-in for CuPy, with kernels that run on the CPU; with EMONET_TEST_DEVICE=cuda, CuPy itself and the GPU."""
+    from tests.cuda.shim import install  # not above: the kernels can be deleted
+    return install(request, monkeypatch)

@@ -16,6 +16,7 @@ from emonet_scratch import cli, dispatch
 from emonet_scratch.cli import main
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.emotions import CLASSES
+from emonet_scratch.errors import KernelError
 from emonet_scratch.training import read_checkpoint
 from emonet_scratch.training.projection import AudioProjection
 from tests.media import tone, write_clip
@@ -405,18 +406,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(data):
 def test_doctor_says_what_a_gpu_would_run(capsys, monkeypatch):
     monkeypatch.setattr(cli, "choose_device", lambda: ("cuda:0", "device: cuda:0"))
     monkeypatch.setattr(dispatch, "precision", "tf32")
-    dispatch._load_gpu.cache_clear()
+    dispatch._load.cache_clear()
     assert main(["doctor", "--system"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     off = os.environ.get("EMONET_KERNELS") == "off"
-    assert line.startswith("GPU kernels: off" if off else "GPU kernels: tf32: Conv2d, Dense, Dropout, EmoNet, LSTM, ")
+    assert line.startswith("GPU kernels: off" if off else "GPU kernels: tf32: Conv2d, Dropout, LSTM, ")
 
 
 def test_doctor_says_what_the_machine_runs_on(capsys, monkeypatch):
     assert main(["doctor", "--system"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["emonet_scratch", "device:", "CPU"] and "kernels" in lines[0]
-    monkeypatch.setattr(dispatch, "why", lambda: (_ for _ in ()).throw(dispatch.KernelError("EMONET_KERNELS must be on")))
+    monkeypatch.setattr(dispatch, "why", lambda: (_ for _ in ()).throw(KernelError("EMONET_KERNELS must be on")))
     assert main(["doctor", "--system"]) == 1
     assert capsys.readouterr().err == "emonet: error: EMONET_KERNELS must be on\n"
 

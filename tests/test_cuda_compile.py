@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from emonet_scratch.gpu import launch
+from emonet_scratch.kernels.cuda import launch
 from tests.cuda import nvrtc
 
 pytestmark = pytest.mark.skipif(not nvrtc.installed(), reason="nvidia-cuda-nvrtc is not installed")
@@ -53,9 +53,10 @@ def test_the_sources_travel_in_the_wheel(tmp_path):
     pytest.importorskip("setuptools")
     root = nvrtc.TABLE.parents[2]
     subprocess.run([sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)], cwd=root, check=True)
-    code = "from emonet_scratch.gpu import launch; print(launch.__file__, len(launch.source('pointwise')))"
+    code = "from emonet_scratch.kernels.cuda import launch; print(launch.__file__, len(launch.source('pointwise')))"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == [str(tmp_path / "emonet_scratch/gpu/launch.py"), str(len(launch.source("pointwise")))]
+    there = tmp_path / "emonet_scratch/kernels/cuda/launch.py"
+    assert run.stdout.split() == [str(there), str(len(launch.source("pointwise")))]
 
 
 def test_a_spill_and_a_kernel_without_a_row_are_caught(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, layers, models
-from emonet_scratch.gpu import conv, launch
+from emonet_scratch.kernels.cuda import convolution, launch
 from tests.cuda.shim import ShimError
 from tests.strategies import seeds
 from tests.test_kernels import randomise, smooth
@@ -78,7 +78,7 @@ def conv_agrees(shim, size, C, F, stride, precision, seed):
     layer, reference = pair(lambda: layers.Conv2d(C, F, 3, stride, 1), seed)
     x = rng.standard_normal((C, *size)).astype(np.float32).transpose(1, 2, 3, 0)                 # not contiguous
     y, cache = layer.forward(shim.asarray(x.T).T)
-    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.KernelCache), "the definition ran, not the kernel"
     want, want_cache = reference.forward(x.astype(np.float64))
     dy = rng.standard_normal(y.shape).astype(np.float32)
     start = rng.standard_normal(reference.W.value.shape).astype(np.float32)
@@ -108,15 +108,15 @@ def keep_precision(monkeypatch):
 def tiles(request, monkeypatch):
     """Images of the size of a test always make few blocks; here half of the tests run as if they made many."""
     if request.param != "small tiles":
-        monkeypatch.setattr(conv, "ENOUGH_BLOCKS", 0)
-        monkeypatch.setattr(conv, "MOST_BLOCKS", 2)                           # so each block has several tiles
-        monkeypatch.setattr(conv, "GRADIENT_BLOCKS", 2)
+        monkeypatch.setattr(convolution, "ENOUGH_BLOCKS", 0)
+        monkeypatch.setattr(convolution, "MOST_BLOCKS", 2)                           # so each block has several tiles
+        monkeypatch.setattr(convolution, "GRADIENT_BLOCKS", 2)
 
 
 @drawn
 @given(st.tuples(st.integers(1, 2), st.integers(1, 11), st.integers(1, 19)), st.sampled_from([3, 16, 48]),
        st.sampled_from([16, 32, 48]), st.sampled_from([1, 2]), precisions, seeds)
-def test_cuda_twin_Conv2d(shim, tiles, size, C, F, stride, precision, seed):
+def test_cuda_kernel_Conv2d(shim, tiles, size, C, F, stride, precision, seed):
     conv_agrees(shim, size, C, F, stride, precision, seed)
 
 
@@ -169,7 +169,7 @@ def part_agrees(shim, make, size, C, precision, training, seed, depth):
     round_products(reference, precision)
     x = rng.standard_normal((*size, C)).astype(np.float32)
     y, cache = layer.forward(shim.asarray(x))
-    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.KernelCache), "the definition ran, not the kernel"
     want, want_cache = reference.forward(x.astype(np.float64))
     dy = rng.standard_normal(want.shape[::-1]).astype(np.float32).T
     dy[np.abs(want) < 0.1] = 0                                                # which side of a kink is a matter of rounding
@@ -198,14 +198,14 @@ sizes = st.tuples(st.integers(1, 2), st.integers(5, 9), st.integers(5, 19))
 
 @drawn
 @given(sizes, st.sampled_from([(16, 16, 1), (16, 32, 2), (32, 48, 1), (16, 16, 2)]), precisions, st.booleans(), seeds)
-def test_cuda_twin_ResidualBlock(shim, tiles, size, widths, precision, training, seed):
+def test_cuda_kernel_ResidualBlock(shim, tiles, size, widths, precision, training, seed):
     make = functools.partial(smooth, lambda: layers.ResidualBlock(*widths))
     part_agrees(shim, make, size, widths[0], precision, training, seed, 2)
 
 
 @drawn
 @given(sizes, precisions, st.booleans(), st.booleans(), seeds)
-def test_cuda_twin_Sequential(shim, tiles, size, precision, training, with_blocks, seed):
+def test_cuda_kernel_Sequential(shim, tiles, size, precision, training, with_blocks, seed):
     blocks = [layers.Sequential(layers.ResidualBlock(16, 32, 2))] if with_blocks else []
     make = functools.partial(smooth, lambda: layers.Sequential(
         layers.Conv2d(3, 16, 3, 1, 1), layers.BatchNorm(16), layers.ReLU(), *blocks))
@@ -276,13 +276,14 @@ def test_what_the_kernels_do_not_know_is_left_alone(shim, launches, change):
     block = layers.ResidualBlock(16, 16)
     change(block)
     block.to_device("cuda:0")
-    assert conv._ResidualBlock.forward(block, shim.asarray(np.ones((1, 3, 3, 16), np.float32))) is NotImplemented
+    assert dispatch.find("ResidualBlock", block, shim.asarray(np.ones((1, 3, 3, 16), np.float32))) is None
     for C, F in ((8, 16), (16, 8), (5, 16), (3, 3), (144, 16)):
         odd, x = layers.Conv2d(C, F, 3, 1, 1).to_device("cuda:0"), shim.asarray(np.ones((1, 3, 3, C), np.float32))
-        assert conv._Conv2d.forward(odd, x) is NotImplemented
+        assert dispatch.find("Conv2d", odd, x) is None
     good, x = layers.Conv2d(16, 16, 3, 1, 1).to_device("cuda:0"), np.ones((1, 3, 3, 16), np.float32)
+    assert dispatch.find("Conv2d", good, shim.asarray(x)) is not None
     for other in (x, shim.asarray(x.astype(np.float64)), shim.asarray(x[0]), shim.asarray(x[:0])):
-        assert conv._Conv2d.forward(good, other) is NotImplemented
+        assert dispatch.find("Conv2d", good, other) is None
     assert launches == []
 
 
@@ -352,9 +353,9 @@ def test_a_planted_bug_is_caught(shim, monkeypatch, name, there, bug, shape, mes
     compile_text = launch.compiler
     assert launch.source(name).count(there) == 1
     monkeypatch.setattr(launch, "compiler", lambda text, *rest: compile_text(text.replace(there, bug), *rest))
-    monkeypatch.setattr(conv, "ENOUGH_BLOCKS", 0)                             # large tiles, several a block
-    monkeypatch.setattr(conv, "MOST_BLOCKS", 2)
-    monkeypatch.setattr(conv, "GRADIENT_BLOCKS", 2)
+    monkeypatch.setattr(convolution, "ENOUGH_BLOCKS", 0)                             # large tiles, several a block
+    monkeypatch.setattr(convolution, "MOST_BLOCKS", 2)
+    monkeypatch.setattr(convolution, "GRADIENT_BLOCKS", 2)
     with pytest.raises((AssertionError, ShimError), match=message):
         if shape:
             conv_agrees(shim, (1, 13, 19) if shape[2] == 1 else (1, 19, 37), *shape, "tf32", 0)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, layers
-from emonet_scratch.gpu import launch, lstm
+from emonet_scratch.kernels.cuda import launch, lstm
 from tests.cuda.shim import ShimError
 from tests.strategies import seeds
 
@@ -25,7 +25,7 @@ def near(got, want, terms, name):
 
 
 def agrees(shim, size, ends, states, final, truncate, seed):
-    """One forward and two backwards of the twin against the definition: outputs, states, all gradients."""
+    """One forward and two backwards of the kernel against the definition: outputs, states, all gradients."""
     (T, N, D, H, L), rng = size, np.random.default_rng(seed)
     layer = layers.LSTM(D, H, L, truncate=truncate, rng=rng)
     for p in layer.parameters():
@@ -39,7 +39,7 @@ def agrees(shim, size, ends, states, final, truncate, seed):
     initial = rng.standard_normal((2, L, N, H)).astype(np.float32) if states else None
     on_device = None if initial is None else tuple(map(shim.asarray, initial))
     (y, (h, c)), cache = layer.forward(shim.asarray(x), lengths, on_device)
-    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.KernelCache), "the definition ran, not the kernel"
     (want_y, (want_h, want_c)), want_cache = reference.forward(
         x.astype(np.float64), lengths, None if initial is None else tuple(initial.astype(np.float64)))
     dy = rng.standard_normal((H, N, T)).astype(np.float32).T
@@ -59,7 +59,7 @@ def agrees(shim, size, ends, states, final, truncate, seed):
 
 @drawn
 @given(sizes, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([None, 1, 2, 3]), seeds)
-def test_cuda_twin_LSTM(shim, size, ends, states, final, truncate, seed):
+def test_cuda_kernel_LSTM(shim, size, ends, states, final, truncate, seed):
     agrees(shim, size, ends, states, final, truncate, seed)
 
 
@@ -84,9 +84,9 @@ def test_the_same_bits_every_time(shim):
 def test_what_does_not_fit_goes_to_the_definition(shim):
     x = shim.asarray(np.ones((2, 1, 3), np.float32))
     layer = layers.LSTM(3, 8, rng=np.random.default_rng(0)).to_device("cuda:0")
-    assert isinstance(layer.forward(x)[1], dispatch.TwinCache)
+    assert isinstance(layer.forward(x)[1], dispatch.KernelCache)
     for other, inputs in [(layers.LSTM(3, 8 * 133), x), (copy.deepcopy(layer).astype(np.float64), x.astype(np.float64))]:
-        assert not isinstance(other.to_device("cuda:0").forward(inputs)[1], dispatch.TwinCache)
+        assert not isinstance(other.to_device("cuda:0").forward(inputs)[1], dispatch.KernelCache)
     with pytest.raises(ValueError, match=r"expected 1 integers in 0\.\.2"):
         layer.forward(x, [3])
     _, cache = layer.forward(x)

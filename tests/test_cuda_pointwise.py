@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, layers, losses, optim
-from emonet_scratch.gpu import launch, pointwise
+from emonet_scratch.kernels.cuda import launch, pointwise
 from emonet_scratch.layers import Parameter
 from tests.strategies import seeds
 
@@ -28,14 +28,14 @@ def near(got, want, terms, name, scale=None):
 
 @drawn
 @given(st.lists(st.integers(1, 20), min_size=0, max_size=3), st.integers(1, 16), seeds)
-def test_cuda_twin_Normalize(shim, shape, C, seed):
+def test_cuda_kernel_Normalize(shim, shape, C, seed):
     rng = np.random.default_rng(seed)
     layer = layers.Normalize(rng.random(C), rng.random(C) + 0.1)
     x = rng.integers(0, 256, (*shape, 2 * C)).astype(np.uint8)
     want = x[..., ::2] * layer.scale.astype(np.float64) + layer.shift
     layer.to_device("cuda:0")
     y, cache = layer.forward(shim.asarray(x)[..., ::2])
-    assert isinstance(cache, dispatch.TwinCache) and layer.backward(y, cache) is None
+    assert isinstance(cache, dispatch.KernelCache) and layer.backward(y, cache) is None
     near(y, want, 1, "y", np.abs(layer.shift.get()).max() + 255 * layer.scale.get().max())
 
 
@@ -88,7 +88,7 @@ def test_the_definition_of_dropout_draws_what_its_docstring_says():
 
 @drawn
 @given(st.lists(st.integers(1, 15), min_size=1, max_size=3), st.floats(0.01, 0.99), st.integers(0, 2**63), seeds)
-def test_cuda_twin_Dropout(shim, shape, rate, key, seed):
+def test_cuda_kernel_Dropout(shim, shape, rate, key, seed):
     """The same bits as on the CPU, call after call; a mask is drawn again for backward, also twice."""
     rng = np.random.default_rng(seed)
     one, two = layers.Dropout(rate, key), layers.Dropout(rate, key).to_device("cuda:0")
@@ -99,7 +99,7 @@ def test_cuda_twin_Dropout(shim, shape, rate, key, seed):
         with np.errstate(invalid="ignore"):
             want, want_cache = one.forward(x)
         y, cache = two.forward(shim.asarray(x.T).T)
-        assert isinstance(cache, dispatch.TwinCache) and y.get().tobytes() == want.tobytes()
+        assert isinstance(cache, dispatch.KernelCache) and y.get().tobytes() == want.tobytes()
         caches.append((dy, cache, one.backward(dy, want_cache)))
     assert np.array_equal(one.counter, two.state_dict()["counter"])
     for dy, cache, want in caches[::-1] * 2:
@@ -135,7 +135,7 @@ def test_dropout_on_the_gpu_resumes_and_moves_to_the_cpu_and_back(shim):
 @drawn
 @given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.booleans(), st.sampled_from([1, 50, 1e4]),
        seeds)
-def test_cuda_twin_softmax_cross_entropy(shim, N, K, smoothing, weighted, size, seed):
+def test_cuda_kernel_softmax_cross_entropy(shim, N, K, smoothing, weighted, size, seed):
     rng = np.random.default_rng(seed)
     logits = (size * rng.standard_normal((N, 2 * K))).astype(np.float32)
     labels = rng.integers(0, K, N).astype(rng.choice(["int64", "int32", "uint8"]))
@@ -195,7 +195,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_cuda_twin_Optimizer_step(shim, make, monkeypatch):
+def test_cuda_kernel_Optimizer_step(shim, make, monkeypatch):
     """Several steps, a schedule, and a state saved and loaded between them."""
     launches = []
     run = pointwise._launch
@@ -238,7 +238,7 @@ def test_a_step_follows_replaced_arrays_and_leaves_float64_to_the_definition(shi
     other.step()
     assert all(np.array_equal(p.value.get(), a) for p, a in zip(params, mine, strict=True)) and other.t == 2
     params[0].value = params[0].value.astype(np.float64)
-    assert pointwise._step(opt) is NotImplemented
+    assert dispatch.find("Optimizer.step", opt) is None
     opt.step()
     assert opt.t == 3
 
@@ -262,18 +262,18 @@ def test_what_is_not_contiguous_is_left_to_the_definition(shim):
     params = on_device(shim, [Parameter(np.ones((3, 4), np.float32))])
     params[0].grad = params[0].grad.reshape(4, 3).T
     params[0].grad[...] = 2
-    assert pointwise._clip_gradient_norm(params, None) is NotImplemented
+    assert dispatch.find("clip_gradient_norm", params, None) is None
     assert optim.clip_gradient_norm(params, None) == pytest.approx(48**0.5)
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6, math.inf])
-def test_cuda_twin_clip_gradient_norm(shim, limit):
+def test_cuda_kernel_clip_gradient_norm(shim, limit):
     rng = np.random.default_rng(0)
     params, exact = on_device(shim, parameters(rng, np.float32)), parameters(rng, np.float64)
     for p, q in zip(params, exact, strict=True):
         q.grad[...] = rng.standard_normal(q.grad.shape).astype(np.float32)
         p.grad[...] = shim.asarray(q.grad.astype(np.float32))
-    assert pointwise._clip_gradient_norm(params, None) is not NotImplemented
+    assert dispatch.find("clip_gradient_norm", params, None) is not None
     norm, want = optim.clip_gradient_norm(params, limit), optim.clip_gradient_norm(exact, limit)
     assert isinstance(norm, float) and math.isclose(norm, want, rel_tol=1e-12)
     for p, q in zip(params, exact, strict=True):
@@ -287,17 +287,15 @@ def test_cuda_twin_clip_gradient_norm(shim, limit):
     assert all(np.array_equal(p.grad.get(), k) for p, k in zip(params, kept, strict=True))
 
 
-def test_cuda_twin_all_finite(shim, monkeypatch):
+def test_cuda_kernel_all_finite(shim):
     """One number that is none among all; the largest of float32 is one. Gradients do not matter."""
     params = on_device(shim, parameters(np.random.default_rng(0), np.float32))
     params[0].grad[...] = np.nan
     params[2].value.reshape(-1)[:1] = np.float32(3.4e38)
-    asked = []
-    monkeypatch.setattr(dispatch, "_find", lambda name: (asked.append(name), iter([pointwise._all_finite]))[1])
-    assert optim.all_finite(params) is True and asked == ["all_finite"]
-    assert pointwise._all_finite(iter(params)) is NotImplemented
+    assert optim.all_finite(params) is True and dispatch.find("all_finite", params).run is pointwise.all_finite
+    assert dispatch.find("all_finite", iter(params)) is None
     for value in (np.nan, np.inf, -np.inf):
         params[3].value.reshape(-1)[-1:] = np.float32(value)
-        assert pointwise._all_finite(params) is False and optim.all_finite.__wrapped__(params) is False
+        assert pointwise.all_finite(params) is False and optim.all_finite.__wrapped__(params) is False
         params[3].value.reshape(-1)[-1:] = np.float32(0)
     assert optim.all_finite(params)

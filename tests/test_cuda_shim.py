@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emonet_scratch.gpu import launch
+from emonet_scratch.kernels.cuda import launch
 from tests.cuda.shim import ShimError
 
 EPS = np.finfo(np.float32).eps
@@ -185,7 +185,7 @@ def test_wrong_arguments_are_refused_by_name(shim, kernel):
 
 
 def test_what_launch_py_cannot_find_or_read(shim, kernel):
-    with pytest.raises(FileNotFoundError, match=r"no nothing\.cu in .*gpu/cuda or .*kernels/cuda"):
+    with pytest.raises(FileNotFoundError, match=r"no nothing\.cu in .*cuda/sources or .*kernels/cuda"):
         launch.module("nothing")
     with pytest.raises(launch.LaunchError, match=r"pointwise\.cu has no kernel emonet_nothing: it has emonet_adam,"):
         launch.module("pointwise").kernel("emonet_nothing")

@@ -1,7 +1,6 @@
-"""The twins for GPUs together: each has a test, and a whole training run with them goes as one on the host."""
+"""The kernels for GPUs together: each has a test, and a whole training run with them goes as one on the host."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,30 +8,30 @@ from pathlib import Path
 import pytest
 
 from emonet_scratch import dispatch
-from emonet_scratch.gpu import launch
+from emonet_scratch.kernels.cuda import launch
 from tests.test_training import TINY, make, rows, states
 
 
-def test_every_twin_for_gpus_is_tested():
+def test_every_kernel_for_gpus_is_tested():
     tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_cuda_*.py"))
-    missing = [n for n in dispatch._gpu_twins if not re.search(rf"def test_(cuda_)?twin_{n.replace('.', '_')}\b", tested)]
-    assert dispatch._gpu_twins and missing == []
+    names = dispatch.registered("cuda")
+    assert names and [n for n in names if f"def test_cuda_kernel_{n.replace('.', '_')}(" not in tested] == []
 
 
 @pytest.mark.parametrize("with_cupy, environment, imported", [
     (False, {}, "False"), (True, {}, "True"), (True, {"EMONET_KERNELS": "off"}, "False"),
     (True, {"EMONET_PRECISION": "half"}, "EMONET_PRECISION must be one of fp32, tf32, bf16, got 'half'")])
-def test_the_twins_are_imported_where_cupy_is_and_kernels_are_not_off(with_cupy, environment, imported):
+def test_the_kernels_are_imported_where_cupy_is_and_kernels_are_not_off(with_cupy, environment, imported):
     """On host arrays nothing else changes."""
     code = f"""if 1:
         import sys, numpy as np
-        from emonet_scratch import kernels, layers
+        from emonet_scratch import dispatch, layers
         if {with_cupy}:
             from tests.device import cupy
             sys.modules["cupy"] = cupy
         try:
             layers.Dropout(0.5, 1).forward(np.ones((2, 3), np.float32))
-            print("emonet_scratch.gpu" in sys.modules)
+            print("emonet_scratch.kernels.cuda" in sys.modules)
         except dispatch.KernelError as error:
             print(error)"""
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"EMONET_KERNELS": "on"} | environment,
@@ -71,7 +70,7 @@ def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launche
     assert launched >= {f"emonet_{name}" for name in (
         "normalize", "dropout", "softmax_cross_entropy", optimizer, "squares", "norm", "clip")}
 
-    monkeypatch.setattr(dispatch, "_find", lambda name: ())                    # the definitions
+    monkeypatch.setattr(dispatch, "enabled", False)
     train("host").fit()
     for one, two in zip(rows(tmp_path / "gpu"), rows(tmp_path / "host"), strict=True):
         for name, slack in (("loss", 1e-5), ("grad_norm", 1e-4)):

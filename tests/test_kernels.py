@@ -1,4 +1,4 @@
-"""Every twin against its definition in float64: drawn shapes, special values, every instruction set, 1 and 2 threads."""
+"""Every kernel against its definition in float64: drawn shapes, special values, every instruction set, 1 and 2 threads."""
 
 import copy
 import functools
@@ -15,9 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emonet_scratch import backend, dispatch, layers, losses, models, optim
+from emonet_scratch.errors import KernelError
+from emonet_scratch.kernels.cpu import library as cpu_library
+from emonet_scratch.kernels.cpu import memory
 from tests.strategies import seeds
 
-LIBRARY = dispatch.library()
+LIBRARY = cpu_library.find()[0] if dispatch.loaded("cpu") else None
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=dispatch.why())
 VARIANTS = [] if LIBRARY is None else dispatch.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
 drawn = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -26,11 +29,11 @@ EPS = np.finfo(np.float32).eps
 
 @pytest.fixture(params=[(v, t) for v in VARIANTS for t in (1, 2)], ids=lambda p: f"{p[0]}-{p[1]}")
 def library(request, monkeypatch):
-    """The kernels of one instruction set, with so many threads, as all twins see them."""
+    """The kernels of one instruction set, with so many threads, as all kernels see them."""
     variant, threads = request.param
-    chosen = dispatch.Library(LIBRARY.path, variant)
+    chosen = cpu_library.Library(LIBRARY.path, variant)
     chosen.set_threads(threads)
-    monkeypatch.setattr(dispatch, "library", lambda: chosen)
+    monkeypatch.setattr(cpu_library, "current", lambda: chosen)
     yield chosen
     chosen.set_threads(LIBRARY.threads)
 
@@ -61,7 +64,7 @@ def near(got, want, terms, name, factor=1.0):
 
 
 def agree(make, x, seed, training=True, factor=1.0):
-    """One forward and two backwards of the twin against the definition in float64: all outputs, gradients, buffers."""
+    """One forward and two backwards of the kernel against the definition in float64: all outputs, gradients, buffers."""
     layer, reference = make(), make()
     randomise(layer, seed)
     reference.load_state_dict(layer.state_dict())
@@ -69,7 +72,7 @@ def agree(make, x, seed, training=True, factor=1.0):
     layer.train(training), reference.train(training)
     before = x.copy()
     y, cache = layer.forward(x)
-    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.KernelCache), "the definition ran, not the kernel"
     want, want_cache = reference.forward(x.astype(np.float64))
     dy = np.random.default_rng(seed + 1).standard_normal(y.shape[::-1]).astype(np.float32).T     # not contiguous
     # No gradient through a ReLU whose input is nearer to 0 than rounding: which side it is on is a matter of chance.
@@ -102,7 +105,7 @@ def conv_agrees(exact, size, C, F, stride, seed):
 
 @drawn
 @given(shapes, channels, channels, st.sampled_from([1, 2]), seeds)
-def test_twin_Conv2d(library, exact, size, C, F, stride, seed):
+def test_kernel_Conv2d(library, exact, size, C, F, stride, seed):
     conv_agrees(exact, size, C, F, stride, seed)
 
 
@@ -132,7 +135,7 @@ def block_agrees(exact, size, widths, stride, training, seed):
 @drawn
 @given(shapes, st.sampled_from([(3, 16), (8, 8), (16, 16), (16, 32), (20, 24), (64, 64)]), st.sampled_from([1, 2]),
        st.booleans(), seeds)
-def test_twin_ResidualBlock(library, exact, size, widths, stride, training, seed):
+def test_kernel_ResidualBlock(library, exact, size, widths, stride, training, seed):
     block_agrees(exact, size, widths, stride, training, seed)
 
 
@@ -158,7 +161,7 @@ def sequential_agrees(exact, size, width, training, with_blocks, seed):
 
 @drawn
 @given(shapes, st.sampled_from([8, 16]), st.booleans(), st.booleans(), seeds)
-def test_twin_Sequential(library, exact, size, width, training, with_blocks, seed):
+def test_kernel_Sequential(library, exact, size, width, training, with_blocks, seed):
     sequential_agrees(exact, size, width, training, with_blocks, seed)
 
 
@@ -169,35 +172,32 @@ def test_a_trunk_whose_images_keep_their_borders(library, exact, size):
         sequential_agrees(exact, size, width, False, True, 0)
 
 
-def test_every_twin_is_tested():
+def test_every_kernel_is_tested():
     tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_kernels*.py"))
-    assert dispatch._twins and [n for n in dispatch._twins if f"def test_twin_{n.replace('.', '_')}(" not in tested] == []
+    names = dispatch.registered("cpu")
+    assert names and [n for n in names if f"def test_kernel_{n.replace('.', '_')}(" not in tested] == []
 
 
 def test_a_planted_bug_is_caught(library, monkeypatch):
-    """The comparison itself: a twin that forgets the last tap of the filters' gradient, one that adds a thousandth."""
+    """The comparison itself: a kernel that forgets the last tap of the filters' gradient, one that adds a thousandth."""
     make, x = functools.partial(layers.Conv2d, 16, 16, 3, 1, 1), np.ones((1, 8, 8, 16), np.float32)
-    good = dispatch._twins["Conv2d"]
+    good = dispatch.registered("cpu")["Conv2d"]
 
-    class Forgetful(good):
-        @staticmethod
-        def backward(layer, dy, cache):
-            before = layer.W.grad[2, 2].copy()
-            dx = good.backward(layer, dy, cache)
-            layer.W.grad[2, 2] = before
-            return dx
-    monkeypatch.setitem(dispatch._twins, "Conv2d", Forgetful)
+    def forgetful(layer, dy, cache):
+        before = layer.W.grad[2, 2].copy()
+        dx = good.backward(layer, dy, cache)
+        layer.W.grad[2, 2] = before
+        return dx
+    monkeypatch.setitem(dispatch._kernels["cpu"], "Conv2d", good._replace(backward=forgetful))
     layer, reference, dx, want_dx, pixels, terms = agree(make, x, 0, factor=10)
     near(dx, want_dx, terms, "dx", 10)
     with pytest.raises(AssertionError, match="W: off by"):
         filters_agree(layer, reference, pixels, 10)
 
-    class Off(good):
-        @staticmethod
-        def forward(layer, x):
-            result = good.forward(layer, x)
-            return result if result is NotImplemented else (result[0] * np.float32(1.001), result[1])
-    monkeypatch.setitem(dispatch._twins, "Conv2d", Off)
+    def off(layer, x):
+        y, cache = good.run(layer, x)
+        return y * np.float32(1.001), cache
+    monkeypatch.setitem(dispatch._kernels["cpu"], "Conv2d", good._replace(run=off))
     with pytest.raises(AssertionError, match="y: off by"):
         agree(make, x, 0, factor=10)
 
@@ -238,10 +238,10 @@ def test_nan_in_a_gradient_is_not_masked_away(library):
         assert np.isnan(dy).any() and np.isnan(layer.backward(dy, cache)).any()
 
 
-@pytest.mark.parametrize("twins", [True, False])
-def test_without_input_gradient_the_parameters_get_theirs(twins, monkeypatch):
-    if not twins:
-        monkeypatch.setattr(dispatch, "library", lambda: None)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_without_input_gradient_the_parameters_get_theirs(kernels, monkeypatch):
+    if not kernels:
+        monkeypatch.setattr(dispatch, "enabled", False)
     x = np.random.default_rng(0).standard_normal((2, 9, 9, 3)).astype(np.float32)
     for make in (lambda: layers.Conv2d(3, 16, 3, 1, 1, rng=np.random.default_rng(0)),
                  lambda: models.ResNet(8, rng=np.random.default_rng(0)).features):
@@ -250,7 +250,7 @@ def test_without_input_gradient_the_parameters_get_theirs(twins, monkeypatch):
             layer = make()
             getattr(layer, "conv", layer).input_gradient = wanted
             y, cache = layer.forward(x)
-            assert isinstance(cache, dispatch.TwinCache) == twins
+            assert isinstance(cache, dispatch.KernelCache) == kernels
             dx = layer.backward(np.ones_like(y), cache)
             assert (dx is not None) == wanted
             grads.append([p.grad for p in layer.parameters()])
@@ -291,7 +291,7 @@ def test_what_is_not_as_built_goes_as_by_definition(change, training, monkeypatc
         row.train(training)
         return outcome(lambda: row.forward(rng.standard_normal((2, 9, 9, 3)).astype(np.float32))[0])
     fast = run()
-    monkeypatch.setattr(dispatch, "library", lambda: None)
+    monkeypatch.setattr(dispatch, "enabled", False)
     slow = run()
     assert isinstance(fast, type) == isinstance(slow, type)
     np.testing.assert_allclose(fast, slow, rtol=1e-3, atol=1e-3) if not isinstance(fast, type) else None
@@ -305,7 +305,7 @@ def test_what_is_not_as_built_goes_as_by_definition(change, training, monkeypatc
 def test_parameters_replaced_between_forward_and_backward_are_refused(make, parameter):
     layer = make()
     y, cache = layer.forward(np.ones((1, 5, 5, 16), np.float32))
-    assert isinstance(cache, dispatch.TwinCache)
+    assert isinstance(cache, dispatch.KernelCache)
     parameter(layer).value = np.asfortranarray(parameter(layer).value)
     with pytest.raises(ValueError, match="were replaced after its forward"):
         layer.backward(y, cache)
@@ -328,7 +328,7 @@ def test_numbers_of_numpy_are_numbers_and_names_stay():
     conv, x = layers.Conv2d(np.int64(16), np.int64(16), 3, np.int64(1), 1), np.ones((1, 5, 5, 16), np.float32)
     row = layers.Sequential(first=conv)
     named = row.parameters()[0]
-    assert isinstance(conv.forward(x)[1], dispatch.TwinCache)
+    assert isinstance(conv.forward(x)[1], dispatch.KernelCache)
     conv.W.grad[...] = 1
     assert optim.clip_gradient_norm([conv.W], np.float32(1)) == pytest.approx(48)
     assert named.name == "first.W"
@@ -341,10 +341,10 @@ def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(lib
     np.testing.assert_array_equal(y, same)
     dy = np.random.default_rng(1).standard_normal(y.shape[::-1]).astype(np.float32).T
     np.testing.assert_array_equal(layer.backward(dy, cache), layer.backward(np.ascontiguousarray(dy), cache))
-    assert not isinstance(layer.astype(np.float64).forward(np.ones((1, 3, 3, 16)))[1], dispatch.TwinCache)
+    assert not isinstance(layer.astype(np.float64).forward(np.ones((1, 3, 3, 16)))[1], dispatch.KernelCache)
     transposed = layers.Conv2d(16, 16, 3, 1, 1)
     transposed.W.value = transposed.W.value.transpose(1, 0, 2, 3)
-    assert not isinstance(transposed.forward(np.ones((1, 3, 3, 16), np.float32))[1], dispatch.TwinCache)
+    assert not isinstance(transposed.forward(np.ones((1, 3, 3, 16), np.float32))[1], dispatch.KernelCache)
     with pytest.raises(ValueError, match="expected 4 axes and a last axis of 16"):
         layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 3, 3, 8), np.float32))
 
@@ -353,7 +353,7 @@ def test_non_contiguous_arrays_are_copied_and_float64_goes_to_the_definition(lib
                                    layers.Sequential(layers.Conv2d(16, 16, 3, 1, 1), layers.BatchNorm(16), layers.ReLU())])
 def test_a_gradient_of_another_shape_is_refused(layer):
     y, cache = layer.forward(np.ones((2, 5, 5, 16), np.float32))
-    assert isinstance(cache, dispatch.TwinCache)
+    assert isinstance(cache, dispatch.KernelCache)
     with pytest.raises(ValueError, match=r"got dy of shape \(1, 5, 5, 16\), expected \(2, 5, 5, 16\): that of y"):
         layer.backward(y[:1], cache)
 
@@ -369,7 +369,7 @@ def test_same_bits_every_time(library):
         np.testing.assert_array_equal(a, b)
 
 
-def test_training_with_twins_goes_as_without(library, monkeypatch):
+def test_training_with_kernels_goes_as_without(library, monkeypatch):
     def losses_of(steps=6):
         model = models.ResNet(8, rng=np.random.default_rng(0))
         optimizer = optim.SGD(model.parameters(), 0.05, momentum=0.9)
@@ -384,20 +384,20 @@ def test_training_with_twins_goes_as_without(library, monkeypatch):
             found.append(loss)
         return found
     fast = losses_of()
-    monkeypatch.setattr(dispatch, "library", lambda: None)
+    monkeypatch.setattr(dispatch, "enabled", False)
     assert fast == pytest.approx(losses_of(), rel=2e-3)
 
 
 def test_memory_is_given_back_and_never_while_a_view_lives():
-    a = dispatch.empty(64, 1024)
+    a = memory.empty(64, 1024)
     a[...] = 7
     address, view = a.ctypes.data, a[3:5]
     del a
-    assert dispatch.empty(64, 1024).ctypes.data != address          # the view still needs it
+    assert memory.empty(64, 1024).ctypes.data != address          # the view still needs it
     assert (view == 7).all()
     del view
-    assert dispatch.empty(64, 1024).ctypes.data == address
-    assert dispatch.empty(0, 5).shape == (0, 5)
+    assert memory.empty(64, 1024).ctypes.data == address
+    assert memory.empty(0, 5).shape == (0, 5)
 
 
 def test_a_steady_step_allocates_no_large_array(monkeypatch):
@@ -408,14 +408,14 @@ def test_a_steady_step_allocates_no_large_array(monkeypatch):
         model.backward(y, cache)
     step()
     def blocks():
-        return {m.ctypes.data for free in dispatch._arena.blocks.values() for m in free}
+        return {m.ctypes.data for free in memory.arena.blocks.values() for m in free}
     before = blocks()
     step()
     assert blocks() == before
 
 
 def test_the_arena_drops_what_was_not_used_for_longest():
-    arena = dispatch._Arena(keep_bytes=100)
+    arena = memory.Arena(keep_bytes=100)
     for size in (40, 30, 20):
         arena.give(np.empty(size, np.uint8))
     arena.give(arena.take(40))                                     # now 30 is the oldest
@@ -426,7 +426,8 @@ def test_the_arena_drops_what_was_not_used_for_longest():
 
 
 def test_an_array_that_lives_to_the_end_of_the_process_says_nothing():
-    code = "import sys; from emonet_scratch.kernels import empty; kept = empty(64, 1024); sys.kept = empty(9, 9999)"
+    code = "import sys; from emonet_scratch.kernels.cpu.memory import empty\n" \
+           "kept = empty(64, 1024); sys.kept = empty(9, 9999)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr == ""
 
@@ -502,20 +503,21 @@ def test_a_library_that_cannot_be_loaded_costs_speed_only(tmp_path):
     """Also what a package without the library says, and that importing it alone loads nothing."""
     package = tmp_path / "emonet_scratch"
     shutil.copytree(Path(dispatch.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    code = ("import sys, emonet_scratch; assert not [m for m in sys.modules if m.endswith(('twins', 'cupy'))]\n"
+    code = ("import sys, emonet_scratch\n"
+            "assert not [m for m in sys.modules if m.endswith(('kernels.cpu', 'kernels.cuda', 'cupy'))]\n"
             "import numpy as np; from emonet_scratch import dispatch, layers\n"
             "layers.Conv2d(16, 16, 3, 1, 1).forward(np.ones((1, 4, 4, 16), np.float32)); print(dispatch.why())")
     for expected in ("not built", "cannot be loaded"):
         run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
                              env={k: v for k, v in os.environ.items() if k != "EMONET_KERNELS"})
         assert run.stdout.startswith(f"CPU kernels: {expected}")
-        (package / "_cpu.so").write_bytes(b"no library")
+        (package / "kernels/cpu/_cpu.so").write_bytes(b"no library")
 
 
 def test_a_library_built_from_other_sources_is_refused(monkeypatch):
-    monkeypatch.setattr(dispatch, "ABI", dispatch.ABI + 1)
+    monkeypatch.setattr(cpu_library, "ABI", cpu_library.ABI + 1)
     with pytest.raises(OSError, match="built from other sources: install the package again"):
-        dispatch.Library(LIBRARY.path, None)
+        cpu_library.Library(LIBRARY.path, None)
 
 
 @pytest.mark.parametrize("mine, theirs, expected", [
@@ -523,7 +525,7 @@ def test_a_library_built_from_other_sources_is_refused(monkeypatch):
 def test_threads_are_taken_from_the_environment(mine, theirs, expected, monkeypatch):
     monkeypatch.setenv("EMONET_THREADS", mine)
     monkeypatch.setenv("OMP_NUM_THREADS", theirs)
-    threads = dispatch.Library(LIBRARY.path, None).threads
+    threads = cpu_library.Library(LIBRARY.path, None).threads
     LIBRARY.set_threads(LIBRARY.threads)
     assert threads == (expected or len(os.sched_getaffinity(0)))
 
@@ -531,5 +533,5 @@ def test_threads_are_taken_from_the_environment(mine, theirs, expected, monkeypa
 @pytest.mark.parametrize("value", ["many", "0", "²", "-1"])
 def test_a_wrong_number_of_threads_is_one_clear_line(value, monkeypatch):
     monkeypatch.setenv("EMONET_THREADS", value)
-    with pytest.raises(dispatch.KernelError, match=f"EMONET_THREADS must be a positive integer, got '{value}'"):
-        dispatch.Library(LIBRARY.path, None)
+    with pytest.raises(KernelError, match=f"EMONET_THREADS must be a positive integer, got '{value}'"):
+        cpu_library.Library(LIBRARY.path, None)

@@ -1,4 +1,4 @@
-"""The twins of LSTM, Normalize, softmax cross-entropy and the optimizers against their definitions in float64."""
+"""The kernels of LSTM, Normalize, softmax cross-entropy and the optimizers against their definitions in float64."""
 
 import copy
 import gc
@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, gradcheck, layers, losses, optim
+from emonet_scratch.kernels.cpu import library as cpu_library
+from emonet_scratch.kernels.cpu import pointwise
 from emonet_scratch.layers import Parameter
 from tests.strategies import seeds
 
-LIBRARY = dispatch.library()
+LIBRARY = cpu_library.find()[0] if dispatch.loaded("cpu") else None
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=dispatch.why())
 VARIANTS = [] if LIBRARY is None else dispatch.VARIANTS[:1 + LIBRARY._dll.emonet_supports()]
 drawn = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -21,15 +23,15 @@ EPS = np.finfo(np.float32).eps
 
 
 def chosen(variant, threads, monkeypatch):
-    library = dispatch.Library(LIBRARY.path, variant)
+    library = cpu_library.Library(LIBRARY.path, variant)
     library.set_threads(threads)
-    monkeypatch.setattr(dispatch, "library", lambda: library)
+    monkeypatch.setattr(cpu_library, "current", lambda: library)
     return library
 
 
 @pytest.fixture(params=[(v, t) for v in VARIANTS for t in (1, 2)], ids=lambda p: f"{p[0]}-{p[1]}")
 def library(request, monkeypatch):
-    """The kernels of one instruction set, with so many threads, as all twins see them."""
+    """The kernels of one instruction set, with so many threads, as all kernels see them."""
     yield chosen(*request.param, monkeypatch)
     LIBRARY.set_threads(LIBRARY.threads)
 
@@ -61,9 +63,9 @@ def lstm_pair(D, H, L, seed, **options):
 
 
 def same_lstm(layer, reference, x, lengths, initial, dy, dfinal):
-    """Forward, backward and again backward of the twin and of the definition: everything that they give."""
+    """Forward, backward and again backward of the kernel and of the definition: everything that they give."""
     (y, final), cache = layer.forward(x, lengths, initial)
-    assert isinstance(cache, dispatch.TwinCache), "the definition ran, not the twin"
+    assert isinstance(cache, dispatch.KernelCache), "the definition ran, not the kernel"
     (want_y, want_final), want_cache = reference.forward(double(x), lengths, double(initial))
     layer.backward(dy, dfinal, cache)
     dx, dinitial = layer.backward(dy, dfinal, cache)
@@ -87,7 +89,7 @@ widths = st.sampled_from([1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 48, 64, 65])
 @drawn
 @given(st.integers(1, 9), st.integers(1, 35), widths, widths, st.integers(1, 3), st.sampled_from([None, 1, 2, 3]),
        st.tuples(st.booleans(), st.booleans(), st.sampled_from(["dy", "dfinal", "both"])), seeds)
-def test_twin_LSTM(library, T, N, D, H, L, truncate, options, seed):
+def test_kernel_LSTM(library, T, N, D, H, L, truncate, options, seed):
     with_lengths, with_initial, gradients = options
     rng = np.random.default_rng(seed)
     layer, reference = lstm_pair(D, H, L, seed, truncate=truncate)
@@ -135,7 +137,7 @@ def test_gates_far_open_and_far_shut_and_not_numbers(library):
     cell.b.value[:] = 0
     x = np.array([0, 1e-40, -1e-20, 1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32).reshape(1, 10, 1)
     (y, (_, c)), cache = layer.forward(x)
-    assert isinstance(cache, dispatch.TwinCache)
+    assert isinstance(cache, dispatch.KernelCache)
     with np.errstate(all="ignore"):
         a = x.astype(np.float64)[0, :, 0]
         s = 0.5 * (1 + np.tanh(0.5 * a))
@@ -146,7 +148,7 @@ def test_gates_far_open_and_far_shut_and_not_numbers(library):
         np.testing.assert_allclose(got, np.broadcast_to(expected[:9, None], got.shape), rtol=6 * EPS, atol=1e-8)
 
 
-def test_a_chain_of_chunks_in_the_twin(library):
+def test_a_chain_of_chunks_in_the_kernel(library):
     rng = np.random.default_rng(3)
     layer, _ = lstm_pair(5, 20, 2, 3)
     x = draw(rng, 8, 3, 5)
@@ -168,11 +170,11 @@ def test_wrong_arguments_of_LSTM_get_the_definition_s_line(arguments):
         layers.LSTM(3, 2).forward(*given_)
 
 
-def test_what_the_twin_of_LSTM_leaves_to_the_definition():
+def test_what_the_kernel_of_LSTM_leaves_to_the_definition():
     layer = layers.LSTM(3, 2)
     nothing = layer.forward(np.zeros((4, 2, 3), np.float32), [0, 0])
-    assert not isinstance(nothing[1], dispatch.TwinCache) and not nothing[0][0].any()
-    assert not isinstance(layer.forward(np.zeros((4, 2, 3)))[1], dispatch.TwinCache)
+    assert not isinstance(nothing[1], dispatch.KernelCache) and not nothing[0][0].any()
+    assert not isinstance(layer.forward(np.zeros((4, 2, 3)))[1], dispatch.KernelCache)
     _, cache = layer.forward(np.zeros((4, 2, 3), np.float32))
     with pytest.raises(ValueError, match=r"got dy of shape \(4, 1, 2\)"):
         layer.backward(np.zeros((4, 1, 2), np.float32), None, cache)
@@ -184,19 +186,19 @@ def test_gradcheck_sees_the_definition():
 
 @drawn
 @given(st.lists(st.integers(1, 40), min_size=0, max_size=3), st.integers(1, 16), seeds)
-def test_twin_Normalize(library, shape, C, seed):
+def test_kernel_Normalize(library, shape, C, seed):
     rng = np.random.default_rng(seed)
     layer = layers.Normalize(rng.random(C), rng.random(C) + 0.1)
     x = rng.integers(0, 256, (*shape, 2 * C)).astype(np.uint8)[..., ::2]
     y, cache = layer.forward(x)
-    assert isinstance(cache, dispatch.TwinCache) and layer.backward(y, cache) is None
+    assert isinstance(cache, dispatch.KernelCache) and layer.backward(y, cache) is None
     near(y, x * layer.scale.astype(np.float64) + layer.shift, 1, "y", np.abs(layer.shift).max() + 255 * layer.scale.max())
 
 
 @drawn
 @given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.booleans(), st.sampled_from([1, 50, 1e4]),
        seeds)
-def test_twin_softmax_cross_entropy(library, N, K, smoothing, weighted, size, seed):
+def test_kernel_softmax_cross_entropy(library, N, K, smoothing, weighted, size, seed):
     rng = np.random.default_rng(seed)
     logits, labels = size * draw(rng, N, K), rng.integers(0, K, N).astype(rng.choice(["int64", "int32", "uint8"]))
     weights = (rng.random(K) + 0.1).astype(np.float32) if weighted else None
@@ -244,7 +246,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_twin_Optimizer_step(library, make):
+def test_kernel_Optimizer_step(library, make):
     """Several steps, a schedule, and a state saved and loaded between them."""
     params, exact = (parameters(np.random.default_rng(0), dtype) for dtype in (np.float32, np.float64))
     one, two = make(params), make(exact)
@@ -267,7 +269,7 @@ def test_twin_Optimizer_step(library, make):
         near(p.value, q.value, 6, p.name)
 
 
-def test_the_twin_of_a_step_really_runs_and_follows_replaced_arrays(monkeypatch):
+def test_the_kernel_of_a_step_really_runs_and_follows_replaced_arrays(monkeypatch):
     calls = []
     monkeypatch.setattr(optim.Adam, "_update", lambda *a: calls.append(a))
     params = parameters(np.random.default_rng(0), np.float32)
@@ -289,18 +291,18 @@ def test_the_twin_of_a_step_really_runs_and_follows_replaced_arrays(monkeypatch)
 
 
 def test_the_table_of_a_dead_optimizer_is_forgotten():
-    from emonet_scratch import twins
+    known = pointwise._tables.known
     opt = optim.SGD(parameters(np.random.default_rng(0), np.float32), 0.1)
     opt.step()
-    assert opt in twins._tables
-    before = len(twins._tables)
+    assert opt in known
+    before = len(known)
     del opt
     gc.collect()
-    assert len(twins._tables) < before
+    assert len(known) < before
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6])
-def test_twin_clip_gradient_norm(library, limit):
+def test_kernel_clip_gradient_norm(library, limit):
     rng = np.random.default_rng(0)
     params, exact = parameters(rng, np.float32), parameters(rng, np.float64)
     for p, q in zip(params, exact, strict=True):

@@ -19,7 +19,7 @@ TINY = models.EmoNetConfig.preset("small").replace(
 
 def build(config, seed=0, audio_features=5):
     net = models.EmoNet(config, audio_features, np.random.default_rng(seed))
-    if hasattr(net, "shortcut"):                                              # which is 0 at first and would hide mistakes
+    if net.shortcut is not None:                                            # which is 0 at first and would hide mistakes
         net.shortcut.W.value[...] = np.random.default_rng(seed).standard_normal(net.shortcut.W.value.shape)
     return net
 

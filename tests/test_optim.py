@@ -43,6 +43,35 @@ def test_sgd(N, M, lr, kind, decay, seed):
             assert np.allclose(p.value, x[k], rtol=1e-12, atol=1e-14)
 
 
+OPTIMIZERS = {
+    "SGD": lambda p, lr: optim.SGD(p, lr, 0.9, weight_decay=0.01),
+    "Adam": lambda p, lr: optim.Adam(p, lr, weight_decay=0.01),
+    "AdamW": lambda p, lr: optim.Adam(p, lr, weight_decay=0.01, decoupled=True)}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])              # the definitions, and the kernels where they are
+@given(st.floats(0.01, 4), rates, seeds)
+def test_a_factor_on_the_rate_of_a_parameter(make, dtype, factor, lr, seed):
+    """Parameters with factors, in one optimizer, move as in one optimizer for each rate."""
+    together, alone = (parameters(seed, (3,), (2, 2), (4,)) for _ in "ab")
+    for p in (*together, *alone):
+        p.value, p.grad = p.value.astype(dtype), p.grad.astype(dtype)
+    together[1].lr_factor = factor
+    one, others = make(together, 1.0), [make([p], 1.0) for p in alone]
+    for step in range(3):
+        set_gradients(together, seed + step)
+        set_gradients(alone, seed + step)
+        one.lr = lr / (1 + step)
+        one.step()
+        for other, of in zip(others, (1, factor, 1), strict=True):
+            other.lr = one.lr * of
+            other.step()
+    for p, q in zip(together, alone, strict=True):
+        assert np.allclose(p.value, q.value, rtol=1e-6 if dtype is np.float32 else 1e-14)
+    assert one.state_dict().keys() == {f"{slot}.p{k}" for slot in one.slots for k in range(3)} | {"t"}
+
+
 @given(sizes, sizes, rates, st.floats(0, 0.99), st.floats(0, 0.999), st.floats(0, 0.1), st.booleans(), seeds)
 def test_adam(N, M, lr, beta1, beta2, decay, decoupled, seed):
     params = parameters(seed, (N, M), (M,))

@@ -458,7 +458,7 @@ def test_the_whole_configuration_is_in_the_checkpoint(uninterrupted):
 def gpu(monkeypatch):
     """The stand-in for CuPy as device cuda:0, and the same definitions on both sides."""
     monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
-    monkeypatch.setattr(dispatch, "library", lambda: None)
+    monkeypatch.setattr(dispatch, "enabled", False)
     return "cuda:0"
 
 

@@ -127,34 +127,6 @@ def test_frozen_stages_keep_their_values(tmp_path, trunk, stages):
         name for name in before if name.startswith(tuple(start for stage in still for start in stage))}
 
 
-@given(st.integers(1, 3), st.integers(1, 4), seeds)
-def test_together_is_its_parts(steps, size, seed):
-    rng = np.random.default_rng(seed)
-    params = [layers.Parameter(rng.standard_normal(size)) for _ in range(3)]
-    alone = [layers.Parameter(p.value.copy()) for p in params]
-    for p, q, name in zip(params, alone, "abc", strict=True):
-        p.name = q.name = name
-    together = optim.Together((optim.Adam(params[:1]), 1.0), (optim.Adam(params[1:]), 0.25))
-    parts = optim.Adam(alone[:1]), optim.Adam(alone[1:])
-    for k in range(steps):
-        together.lr = 0.1 / (k + 1)
-        parts[0].lr, parts[1].lr = together.lr, together.lr / 4
-        for p, q in zip(params, alone, strict=True):
-            p.grad[...] = q.grad[...] = rng.standard_normal(size)
-        together.step()
-        for part in parts:
-            part.step()
-    assert together.t == steps and together.names == list("abc")
-    assert all(np.array_equal(p.value, q.value) for p, q in zip(params, alone, strict=True))
-    state = together.state_dict()
-    other = optim.Together((optim.Adam(params[:1]), 1.0), (optim.Adam(params[1:]), 1.0))
-    other.load_state_dict(state)
-    assert all(np.array_equal(a, other.state_dict()[name]) for name, a in state.items())
-    for wrong in ({n: a for n, a in state.items() if n != "m.b"}, state | {"m.d": state["m.a"]}):
-        with pytest.raises(ValueError, match="of another model or optimizer"):
-            other.load_state_dict(wrong)
-
-
 @given(st.integers(0, 60), st.integers(1, 12), st.integers(1, 5))
 def test_windows_are_spread_over_the_clip(length, count, windows):
     found = [sample_frames(length, count, None, w, windows) for w in range(windows)]

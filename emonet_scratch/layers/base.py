@@ -21,16 +21,37 @@ from ..backend import Array, device_of, to_device
 class Parameter:
     """A trained array and the gradient of the loss with respect to it: same shape, dtype and device.
 
-    `name` is the path from the layer whose `parameters()` was asked last, such as "trunk.stage1.0.conv1.W".
+    lr_factor: by how much of the optimizer's rate it is moved (discriminative rates: Howard & Ruder 2018, 3.2).
     """
 
     def __init__(self, value: Array) -> None:
         self.value = value
         self.grad = np.zeros_like(value)
-        self.name = ""
+        self.lr_factor = 1.0
 
     def __repr__(self) -> str:
-        return f"Parameter({self.name!r}, shape {self.value.shape}, {self.value.dtype})"
+        return f"Parameter(shape {self.value.shape}, {self.value.dtype})"
+
+
+def _of_parameter(name: str) -> Any:
+    """An attribute that is the parameter's own, to be read and to be set."""
+    return property(lambda self: getattr(self.parameter, name),
+                    lambda self, value: setattr(self.parameter, name, value))
+
+
+class NamedParameter:
+    """A view of a parameter under its path from the layer that was asked, such as "trunk.stage1.0.conv1.W"."""
+
+    def __init__(self, name: str, parameter: Parameter) -> None:
+        self.name = name
+        self.parameter = parameter
+
+    value = _of_parameter("value")
+    grad = _of_parameter("grad")
+    lr_factor = _of_parameter("lr_factor")
+
+    def __repr__(self) -> str:
+        return f"{self.name!r}: {self.parameter!r}"
 
 
 class Layer:
@@ -65,15 +86,10 @@ class Layer:
         for name, child in self.children():
             yield from child.walk(f"{prefix}.{name}" if prefix else name)
 
-    def parameters(self) -> list[Parameter]:
+    def parameters(self) -> list[NamedParameter]:
         """Every parameter of this layer and those below it, each named by its path from here."""
-        found = []
-        for path, layer in self.walk():
-            for name, value in vars(layer).items():
-                if isinstance(value, Parameter):
-                    value.name = f"{path}.{name}" if path else name
-                    found.append(value)
-        return found
+        return [NamedParameter(f"{path}.{name}" if path else name, value) for path, layer in self.walk()
+                for name, value in vars(layer).items() if isinstance(value, Parameter)]
 
     def save_buffers(self) -> list[Array]:
         """Copies of all buffers of the tree, for `restore_buffers`."""
@@ -132,8 +148,8 @@ class Layer:
         mine = self._state()
         missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
         if missing or extra:
-            raise ValueError(f"the state is of another model: {len(missing)} arrays are missing {missing[:1]}, "
-                             f"{len(extra)} are not known here {extra[:1]}")
+            raise ValueError(f"the state is of another model: {len(missing)} arrays are missing "
+                             f"{missing[:1]}, {len(extra)} are not known here {extra[:1]}")
         for name, array in mine.items():
             if array.shape != state[name].shape:
                 raise ValueError(f"the state is of another model: {name} has shape {state[name].shape}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from ..backend import Array, concatenate
+from ..backend import Array, array_module
 from .base import Layer
 
 
@@ -33,24 +33,26 @@ class Chunked(Layer):
     def forward(self, x: Array) -> tuple[Array, Any]:
         if self.size is None:
             return self.layer.forward(x)
-        chunks, states, parts = self._chunks(x), [], []
+        chunks = self._chunks(x)
+        states, parts = [], []
         training = any(layer.training for _, layer in self.layer.walk())
         for chunk in chunks:
             states.append(self.layer.save_buffers() if training else [])      # in evaluation no buffer changes
             parts.append(self.layer.forward(chunk)[0])
-        return concatenate(parts), (chunks, states)
+        return array_module(*parts).concatenate(parts), (chunks, states)
 
     def backward(self, dy: Array, cache: Any) -> Array | None:
         if self.size is None:
             return self.layer.backward(dy, cache)
-        after, parts = self.layer.save_buffers(), []
+        after = self.layer.save_buffers()
+        parts = []
         for chunk, d, state in zip(cache[0], self._chunks(dy), cache[1], strict=True):
             if state:
                 self.layer.restore_buffers(state)                          # the same masks and statistics again
             _, layer_cache = self.layer.forward(chunk)
             parts.append(self.layer.backward(d, layer_cache))
         self.layer.restore_buffers(after)
-        return None if parts[0] is None else concatenate(parts)
+        return None if parts[0] is None else array_module(*parts).concatenate(parts)
 
     def _chunks(self, x: Array) -> list[Array]:
         """The fewest parts that are small enough, of equal length but for one row: no part of a single leftover."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, array_module, generator
-from ..dispatch import twin
 from .base import Layer, Parameter, check_last_axis
 
 
-@twin
 class Dense(Layer):
     """Affine map of the last axis: y = x @ W + b.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, device_of, generator, to_device
-from ..dispatch import twin
+from ..dispatch import definition
 from .base import Layer
 
 
-@twin
+@definition
 class Dropout(Layer):
     """Inverted dropout (Srivastava et al. 2014): y = x * m / (1 - rate), m = 0 with probability `rate`, else 1.
 

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, device_of, to_device
-from ..dispatch import twin
+from ..dispatch import definition
 from .base import Layer, check_last_axis
 
+#: Of the images of ImageNet, a channel, in units of full brightness: what pretrained trunks were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
-@twin
+
+@definition
 class Normalize(Layer):
     """Pixels 0..255 to about mean 0 and variance 1 a channel: y = (x / 255 - mean) / std.
 
     Shapes: x (..., C) of any dtype (frames are uint8), mean and std (C,) in units of full brightness, y (..., C).
-    Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four times the memory, and
-    where the layer behind computes none.
+    Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four times the
+    memory, and where the layer behind computes none.
     """
 
     buffers = ("scale", "shift")
@@ -53,10 +57,9 @@ class PadSequences(Layer):
     def forward(self, x: Array, lengths: Any) -> tuple[Array, Any]:
         lengths = np.asarray(lengths)
         if x.ndim != 2 or lengths.ndim != 1 or lengths.sum() != len(x):
-            raise ValueError(f"{self!r} got x of shape {x.shape} and lengths {lengths}: expected (sum(lengths), D)")
+            raise ValueError(f"{self!r} got x of shape {x.shape} and lengths {lengths}: "
+                             f"expected (sum(lengths), D)")
         N, T = len(lengths), int(lengths.max())
-        if (lengths == T).all():                                              # nothing to pad, and no positions to send
-            return array_module(x).ascontiguousarray(x.reshape(N, T, x.shape[1]).transpose(1, 0, 2)), None
         t = to_device(np.concatenate([np.arange(k) for k in lengths]), device_of(x))
         n = to_device(np.repeat(np.arange(N), lengths), device_of(x))
         y = array_module(x).zeros((T, N, x.shape[1]), x.dtype)
@@ -64,5 +67,4 @@ class PadSequences(Layer):
         return y, (t, n)
 
     def backward(self, dy: Array, cache: Any) -> Array:
-        T, N, D = dy.shape
-        return dy.transpose(1, 0, 2).reshape(T * N, D) if cache is None else dy[cache]
+        return dy[cache]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module, device_of, generator, to_device
-from ..dispatch import twin
+from ..dispatch import definition
 from .base import Layer, Parameter, check_last_axis
 
 
@@ -21,8 +21,10 @@ def gates(a: Array, c_prev: Array) -> tuple[Array, Array, Any]:
     xp = array_module(a=a, c=c_prev)
     H = c_prev.shape[1]
     s = 0.5 * (1 + xp.tanh(0.5 * a))
-    i, f, o = s[:, :H], s[:, H:2 * H], s[:, 3 * H:]
+    i = s[:, :H]
+    f = s[:, H:2 * H]
     g = xp.tanh(a[:, 2 * H:3 * H])
+    o = s[:, 3 * H:]
     c = f * c_prev + i * g
     tanh_c = xp.tanh(c)
     return o * tanh_c, c, (c_prev, i, f, g, o, tanh_c)
@@ -85,7 +87,7 @@ class LSTMCell(Layer):
         return da @ self.W_ih.value.T, da @ self.W_hh.value.T, dc_prev
 
 
-@twin
+@definition
 class LSTM(Layer):
     """`num_layers` LSTM layers over a batch of sequences of different lengths.
 
@@ -95,12 +97,26 @@ class LSTM(Layer):
         (y, final), cache = lstm.forward(x, lengths, initial)
         dx, dinitial = lstm.backward(dy, dfinal, cache)          # dy or dfinal None: no gradient from there
 
-    A sequence ends at its length: behind it the state is carried on unchanged, y is 0, x is never read and dx is 0,
-    so padding changes nothing, and `final` is each sequence's state after its own last step. A sequence run in
-    chunks, each started from the final state of the one before, equals the whole.
+    A layer, for t = 1 ... T, with h_0 and c_0 from `initial`:
 
-    Of a layer, only the product with W_hh has to wait for the step before; the products with W_ih and the gradients
-    of the weights are one matrix product each for all T steps.
+        a_t = x_t @ W_ih + h_t-1 @ W_hh + b        h_t, c_t = gates(a_t, c_t-1)        y_t = h_t
+
+    The products with W_ih wait for nothing and are one for all steps; only h_t-1 @ W_hh waits for the step before.
+
+    Backpropagation through time, for t = T ... 1. Let dh_t and dc_t be the gradients that reach h_t and c_t: from
+    above, dy_t, and `dfinal` where t is the sequence's end; and, through a_t+1 and c_t+1, from the step behind:
+
+        da_t, dc = gates_backward(dh_t, dc_t)
+        dh_t-1 = da_t @ W_hh.T + dy_t-1            dc_t-1 = dc
+
+    and dinitial is dh_0, dc_0. The weights are used in every step, so their gradients are sums over t:
+
+        dW_ih = sum x_t.T @ da_t    dW_hh = sum h_t-1.T @ da_t    db = sum da_t    dx_t = da_t @ W_ih.T
+
+    A sequence ends at its length: behind it y is 0, x is never read and dx is 0, so padding changes nothing, and
+    `final` is each sequence's state after its own last step. The recurrence itself runs on behind the end, on
+    zeros; no gradient enters there, so nothing of that is seen. A sequence run in chunks, each started from the
+    final state of the one before, equals the whole.
 
     truncate: None, or the number of steps after which backward forgets (truncated BPTT, Williams & Peng 1990): the
     gradient that would flow from step k * truncate to the step before is dropped. Forward is the same.
@@ -110,95 +126,110 @@ class LSTM(Layer):
                  rng: np.random.Generator | None = None) -> None:
         if truncate is not None and truncate < 1:
             raise ValueError(f"LSTM(truncate) must be None or at least 1 step, got {truncate}")
-        self.D, self.H, self.truncate = D, H, truncate
+        self.D, self.H = D, H
+        self.truncate = truncate
         self.cells = [LSTMCell(D if l == 0 else H, H, forget_bias, rng) for l in range(num_layers)]
 
     def __repr__(self) -> str:
         return f"LSTM(D={self.D}, H={self.H}, num_layers={len(self.cells)})"
 
-    def forward(self, x: Array, lengths: Any = None, initial: tuple[Array, Array] | None = None) -> tuple[Any, Any]:
+    def forward(self, x: Array, lengths: Any = None,
+                initial: tuple[Array, Array] | None = None) -> tuple[Any, Any]:
         """((y, (h, c)), cache)"""
         xp = array_module(x=x, W_ih=self.cells[0].W_ih.value, initial=None if initial is None else initial[0])
         check_last_axis(self, x, self.D, ndim=3)
-        (T, N, _), L = x.shape, len(self.cells)
-        valid = self._valid(lengths, T, N, x)
+        T, N, _ = x.shape
+        shape = len(self.cells), N, self.H
         if initial is None:
-            initial = (xp.zeros((L, N, self.H), x.dtype), xp.zeros((L, N, self.H), x.dtype))
-        if initial[0].shape != (L, N, self.H) or initial[1].shape != (L, N, self.H):
-            raise ValueError(f"{self!r} got an initial state of shapes {initial[0].shape} and {initial[1].shape}: "
-                             f"expected twice {(L, N, self.H)}")
-        if valid is not None:
-            x = xp.where(valid, x, 0)                                         # padding may hold anything, even NaN
-        final_h, final_c, caches = xp.empty_like(initial[0]), xp.empty_like(initial[1]), []
+            initial = xp.zeros(shape, x.dtype), xp.zeros(shape, x.dtype)
+        if initial[0].shape != shape or initial[1].shape != shape:
+            raise ValueError(f"{self!r} got an initial state of shapes {initial[0].shape} and "
+                             f"{initial[1].shape}: expected twice {shape}")
+        ends = self.ends(lengths, x)
+        x = mask(x, ends)                                                     # padding may hold anything, even NaN
+        last = xp.full(N, T) if ends is None else ends, xp.arange(N)
+        final_h, final_c, caches = [], [], []
         for l, cell in enumerate(self.cells):
-            x, final_h[l], final_c[l], cache = self._layer_forward(cell, x, valid, initial[0][l], initial[1][l])
+            h, c, cache = self._layer_forward(cell, x, initial[0][l], initial[1][l])
             caches.append(cache)
-        return (x, (final_h, final_c)), (caches, valid)
+            final_h.append(h[last])
+            final_c.append(c[last])
+            x = mask(h[1:].copy(), ends)                                      # h itself is in the cache
+        return (x, (xp.stack(final_h), xp.stack(final_c))), (caches, ends, last)
 
     def backward(self, dy: Array | None, dfinal: tuple[Array, Array] | None, cache: Any) -> tuple[Array, Any]:
         """(dx, (dh, dc) of the initial state); adds to the gradients of every cell."""
-        caches, valid = cache
-        x, _h, *_ = caches[0]
-        T, N, _ = x.shape
-        xp = array_module(x)
-        dy = xp.zeros((T, N, self.H), x.dtype) if dy is None else dy
-        dh0, dc0 = (xp.zeros((len(caches), N, self.H), x.dtype) for _ in "hc")
+        caches, ends, last = cache
+        _, h, _ = caches[0]
+        xp = array_module(h)
+        dx = None if dy is None else mask(dy, ends)
+        dh_0, dc_0 = [], []
         for l in reversed(range(len(caches))):
-            dfinal_l = None if dfinal is None else (dfinal[0][l], dfinal[1][l])
-            dy, dh0[l], dc0[l] = self._layer_backward(self.cells[l], dy, dfinal_l, caches[l], valid)
-        return dy, (dh0, dc0)
+            dh, dc = xp.zeros_like(h), xp.zeros_like(h)                       # (T + 1, N, H), from outside
+            if dx is not None:
+                dh[1:] = dx
+            if dfinal is not None:
+                dh[last] += dfinal[0][l]                                      # at each sequence's own end
+                dc[last] += dfinal[1][l]
+            dx, dh_l, dc_l = self._layer_backward(self.cells[l], dh, dc, caches[l])
+            dh_0.insert(0, dh_l)
+            dc_0.insert(0, dc_l)
+        return dx, (xp.stack(dh_0), xp.stack(dc_0))
 
-    def _layer_forward(self, cell: LSTMCell, x: Array, valid: Array | None, h: Array, c: Array) -> tuple:
-        """One layer: x (T, N, D), state (N, H) -> y (T, N, H), final h, final c, cache."""
+    def _layer_forward(self, cell: LSTMCell, x: Array, h_0: Array, c_0: Array) -> tuple[Array, Array, Any]:
+        """x (T, N, D), states (N, H) -> h and c (T + 1, N, H), the state before the first step first; and cache."""
         T, N, D = x.shape
         xp = array_module(x)
         a = (x.reshape(T * N, D) @ cell.W_ih.value + cell.b.value).reshape(T, N, 4 * self.H)
-        y, h_prev, steps = xp.zeros((T, N, self.H), x.dtype), xp.empty((T, N, self.H), x.dtype), []
+        h = xp.empty((T + 1, N, self.H), x.dtype)
+        c = xp.empty_like(h)
+        h[0], c[0] = h_0, c_0
+        steps = []
         for t in range(T):
-            h_prev[t] = h
-            h_new, c_new, step = gates(a[t] + h @ cell.W_hh.value, c)
-            if valid is None:
-                h, c, y[t] = h_new, c_new, h_new
-            else:
-                h, c, y[t] = xp.where(valid[t], h_new, h), xp.where(valid[t], c_new, c), xp.where(valid[t], h_new, 0)
+            h[t + 1], c[t + 1], step = gates(a[t] + h[t] @ cell.W_hh.value, c[t])
             steps.append(step)
-        return y, h, c, (x, h_prev, steps)
+        return h, c, (x, h, steps)
 
-    def _layer_backward(self, cell: LSTMCell, dy: Array, dfinal: Any, cache: Any, valid: Array | None) -> tuple:
-        """One layer: dy (T, N, H), dfinal a pair of (N, H) or None -> dx (T, N, D), dh and dc of its initial state."""
-        x, h_prev, steps = cache
+    def _layer_backward(self, cell: LSTMCell, dh_in: Array, dc_in: Array, cache: Any) -> tuple[Array, Array, Array]:
+        """dh_in and dc_in (T + 1, N, H), what reaches h_t and c_t from outside -> dx (T, N, D), dh_0, dc_0."""
+        x, h, steps = cache
         T, N, D = x.shape
-        xp = array_module(x, dy)
-        dh, dc = (xp.zeros((N, self.H), x.dtype) for _ in "hc") if dfinal is None else dfinal
-        da = xp.empty((T, N, 4 * self.H), x.dtype)
-        for t in reversed(range(T)):
-            if valid is None:
-                da[t], dc = gates_backward(dh + dy[t], dc, steps[t])
-                dh = da[t] @ cell.W_hh.value.T
-            else:                                                             # an ended sequence hands dh, dc through
-                da_t, dc_prev = gates_backward(dh + dy[t], dc, steps[t])
-                da[t] = xp.where(valid[t], da_t, 0)
-                dh, dc = xp.where(valid[t], da_t @ cell.W_hh.value.T, dh), xp.where(valid[t], dc_prev, dc)
-            if self.truncate and t and t % self.truncate == 0:
-                dh, dc = xp.zeros_like(dh), xp.zeros_like(dc)
-        flat = da.reshape(T * N, 4 * self.H)
-        cell.W_ih.grad += x.reshape(T * N, D).T @ flat
-        cell.W_hh.grad += h_prev.reshape(T * N, self.H).T @ flat
-        cell.b.grad += flat.sum(axis=0)
-        return (flat @ cell.W_ih.value.T).reshape(T, N, D), dh, dc
+        da = array_module(x).empty((T, N, 4 * self.H), x.dtype)
+        for start, stop in self._segments(T):
+            dh, dc = dh_in[stop], dc_in[stop]
+            for t in reversed(range(start, stop)):
+                da[t], dc = gates_backward(dh, dc, steps[t])
+                dh = da[t] @ cell.W_hh.value.T + dh_in[t]
+                dc = dc + dc_in[t]
+        da = da.reshape(T * N, 4 * self.H)
+        cell.W_ih.grad += x.reshape(T * N, D).T @ da
+        cell.W_hh.grad += h[:T].reshape(T * N, self.H).T @ da
+        cell.b.grad += da.sum(axis=0)
+        return (da @ cell.W_ih.value.T).reshape(T, N, D), dh, dc
 
-    def _valid(self, lengths: Any, T: int, N: int, x: Array) -> Array | None:
-        """(T, N, 1) booleans, True where step t is inside sequence n; None when nothing is padded."""
+    def _segments(self, T: int) -> list[tuple[int, int]]:
+        """(start, stop) of the stretches of steps, last first, between which backward forgets."""
+        size = self.truncate or max(T, 1)
+        return [(start, min(start + size, T)) for start in range(0, max(T, 1), size)][::-1]
+
+    def ends(self, lengths: Any, x: Array) -> Array | None:
+        """lengths (N,) on the device of x (T, N, D), None where nothing is padded; ValueError where they do not fit."""
         if lengths is None:
             return None
         lengths = to_device(lengths, "cpu")
-        if lengths.shape != (N,) or lengths.dtype.kind not in "iu" or (lengths < 0).any() or (lengths > T).any():
+        T, N, _ = x.shape
+        if (lengths.shape != (N,) or lengths.dtype.kind not in "iu" or (lengths < 0).any()
+                or (lengths > T).any()):
             raise ValueError(f"{self!r} got lengths {lengths} for x of shape {x.shape}: "
                              f"expected {N} integers in 0..{T}")
-        if (lengths == T).all():
-            return None
-        return to_device(np.arange(T)[:, None, None] < lengths[None, :, None], device_of(x))
+        return None if (lengths == T).all() else to_device(lengths, device_of(x))
 
     def flops(self, y: Any) -> int:
         T, N, H = y[0].shape
         return sum(2 * T * N * (cell.D + H) * 4 * H for cell in self.cells)
+
+
+def mask(a: Array, ends: Array | None) -> Array:
+    """a (T, N, .) with 0 behind the end of each sequence; a itself where ends is None."""
+    xp = array_module(a)
+    return a if ends is None else xp.where(xp.arange(len(a))[:, None, None] < ends[None, :, None], a, 0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module
-from ..dispatch import twin
+from ..dispatch import definition
 from .activation import ReLU
 from .base import Layer
 from .batch_norm import BatchNorm
@@ -44,7 +44,7 @@ class PadShortcut(Layer):
         return dx
 
 
-@twin
+@definition
 class ResidualBlock(Layer):
     """y = ReLU(f(x) + shortcut(x)), f = BN(conv(ReLU(BN(conv(x))))) with 3x3 filters (He et al. 2016, figure 2).
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..backend import Array
-from ..dispatch import twin
+from ..dispatch import definition
 from .base import Layer
 
 
-@twin
+@definition
 class Sequential(Layer):
     """y = f_n(... f_2(f_1(x))); backward is the chain rule: the same layers from last to first.
 

@@ -16,8 +16,8 @@ def trace(model: Layer, forward: Callable[..., None] | None = None,
     """Within the block, call forward(path, layer, y, cache) and backward(path, layer, dx) when a layer has run.
 
     path is the dotted path from `model`. A layer reports after the layers that it called, so the first report with
-    some property comes from the innermost layer that has it. The definitions run, not their twins (`dispatch.twin`),
-    which would hide the layers of a composition.
+    some property comes from the innermost layer that has it. The definitions run, not their
+    kernels, which would hide the layers of a composition.
     """
     wrapped = [*model.walk()]
 

@@ -1,6 +1,7 @@
 """Networks composed of layers; no arithmetic here."""
 
-from .emonet import EmoNet, EmoNetConfig
+from .config import EmoNetConfig
+from .emonet import EmoNet
 from .resnet import ResNet
 from .summary import summary
 

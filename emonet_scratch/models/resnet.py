@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, device_of, to_device
-from ..dispatch import twin
 from ..errors import WeightsError
 from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, ResidualBlock, Sequential
 from .from_torch import read_resnet
@@ -19,7 +18,6 @@ from .summary import summary
 PRETRAINED = Path(__file__).with_name("resnet20_cifar10.safetensors")
 
 
-@twin
 class ResNet(Layer):
     """ResNet of depth 6n + 2 for small images (He et al. 2016, section 4.2).
 

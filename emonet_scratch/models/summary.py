@@ -17,7 +17,7 @@ def summary(model: Layer, *inputs: Array) -> str:
     when the whole forward is through: what a training step keeps for the backward pass, without what Chunked drops.
     FLOPs are those of one forward, a multiply-add counted as two. A layer that ran on chunk after chunk has one row,
     with its outputs joined; a composition has one where it keeps more than its parts do. The run moves no buffers, and
-    is one of the definitions: a compiled twin may keep less.
+    is one of the definitions: a kernel may keep less.
     """
     rows: dict[str, tuple[Layer, list, list, list]] = {}
     seen: dict[int, weakref.ref] = {}                                         # a dead array's id may come again
@@ -39,14 +39,13 @@ def summary(model: Layer, *inputs: Array) -> str:
     table = [("layer", "kind", "output", "parameters", "activations", "FLOPs")]
     total, counted = [0, 0, 0], set()
     for path, (layer, shapes, caches, flops) in rows.items():
-        parameters = [p for p in layer.parameters() if id(p) not in counted]
-        counted.update(map(id, parameters))
+        parameters = [p for p in layer.parameters() if id(p.parameter) not in counted]
+        counted.update(id(p.parameter) for p in parameters)
         size = sum(a.nbytes for ref in caches if (a := ref()) is not None)
         counts = [sum(p.value.size for p in parameters), size, sum(flops)]
         total = [t + c for t, c in zip(total, counts, strict=True)]
         shape = (sum(s[0] for s in shapes), *shapes[0][1:])
         table.append((path, type(layer).__name__, "x".join(map(str, shape)), *(f"{c:,}" for c in counts)))
-    model.parameters()                                                        # names start at the model again
     table.append(("total", "", "", *(f"{t:,}" for t in total)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) if k < 3 else cell.rjust(w)

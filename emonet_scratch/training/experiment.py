@@ -36,7 +36,7 @@ def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Calla
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
     settings: data (path), config (fields of EmoNetConfig), modalities (names of MODALITIES), seed, device, precision (see
-    kernels.py), cache (path or None), on_error, save_every. They are kept in config.json, with the device and precision
+    dispatch.py), cache (path or None), on_error, save_every. They are kept in config.json, with the device and precision
     that were chosen; resume=True goes on where a run with them stopped.
     """
     config = EmoNetConfig().replace(**settings["config"])
@@ -182,10 +182,9 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
 def versions() -> dict[str, str]:
     """What a result depends on besides the settings."""
     import scipy
-    lib = dispatch.library()
     return {"emonet_scratch": __version__, "python": platform.python_version(), "numpy": np.__version__,
             "scipy": scipy.__version__,
-            "kernels": f"{lib.variant}, {lib.threads} threads" if lib else "off",
+            "kernels": dispatch.why().split(": ")[1],
             "machine": platform.platform(), "command": " ".join(sys.argv)}
 
 

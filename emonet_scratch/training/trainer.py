@@ -21,10 +21,11 @@ from ..data.video import FrameCache
 from ..emotions import CLASSES
 from ..errors import CheckpointError, NonFiniteError
 from ..files import write_whole
-from ..layers import BatchNorm, Parameter
+from ..layers import BatchNorm
+from ..layers.base import NamedParameter
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
-from ..optim import SGD, Adam, Together, all_finite, clip_gradient_norm, schedule
+from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
 from .checkpoint import expected_of, read_checkpoint, write_checkpoint
 from .fingerprint import check_data, fingerprint, sha256
 from .non_finite import first_non_finite
@@ -96,7 +97,7 @@ class Trainer:
             self.facts = self.facts | {"trunk": {"name": path.name, "sha256": sha256([path.read_bytes()])}}
         if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
             self._calibrate()
-        if self.projection and hasattr(self.model, "shortcut"):
+        if self.projection and self.model.shortcut is not None:
             W, b = self.projection.rule(self.train.audio, self.train.labels)
             known, shortcut = self.projection.lda.classes_, self.model.shortcut
             # A class without clips stands in the middle of the others and is as likely as half a clip.
@@ -156,8 +157,7 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):
             self.optimizer.step()
         if not all_finite(self.optimizer.params):                             # now, before it can reach a checkpoint
-            bad = next(name for p, name in zip(self.optimizer.params, self.optimizer.names, strict=True)
-                       if not all_finite([p]))
+            bad = next(p.name for p in self.optimizer.params if not all_finite([p]))
             raise NonFiniteError(f"the parameter {bad} is not finite after step {self.optimizer.t}: the last good "
                                  f"checkpoint is {str(self.folder / 'last.safetensors')!r}; {self._remedy()}")
         return loss, int((to_device(logits.argmax(axis=1), "cpu") == batch.labels).sum()), norm
@@ -281,23 +281,18 @@ class Trainer:
         return dataclasses.replace(split, frames=features)
 
 
-def _optimizer(config: EmoNetConfig, params: list[Parameter]) -> SGD | Adam | Together:
-    """Of all parameters but the frozen ones, with the trunk's own learning rate where it was not random."""
-    def make(params: list[Parameter]) -> SGD | Adam:
-        if config.optimizer == "sgd":
-            return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
-        return Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
-
+def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam:
+    """Of all parameters but the frozen ones; the trunk's move at a rate of their own where they were not random."""
     resnet = "trunk.layer.resnet."
     stages = [("conv.", "bn."), ("stage1.",), ("stage2.",)][:config.frozen_stages]
     frozen = ("trunk.",) if config.freeze_trunk else tuple(resnet + part for stage in stages for part in stage)
     params = [p for p in params if not p.name.startswith(frozen)]
-    trunk = [p for p in params if p.name.startswith(resnet)]
-    if config.trunk == "random" or config.trunk_lr == 1 or not trunk:
-        return make(params)
-    together = Together((make([p for p in params if p not in trunk]), 1.0), (make(trunk), config.trunk_lr))
-    together.lr = config.lr
-    return together
+    for p in params:
+        if p.name.startswith(resnet) and config.trunk != "random":
+            p.lr_factor = config.trunk_lr
+    if config.optimizer == "sgd":
+        return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
+    return Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
 
 
 def project(split: Split, projection: AudioProjection | None) -> Split:

@@ -142,8 +142,9 @@ emonet_lstm_backward(int T, int N, int H, int truncate, const float* __restrict_
                 int n = n0 + e / UNITS * WARPS, u = e % UNITS;
                 i64 mine = (i64)n * H + u0 + u;
                 if (lane || u >= units || n >= N) continue;
-                if (t < lengths[n]) dh[mine] = sum;
-                if (cut) dh[mine] = dc[mine] = 0;
+                if (t >= lengths[n]) continue;                                // what reaches its end waits there
+                dh[mine] = cut ? 0 : sum;
+                if (cut) dc[mine] = 0;
             }
         }
         __syncthreads();                                                      // dh and dc are read by others

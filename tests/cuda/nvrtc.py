@@ -11,17 +11,15 @@ import ctypes
 import functools
 import getpass
 import hashlib
-import importlib
 import importlib.metadata
 import json
-import pkgutil
 import re
 import tempfile
 from pathlib import Path
 
-from emonet_scratch import gpu
 from emonet_scratch.files import write_whole
-from emonet_scratch.gpu import launch
+from emonet_scratch.kernels import cuda
+from emonet_scratch.kernels.cuda import launch
 
 ARCHITECTURES = ("sm_80", "sm_90")
 CACHE = Path(tempfile.gettempdir()) / f"emonet_nvrtc_{getpass.getuser()}"
@@ -85,8 +83,7 @@ def resources(log):
 
 def variants():
     """(module, its defines) of all that the launch code compiles."""
-    files = [importlib.import_module(f"{gpu.__name__}.{f.name}") for f in pkgutil.iter_modules(gpu.__path__)]
-    return [(name, defines) for file in files for name, sets in getattr(file, "VARIANTS", {}).items() for defines in sets]
+    return [(name, defines) for name, sets in cuda.VARIANTS.items() for defines in sets]
 
 
 def title(name, defines):

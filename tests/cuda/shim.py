@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from emonet_scratch import backend, dispatch
-from emonet_scratch.gpu import launch
+from emonet_scratch.kernels.cuda import launch
 from tests import device
 
 SHIM = Path(__file__).with_name("shim.h").read_text()
@@ -192,18 +192,18 @@ class Module:
 compiler = Module
 
 
-@pytest.fixture
-def shim(request, monkeypatch):
-    """The stand-in for CuPy, with kernels that run on the CPU; with EMONET_TEST_DEVICE=cuda, CuPy itself and the GPU."""
+def install(request, monkeypatch):
+    """What the fixture `shim` gives: the module that is CuPy for the test."""
     if os.environ.get("EMONET_TEST_DEVICE") == "cuda":
         if "planted" in request.node.name or "shim" in request.module.__name__:
             pytest.skip("a wrong kernel is for the shim, which survives it")
-        monkeypatch.setattr(dispatch, "_load_gpu", lambda: True)
+        monkeypatch.setattr(dispatch, "loaded", lambda device: device == "cuda")
         return backend.import_cupy()
     if sys.platform != "linux" or shutil.which(CXX) is None:
         pytest.skip(f"the shim wants Linux and {CXX}")
     monkeypatch.setattr(launch, "compiler", compiler)
-    monkeypatch.setattr(dispatch, "_load_gpu", lambda: True)                   # also where EMONET_KERNELS=off
+    loaded = dispatch.loaded                                                  # also where EMONET_KERNELS=off:
+    monkeypatch.setattr(dispatch, "loaded", lambda device: device == "cuda" or loaded(device))
     monkeypatch.setattr(backend, "import_cupy", lambda: device.cupy)
-    monkeypatch.setitem(sys.modules, "cupy", device.cupy)                     # kernels.py looks there
+    monkeypatch.setitem(sys.modules, "cupy", device.cupy)                     # dispatch.py looks there
     return device.cupy

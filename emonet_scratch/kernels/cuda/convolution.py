@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import dispatch
-from ..backend import Array, array_module
-from ..layers import BatchNorm, Conv2d, PadShortcut, ReLU, ResidualBlock, Sequential
-from .launch import blocks, gradient, module, ready
+from ... import dispatch
+from ...backend import Array, array_module
+from ...layers import BatchNorm, Conv2d, ResidualBlock, Sequential
+from ..composed import Row
+from ..takes import CUDA
+from .launch import blocks, module
 
 # As in common.cuh, conv.cu and norm.cu.
 PLAIN, NORM_RELU, NORM_GRAD, NORM_GRAD_RELU = range(4)
@@ -24,7 +26,6 @@ STORE, STORE_MOMENTS, BIAS_RELU, RESIDUAL_RELU, MASK, ADD_MASKED = range(6)
 AS_THEY_ARE, TURNED, BY_PARITY = range(3)
 
 THREADS, TILE_WIDTH = 128, 16
-MOST_CHANNELS = 128
 MOST_BLOCKS = 1024              # of conv.cu, of which each leaves a part of every sum
 GRADIENT_BLOCKS = 512           # of conv_grad.cu, of which each leaves a whole gradient of its channels
 ENOUGH_BLOCKS = 264             # two for each processor of an H100; fewer are cut smaller
@@ -103,9 +104,9 @@ def _ints(*values: int) -> list[np.int32]:
 
 
 class Filters(NamedTuple):
-    """Where the packed filters of one convolution are among the words of `room`, and its shift behind a folded norm."""
+    """Where the packed filters of one convolution are among `words`, and its shift behind a folded norm."""
 
-    room: Array
+    words: Array
     at: int
     shift_at: int
 
@@ -126,7 +127,7 @@ def _convolve(s: Shape, precision: int, source: Source, filters: Filters, sink: 
     module("conv", **d).kernel("emonet_conv")(
         (grid, s.F // d["NB"]), (THREADS,),
         (*_ints(s.N, s.H, s.W, s.OH, s.OW, source.kind), a, given(source.y), given(source.z), given(source.constants),
-         filters.room, np.int64(filters.at), np.int64(filters.shift_at), np.int32(sink.kind), out, given(sink.first),
+         filters.words, np.int64(filters.at), np.int64(filters.shift_at), np.int32(sink.kind), out, given(sink.first),
          given(sink.second), given(sink.constants), *_ints(*sink.cut), out if parts is None else parts), _shared(d))
     return parts
 
@@ -167,18 +168,18 @@ def _pack(owner: Any, precision: int, *wanted: tuple[Conv2d, BatchNorm | None, i
     for conv, bn, how in wanted:
         arrays = [conv.W.value] + ([] if bn is None else [bn.gamma.value, bn.beta.value, bn.running_mean, bn.running_var])
         rows_of, columns = (conv.C, conv.F) if how == AS_THEY_ARE else (conv.F, conv.C)
-        words = blocks(9 * rows_of, 32) * 32 * blocks(columns, 8) * (4 if precision == 2 else 8)
-        places.append((at, at + words))
+        size = blocks(9 * rows_of, 32) * 32 * blocks(columns, 8) * (4 if precision == 2 else 8)
+        places.append((at, at + size))
         eps = int(np.float32(0 if bn is None else bn.eps).view(np.uint32))
-        rows.append((*(a.data.ptr for a in arrays), *[0] * (5 - len(arrays)), at, at + words, conv.C, conv.F, how, eps))
-        at += words + (0 if bn is None else blocks(conv.F, 4) * 4)
+        rows.append((*(a.data.ptr for a in arrays), *[0] * (5 - len(arrays)), at, at + size, conv.C, conv.F, how, eps))
+        at += size + (0 if bn is None else blocks(conv.F, 4) * 4)
     xp, kept = array_module(wanted[0][0].W.value), _tables.setdefault(owner, {})
     key, rows = (precision, *(how for _, _, how in wanted)), tuple(rows)
     if kept.get(key, (None,))[0] != rows:
         kept[key] = rows, xp.asarray(np.array(rows, np.uint64))
-    room = xp.empty(at, np.uint32)
-    _norm_kernel("emonet_pack", (16, len(rows)), kept[key][1], np.int32(precision), room)
-    return [Filters(room, *place) for place in places]
+    words = xp.empty(at, np.uint32)
+    _norm_kernel("emonet_pack", (16, len(rows)), kept[key][1], np.int32(precision), words)
+    return [Filters(words, *place) for place in places]
 
 
 # ---- batch norm ----
@@ -217,37 +218,7 @@ def _finish(z: Array, constants: Array, x: Array | None = None, cut: Cut = NO_CU
     return y
 
 
-# ---- what fits ----
-
-def _sound(shape: tuple[int, ...], *arrays: Any) -> bool:
-    return ready(*arrays) and all(a.shape == shape and a.flags.c_contiguous for a in arrays)
-
-
-def _wide(C: int) -> bool:
-    return C % 16 == 0 and 0 < C <= MOST_CHANNELS
-
-
-def _conv_fits(conv: Any, C: int, F: int) -> bool:
-    """3x3, C to F channels, padding 1, stride 1 or 2, no bias, its own arrays."""
-    return (isinstance(conv, Conv2d) and (conv.K, conv.padding, conv.C, conv.F) == (3, 1, C, F) and conv.b is None
-            and conv.stride in (1, 2) and (C == 3 or _wide(C)) and _wide(F)
-            and _sound((3, 3, C, F), conv.W.value, conv.W.grad) and dispatch.precision in dispatch.PRECISIONS)
-
-
-def _norm_fits(bn: Any, C: int) -> bool:
-    return type(bn) is BatchNorm and bn.C == C and _sound(
-        (C,), bn.gamma.value, bn.gamma.grad, bn.beta.value, bn.beta.grad, bn.running_mean, bn.running_var)
-
-
-def _still(fits: bool, layer: Any) -> None:
-    """Backward's check: what forward accepted may have been replaced since."""
-    if not fits:
-        raise ValueError(f"parameters of {layer!r} were replaced after its forward by arrays that the kernels cannot use")
-
-
-def _images(x: Any, C: int) -> bool:
-    return ready(x) and x.ndim == 4 and x.shape[3] == C and 0 < x.size < C << 31
-
+# ---- shapes ----
 
 def _aligned(x: Array) -> Array:
     """x without gaps, where the kernels can read four numbers at once."""
@@ -256,7 +227,7 @@ def _aligned(x: Array) -> Array:
 
 
 def _gradient(layer: Any, dy: Array, shape: tuple[int, ...]) -> Array:
-    return _aligned(gradient(layer, dy, shape))
+    return _aligned(CUDA.gradient(layer, dy, shape))
 
 
 def _precision() -> int:
@@ -277,32 +248,34 @@ def _how(conv: Conv2d) -> int:
     return TURNED if conv.stride == 1 else BY_PARITY
 
 
-def _room(x: Array, s: Shape) -> Array:
+def _empty_output(x: Array, s: Shape) -> Array:
     return array_module(x).empty((s.N, s.OH, s.OW, s.F), np.float32)
 
 
-# ---- the twins ----
+# ---- the kernels ----
 
-class _Conv2d:
-    """3x3, padding 1, stride 1 or 2, no bias."""
+def register() -> None:
+    """As kernels of GPUs."""
+    CUDA.kernel("Conv2d", conv2d, conv2d_backward)
+    CUDA.kernel("ResidualBlock", residual_block, residual_block_backward)
+    Row(CUDA, stem, stem_backward, trunk).register()
 
-    @staticmethod
-    def forward(layer: Conv2d, x: Any) -> Any:
-        if not (_conv_fits(layer, layer.C, layer.F) and _images(x, layer.C)):
-            return NotImplemented
-        x, p, s = _aligned(x), _precision(), _forward_shape(layer, x.shape)
-        y, (filters,) = _room(x, s), _pack(layer, p, (layer, None, AS_THEY_ARE))
-        _convolve(s, p, Source(PLAIN, x), filters, Sink(STORE, y))
-        return y, (x, p)
 
-    @staticmethod
-    def backward(layer: Conv2d, dy: Any, cache: Any) -> Array:
-        x, p = cache
-        _still(_conv_fits(layer, layer.C, layer.F), layer)
-        s = _forward_shape(layer, x.shape)
-        dz = Source(PLAIN, _gradient(layer, dy, (s.N, s.OH, s.OW, s.F)))
-        _filter_gradient(s, p, Source(PLAIN, x), dz, layer.W.grad)
-        return _input_gradient(layer, layer, x, s, p, dz)
+def conv2d(conv: Conv2d, x: Array) -> tuple[Array, Any]:
+    """3x3, padding 1, stride 1 or 2: (y, cache)."""
+    x, p, s = _aligned(x), _precision(), _forward_shape(conv, x.shape)
+    y, (filters,) = _empty_output(x, s), _pack(conv, p, (conv, None, AS_THEY_ARE))
+    _convolve(s, p, Source(PLAIN, x), filters, Sink(STORE, y))
+    return y, (x, p)
+
+
+def conv2d_backward(conv: Conv2d, dy: Any, cache: Any) -> Array | None:
+    """dx"""
+    x, p = cache
+    s = _forward_shape(conv, x.shape)
+    dz = Source(PLAIN, _gradient(conv, dy, (s.N, s.OH, s.OW, s.F)))
+    _filter_gradient(s, p, Source(PLAIN, x), dz, conv.W.grad)
+    return _input_gradient(conv, conv, x, s, p, dz)
 
 
 def _input_gradient(owner: Any, conv: Conv2d, x: Array, s: Shape, p: int, dz: Source) -> Array | None:
@@ -317,147 +290,75 @@ def _input_gradient(owner: Any, conv: Conv2d, x: Array, s: Shape, p: int, dz: So
 def _conv_norm(conv: Conv2d, bn: BatchNorm, p: int, source: Source, filters: Filters) -> tuple[Array, Array]:
     """z = conv(source) and the constants of the norm behind it."""
     s = _forward_shape(conv, source.a.shape)
-    z = _room(source.a, s)
+    z = _empty_output(source.a, s)
     parts = _convolve(s, p, source, filters, Sink(STORE_MOMENTS if bn.training else STORE, z))
     return z, _norm_forward(bn, parts)
 
 
-class _ResidualBlock:
-    """Both convolutions, their batch norms, both ReLUs and the shortcut."""
-
-    @staticmethod
-    def fits(layer: ResidualBlock) -> bool:
-        """Whether it is what the kernels compute: both norms alike, a shortcut without parameters."""
-        parts, C, F, cut = dict(layer.body.children()), layer.C, layer.F, layer.shortcut
-        padded = (isinstance(cut, PadShortcut) and (cut.C, cut.F, cut.stride) == (C, F, layer.stride)
-                  and cut.before == (F - C) // 2)
-        identity = type(cut) is Sequential and not any(cut.children()) and (C, layer.stride) == (F, 1)
-        if (list(parts) != ["conv1", "bn1", "relu", "conv2", "bn2"] or type(parts["relu"]) is not ReLU
-                or type(layer.relu) is not ReLU or not (padded or identity) or not _wide(C)):
-            return False
-        conv1, bn1, _, conv2, bn2 = parts.values()
-        return (_conv_fits(conv1, C, F) and conv1.stride == layer.stride and _conv_fits(conv2, F, F) and conv2.stride == 1
-                and _norm_fits(bn1, F) and _norm_fits(bn2, F) and bn1.training == bn2.training)
-
-    @staticmethod
-    def forward(layer: ResidualBlock, x: Any) -> Any:
-        if not (_images(x, layer.C) and _ResidualBlock.fits(layer)):
-            return NotImplemented
-        x, p, b, F = _aligned(x), _precision(), layer.body, layer.F
-        first, second = _pack(layer, p, (b.conv1, None, AS_THEY_ARE), (b.conv2, None, AS_THEY_ARE))
-        z1, c1 = _conv_norm(b.conv1, b.bn1, p, Source(PLAIN, x), first)
-        z2, c2 = _conv_norm(b.conv2, b.bn2, p, Source(NORM_RELU, z1, constants=c1), second)
-        y = _finish(z2, c2, x, Cut(*x.shape[1:], (F - layer.C) // 2, layer.stride))
-        return y, (x, y, z1, c1, z2, c2, b.bn1.training, p)
-
-    @staticmethod
-    def backward(layer: ResidualBlock, dy: Any, cache: Any) -> Array:
-        x, y, z1, c1, z2, c2, training, p = cache
-        _still(_ResidualBlock.fits(layer), layer)
-        b, xp, dy = layer.body, array_module(x), _gradient(layer, dy, y.shape)
-        first, second = _pack(layer, p, (b.conv1, None, _how(b.conv1)), (b.conv2, None, TURNED))
-        pixels, d1, dx = y.size // layer.F, xp.empty(y.shape, np.float32), xp.empty(x.shape, np.float32)
-        s1, s2 = _forward_shape(b.conv1, x.shape), _forward_shape(b.conv2, y.shape)
-        g2 = _norm_backward(b.bn2, training, pixels, _reduce(dy, y, z2, c2), c2)
-        dz2 = Source(NORM_GRAD_RELU, dy, y, z2, g2)
-        parts = _convolve(_backward_shape(s2), p, dz2, second, Sink(MASK, d1, z1, constants=c1))
-        _filter_gradient(s2, p, Source(NORM_RELU, z1, constants=c1), dz2, b.conv2.W.grad)
-        dz1 = Source(NORM_GRAD, d1, z=z1, constants=_norm_backward(b.bn1, training, pixels, parts, c1))
-        cut = Cut(*y.shape[1:], (layer.F - layer.C) // 2, layer.stride)
-        _convolve(_backward_shape(s1), p, dz1, first, Sink(ADD_MASKED, dx, dy, y, cut=cut))
-        _filter_gradient(s1, p, Source(PLAIN, x), dz1, b.conv1.W.grad)
-        return dx
+def residual_block(block: ResidualBlock, x: Array) -> tuple[Array, Any]:
+    """Both convolutions, their batch norms, both ReLUs and the shortcut: (y, cache)."""
+    x, p, b = _aligned(x), _precision(), block.body
+    first, second = _pack(block, p, (b.conv1, None, AS_THEY_ARE), (b.conv2, None, AS_THEY_ARE))
+    z1, c1 = _conv_norm(b.conv1, b.bn1, p, Source(PLAIN, x), first)
+    z2, c2 = _conv_norm(b.conv2, b.bn2, p, Source(NORM_RELU, z1, constants=c1), second)
+    y = _finish(z2, c2, x, Cut(*x.shape[1:], (block.F - block.C) // 2, block.stride))
+    return y, (x, y, z1, c1, z2, c2, b.bn1.training, p)
 
 
-class _Sequential:
-    """A row of layers that starts with Conv2d, BatchNorm, ReLU: those three as one.
-
-    In evaluation, where nothing but residual blocks follows, the whole row with batch norm folded into the filters. That
-    keeps no caches; a backward, which hardly ever comes then, runs the layers once more, with the parameters that it finds.
-    """
-
-    @staticmethod
-    def fits(layers: list) -> bool:
-        """Whether the row starts with what the kernels compute."""
-        if [type(child) for child in layers[:3]] != [Conv2d, BatchNorm, ReLU]:
-            return False
-        return _conv_fits(layers[0], layers[0].C, layers[0].F) and _norm_fits(layers[1], layers[0].F)
-
-    @staticmethod
-    def forward(layer: Sequential, x: Any) -> Any:
-        layers = [child for _, child in layer.children()]
-        if not (_Sequential.fits(layers) and _images(x, layers[0].C)):
-            return NotImplemented
-        conv, bn, x, p = layers[0], layers[1], _aligned(x), _precision()
-        blocks = None if bn.training else _blocks_in_evaluation(layers[3:], conv.F)
-        if blocks is None:
-            return _Sequential._keep(layer, layers, x, p)
-        return _trunk(layer, conv, bn, blocks, x, p), (x, p, None)
-
-    @staticmethod
-    def _keep(layer: Sequential, layers: list, x: Array, p: int) -> Any:
-        conv, bn, _relu, *rest = layers
-        z, constants = _conv_norm(conv, bn, p, Source(PLAIN, x), _pack(layer, p, (conv, None, AS_THEY_ARE))[0])
-        y = _finish(z, constants)
-        out, caches = Sequential(*rest).forward(y)
-        return out, (x, p, (y, z, constants, bn.training, caches))
-
-    @staticmethod
-    def _again(layer: Sequential, layers: list, x: Array, p: int) -> Any:
-        """The caches of a forward in evaluation, whatever the mode is now."""
-        modes = [(part, part.training) for _, part in layer.walk()]
-        layer.eval()
-        kept = _Sequential._keep(layer, layers, x, p)[1][2]
-        for part, mode in modes:
-            part.training = mode
-        return kept
-
-    @staticmethod
-    def backward(layer: Sequential, dy: Any, cache: Any) -> Array:
-        layers = [child for _, child in layer.children()]
-        x, p, kept = cache
-        _still(_Sequential.fits(layers), layer)
-        y, z, constants, training, caches = kept or _Sequential._again(layer, layers, x, p)
-        conv, bn, _relu, *rest = layers
-        dy, s = _gradient(layer, Sequential(*rest).backward(dy, caches), y.shape), _forward_shape(conv, x.shape)
-        g = _norm_backward(bn, training, y.size // conv.F, _reduce(dy, y, z, constants), constants)
-        dz = Source(NORM_GRAD_RELU, dy, y, z, g)
-        _filter_gradient(s, p, Source(PLAIN, x), dz, conv.W.grad)
-        return _input_gradient(layer, conv, x, s, p, dz)
+def residual_block_backward(block: ResidualBlock, dy: Any, cache: Any) -> Array:
+    """dx"""
+    x, y, z1, c1, z2, c2, training, p = cache
+    b, xp, dy = block.body, array_module(x), _gradient(block, dy, y.shape)
+    first, second = _pack(block, p, (b.conv1, None, _how(b.conv1)), (b.conv2, None, TURNED))
+    pixels, d1, dx = y.size // block.F, xp.empty(y.shape, np.float32), xp.empty(x.shape, np.float32)
+    s1, s2 = _forward_shape(b.conv1, x.shape), _forward_shape(b.conv2, y.shape)
+    g2 = _norm_backward(b.bn2, training, pixels, _reduce(dy, y, z2, c2), c2)
+    dz2 = Source(NORM_GRAD_RELU, dy, y, z2, g2)
+    parts = _convolve(_backward_shape(s2), p, dz2, second, Sink(MASK, d1, z1, constants=c1))
+    _filter_gradient(s2, p, Source(NORM_RELU, z1, constants=c1), dz2, b.conv2.W.grad)
+    dz1 = Source(NORM_GRAD, d1, z=z1, constants=_norm_backward(b.bn1, training, pixels, parts, c1))
+    cut = Cut(*y.shape[1:], (block.F - block.C) // 2, block.stride)
+    _convolve(_backward_shape(s1), p, dz1, first, Sink(ADD_MASKED, dx, dy, y, cut=cut))
+    _filter_gradient(s1, p, Source(PLAIN, x), dz1, b.conv1.W.grad)
+    return dx
 
 
-def _blocks_in_evaluation(layers: list, C: int) -> list[ResidualBlock] | None:
-    """All residual blocks of these layers and rows, the first for C channels; None where there is something else."""
-    found = []
-    for layer in layers:
-        inner = [layer]
-        if type(layer) is Sequential:
-            inner = _blocks_in_evaluation([child for _, child in layer.children()], C)
-        elif type(layer) is not ResidualBlock or layer.C != C or not _ResidualBlock.fits(layer) or layer.body.bn1.training:
-            return None
-        if inner is None:
-            return None
-        found += inner
-        C = found[-1].F if found else C
-    return found
+def stem(row: Sequential, conv: Conv2d, bn: BatchNorm, x: Array) -> tuple[Array, Any]:
+    """Convolution, batch norm, ReLU: (y, cache)."""
+    x, p = _aligned(x), _precision()
+    z, constants = _conv_norm(conv, bn, p, Source(PLAIN, x), _pack(row, p, (conv, None, AS_THEY_ARE))[0])
+    y = _finish(z, constants)
+    return y, (y, z, constants, bn.training, p)
 
 
-def _trunk(owner: Any, conv: Conv2d, bn: BatchNorm, row: list[ResidualBlock], x: Array, p: int) -> Array:
+def stem_backward(row: Sequential, conv: Conv2d, bn: BatchNorm, x: Array, cache: Any, dy: Any) -> Array | None:
+    """dx"""
+    y, z, constants, training, p = cache
+    x, dy, s = _aligned(x), _gradient(row, dy, y.shape), _forward_shape(conv, x.shape)
+    g = _norm_backward(bn, training, y.size // conv.F, _reduce(dy, y, z, constants), constants)
+    dz = Source(NORM_GRAD_RELU, dy, y, z, g)
+    _filter_gradient(s, p, Source(PLAIN, x), dz, conv.W.grad)
+    return _input_gradient(row, conv, x, s, p, dz)
+
+
+def trunk(row: Sequential, conv: Conv2d, bn: BatchNorm, residual_blocks: list[ResidualBlock], x: Array) -> Array:
     """The stem and all blocks with folded filters: a launch for the filters, then one a convolution."""
+    x, p = _aligned(x), _precision()
+
     def parts() -> Iterator[tuple[Conv2d, BatchNorm, int]]:
         yield conv, bn, AS_THEY_ARE
-        for block in row:
+        for block in residual_blocks:
             yield block.body.conv1, block.body.bn1, AS_THEY_ARE
             yield block.body.conv2, block.body.bn2, AS_THEY_ARE
 
     def run(conv: Conv2d, x: Array, filters: Filters, kind: int, *rest: Any) -> Array:
         s = _forward_shape(conv, x.shape)
-        out = _room(x, s)
+        out = _empty_output(x, s)
         _convolve(s, p, Source(PLAIN, x), filters, Sink(kind, out, *rest))
         return out
-    first, *others = _pack(owner, p, *parts())
+    first, *others = _pack(row, p, *parts())
     y = run(conv, x, first, BIAS_RELU)
-    for block, one, two in zip(row, others[::2], others[1::2], strict=True):
+    for block, one, two in zip(residual_blocks, others[::2], others[1::2], strict=True):
         cut = Cut(*y.shape[1:], (block.F - block.C) // 2, block.stride)
         y = run(block.body.conv2, run(block.body.conv1, y, one, BIAS_RELU), two, RESIDUAL_RELU, y, None, None, cut)
     return y
@@ -480,6 +381,3 @@ def _variants() -> Iterator[tuple[str, dict[str, int]]]:
 VARIANTS: dict[str, list[dict[str, Any]]] = {}
 for _name, _set in _variants():
     VARIANTS.setdefault(_name, []).append(_set)
-
-for _kernel in (_Conv2d, _ResidualBlock, _Sequential):
-    dispatch.register(_kernel.__name__[1:], _kernel, "cuda")

@@ -7,10 +7,7 @@ compiled by `compiler`: CuPy's RawModule on a GPU, tests/cuda/shim.py on a CPU. 
 scalars, of the very types of the kernel's signature; everything else is an error here, because on the GPU it would be read
 as other bytes.
 
-Each file of launch code beside this one says in VARIANTS which sets of defines it compiles its modules with:
-
-    VARIANTS = {"conv": [{"C": 16, "F": 16, "STRIDE": 1}, ...]}
-
+Each file of launch code beside this one says in VARIANTS which sets of defines it compiles its modules with;
 tests/test_cuda_compile.py compiles all of them for all architectures.
 """
 
@@ -24,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
+from ... import backend
 
 #: Where the sources are: beside this file in an installed package, else in the repository.
-FOLDERS = (Path(__file__).with_name("cuda"), Path(__file__).parents[2] / "kernels" / "cuda")
+FOLDERS = (Path(__file__).with_name("sources"), Path(__file__).parents[3] / "kernels" / "cuda")
 
 DEFAULT_SHARED = 48 << 10       # bytes of shared memory that a block may have without asking
 
@@ -134,19 +131,6 @@ def _module(name: str, defines: tuple[tuple[str, Any], ...], cooperative: bool, 
 def module(name: str, *, cooperative: bool = False, **defines: Any) -> Module:
     """kernels/cuda/NAME.cu compiled with these defines, once; cooperative=True for kernels that call grid_barrier."""
     return _module(name, tuple(sorted(defines.items())), cooperative, compiler)
-
-
-def ready(*arrays: Any, dtype: Any = np.float32) -> bool:
-    """Whether all arrays are of this type (float32) on the GPU."""
-    kind = backend.import_cupy().ndarray
-    return all(isinstance(a, kind) and a.dtype == dtype for a in arrays)
-
-
-def gradient(layer: Any, dy: Any, shape: tuple[int, ...]) -> Any:
-    """dy as the kernels read it; they would read past the end of a smaller array."""
-    if dy.shape != shape:
-        raise ValueError(f"{layer!r} got dy of shape {dy.shape}, expected {shape}: that of y")
-    return backend.array_module(dy).ascontiguousarray(dy, np.float32)
 
 
 def blocks(n: int, size: int) -> int:

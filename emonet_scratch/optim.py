@@ -1,7 +1,7 @@
 """Optimizers, gradient clipping, learning-rate schedules.
 
-Optimizers allocate at construction and work in place in every step. Their state is in `state_dict()`: arrays named
-"m.NAME" for the parameter NAME, and the number of steps "t".
+An optimizer's state is in `state_dict()`: arrays named "m.NAME" for the parameter NAME, and the number of steps "t".
+Parameters and state are changed in place; the kernels of a step do it in one pass over memory.
 """
 
 from __future__ import annotations
@@ -23,32 +23,24 @@ class Optimizer:
     params: what `Layer.parameters()` gives. A parameter p moves at the rate lr * p.lr_factor.
     """
 
-    def __init__(self, params: Iterable[NamedParameter], lr: float, weight_decay: float, slots: str,
-                 temporaries: int) -> None:
+    def __init__(self, params: Iterable[NamedParameter], lr: float, weight_decay: float, slots: str) -> None:
         if not (lr >= 0 and weight_decay >= 0):
             raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
         self.params = list(params)
         self.lr, self.weight_decay = lr, weight_decay
         self.t = 0
         self.slots = {s: [array_module(p.value).zeros_like(p.value) for p in self.params] for s in slots.split()}
-        # Every parameter's temporaries are views of one scratch buffer, as large as the largest.
-        scratch = {}
-        for p in self.params:
-            key = (device_of(p.value), p.value.dtype.str)
-            if key not in scratch or scratch[key].shape[1] < p.value.size:
-                scratch[key] = array_module(p.value).empty((temporaries, p.value.size), p.value.dtype)
-        self._scratch = [[scratch[device_of(p.value), p.value.dtype.str][i, :p.value.size].reshape(p.value.shape)
-                          for i in range(temporaries)] for p in self.params]
 
     @definition
     def step(self) -> None:
         """Change every parameter by its gradient, in place."""
         self.t += 1
         for k, p in enumerate(self.params):
-            self._update(array_module(value=p.value, grad=p.grad), p, k, self.lr * p.lr_factor)
+            xp = array_module(value=p.value, grad=p.grad)
+            self._update(xp, p, {s: arrays[k] for s, arrays in self.slots.items()}, self.lr * p.lr_factor)
 
-    def _update(self, xp: ModuleType, p: NamedParameter, k: int, lr: float) -> None:
-        """Change parameter number k, whose rate is lr."""
+    def _update(self, xp: ModuleType, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+        """Change one parameter and its slots, at the rate lr."""
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def _named_slots(self) -> dict[str, Array]:
@@ -82,25 +74,16 @@ class SGD(Optimizer):
                  weight_decay: float = 0) -> None:
         if not 0 <= momentum < 1 or (nesterov and not momentum):
             raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
-        super().__init__(params, lr, weight_decay, "m" if momentum else "", temporaries=1 + bool(nesterov))
+        super().__init__(params, lr, weight_decay, "m" if momentum else "")
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _update(self, xp: ModuleType, p: NamedParameter, k: int, lr: float) -> None:
-        d = self._scratch[k][0]
-        xp.multiply(p.value, self.weight_decay, out=d)
-        d += p.grad
+    def _update(self, xp: ModuleType, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+        d = p.grad + self.weight_decay * p.value
         if self.momentum:
-            m = self.slots["m"][k]
-            m *= self.momentum
-            m += d
-            if self.nesterov:
-                look = self._scratch[k][1]
-                xp.multiply(m, self.momentum, out=look)
-                d += look
-            else:
-                d[...] = m
-        d *= lr
-        p.value -= d
+            m = slots["m"]
+            m[...] = self.momentum * m + d
+            d = d + self.momentum * m if self.nesterov else m
+        p.value -= lr * d
 
 
 class Adam(Optimizer):
@@ -115,31 +98,22 @@ class Adam(Optimizer):
                  eps: float = 1e-8, weight_decay: float = 0, decoupled: bool = False) -> None:
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and eps > 0):
             raise ValueError(f"beta1 and beta2 must be in [0, 1) and eps positive, got {beta1}, {beta2}, {eps}")
-        super().__init__(params, lr, weight_decay, "m v", temporaries=2)
-        self.beta1, self.beta2, self.eps, self.decoupled = beta1, beta2, eps, decoupled
+        super().__init__(params, lr, weight_decay, "m v")
+        self.beta1, self.beta2 = beta1, beta2
+        self.eps, self.decoupled = eps, decoupled
 
-    def _update(self, xp: ModuleType, p: NamedParameter, k: int, lr: float) -> None:
-        d, s = self._scratch[k]
-        m, v = self.slots["m"][k], self.slots["v"][k]
+    def _update(self, xp: ModuleType, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+        m, v = slots["m"], slots["v"]
+        d = p.grad
         if self.decoupled:
             p.value *= 1 - lr * self.weight_decay
-            d[...] = p.grad
         else:
-            xp.multiply(p.value, self.weight_decay, out=d)
-            d += p.grad
-        m *= self.beta1
-        xp.multiply(d, 1 - self.beta1, out=s)
-        m += s
-        v *= self.beta2
-        d *= d
-        d *= 1 - self.beta2
-        v += d
-        xp.multiply(v, 1 / (1 - self.beta2**self.t), out=d)
-        xp.sqrt(d, out=d)
-        d += self.eps
-        xp.divide(m, d, out=d)
-        d *= lr / (1 - self.beta1**self.t)
-        p.value -= d
+            d = d + self.weight_decay * p.value
+        m[...] = self.beta1 * m + (1 - self.beta1) * d
+        v[...] = self.beta2 * v + (1 - self.beta2) * d**2
+        m_hat = m / (1 - self.beta1**self.t)
+        v_hat = v / (1 - self.beta2**self.t)
+        p.value -= lr * m_hat / (xp.sqrt(v_hat) + self.eps)
 
 
 @definition

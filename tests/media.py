@@ -142,3 +142,10 @@ def external_mov(folder):
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     path.write_bytes(data[:start] + bytes(end - start) + data[end:])
     return path
+
+
+def one_line(error, path):
+    """The message of a caught error, which has to be one line that names `path`."""
+    message = str(error.value)
+    assert "\n" not in message and repr(str(path)) in message, message
+    return message

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .afew import VIDEO_SUFFIXES, class_of
+from .afew import class_of
 from .opensmile import write_arff, write_csv
 from .sound import compact, is10
-from .video import read_sound
+from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 
 #: What makes a vector of a sound, by name and version.
 EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
@@ -29,7 +29,7 @@ EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]
     compact.EXTRACTOR: (compact.features, compact.FEATURE_NAMES),
 }
 DEFAULT = is10.EXTRACTOR
-SUFFIXES = VIDEO_SUFFIXES | {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"}
+SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES
 FORMATS = (".arff", ".csv", ".npz")
 
 

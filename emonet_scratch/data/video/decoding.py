@@ -31,6 +31,8 @@ STALL_SECONDS = 60         # ffmpeg may take this long for the next block of out
 BLOCK_BYTES = 2**20        # frames are fetched from the pipe in blocks of about this size
 
 CONTAINERS = "avi,mov,matroska,mpeg,mpegts,flv,asf,ogg,mp3,wav,flac"
+VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+SOUND_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"}
 GUARDS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-max_pixels", str(MAX_PIXELS)]
 
 PathLike = str | os.PathLike

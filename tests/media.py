@@ -18,6 +18,7 @@ VIDEO = {
     "h264_444": ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "10", "-pix_fmt", "yuv444p"],   # odd sizes
     "png": ["-c:v", "png"],
     "ffv1": ["-c:v", "ffv1"],
+    "flv": ["-c:v", "flv", "-q:v", "2"],
 }
 AUDIO = {
     "mp3": ["-c:a", "libmp3lame", "-b:a", "96k"],

@@ -1,42 +1,61 @@
-"""Writing a file whole or not at all."""
+"""Reading files of strangers, and writing a file whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 
+from .errors import DataError
 
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Put `content` at `path` so that a reader finds the old file or the new one, whole, whatever happens meanwhile.
+
+def regular_file(path: str | os.PathLike) -> str:
+    """The absolute name of a regular file that can be opened and is not empty. DataError: anything else.
+
+    A pipe or a device could block for ever or never end, so that is asked before the file is opened.
+    """
+    name = os.fsdecode(path)
+    try:
+        mode = os.stat(name).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "directory" if stat.S_ISDIR(mode) else "device or pipe"
+            raise DataError(f"{name!r}: expected a regular file, got a {kind}")
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise DataError(f"{name!r}: the file is empty")
+    except FileNotFoundError:
+        raise DataError(f"{name!r}: no such file") from None
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:    # ValueError: a null byte in the name
+        raise DataError(f"{name!r}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+    return os.path.abspath(name)
+
+
+def write_whole(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
+    """Put `parts`, one after the other, at `path`: a reader finds the old file or the new one, whole, whatever happens.
 
     A temporary file beside it is written, flushed to the disk and renamed; it is removed if that fails. OSError
     (full disk, no permission) is passed on with the name of `path`.
     """
     path = Path(path)
-    name = None
+    temporary = path.parent / f".part-{secrets.token_hex(8)}"
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
-            name = file.name
-            file.write(content)
+        with open(temporary, "xb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-
-
-def _umask() -> int:
-    """The process's mask: temporary files are made private, the finished file should not be."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ VIDEO = {
     "h264_444": ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "10", "-pix_fmt", "yuv444p"],   # odd sizes
     "png": ["-c:v", "png"],
     "ffv1": ["-c:v", "ffv1"],
+    "flv": ["-c:v", "flv", "-q:v", "2"],
 }
 AUDIO = {
     "mp3": ["-c:a", "libmp3lame", "-b:a", "96k"],
@@ -142,3 +143,10 @@ def external_mov(folder):
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     path.write_bytes(data[:start] + bytes(end - start) + data[end:])
     return path
+
+
+def one_line(error, path):
+    """The message of a caught error, which has to be one line that names `path`."""
+    message = str(error.value)
+    assert "\n" not in message and repr(str(path)) in message, message
+    return message

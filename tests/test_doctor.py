@@ -135,6 +135,38 @@ def test_a_clip_cut_short_still_counts_but_is_noted(tree):
     assert items[1].startswith(f"'Val/Angry/x.avi': {len(content) // 3} of {len(content)} bytes are there, 1.")
 
 
+@pytest.mark.parametrize(("name", "codec", "sound_codec", "options"), [
+    ("x.avi", "mpeg2", "mp3", []), ("x.mp4", "h264", "aac", []), ("x.mp4", "h264", "aac", ["-movflags", "faststart"]),
+    ("x.mkv", "h264", "flac", []), ("x.mov", "mjpeg", "pcm", []), ("x.flv", "flv", "mp3", []), ("x.mpg", "mpeg2", "mp3", [])])
+def test_sound_that_outlasts_the_pictures_is_no_cut_but_half_a_file_is(tmp_path, name, codec, sound_codec, options):
+    """1 s of pictures and 3 s of sound; and the first half of the bytes, where the container says how much is gone."""
+    pictures = np.random.default_rng(0).integers(0, 256, (25, 48, 64, 3), np.uint8)
+    path = tmp_path / "Train" / "Angry" / name
+    path.parent.mkdir(parents=True)
+    write_clip(path, pictures, codec, tone(3), sound_codec, extra=options)
+    assert examine(tmp_path).findings == [("classes without a training clip", list(CLASSES[1:]))]
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    report = examine(tmp_path)
+    if name in ("x.mov", "x.mp4") and not options:            # the index is at the end: nothing can be read
+        assert path.name in found(report, "cannot be read")[0]
+    elif name != "x.mpg":                                    # made to be cut anywhere: nothing says how long it was
+        assert path.name in found(report, "cut short")[0]
+
+
+def test_a_clip_whose_pictures_and_sound_end_early_is_cut_short_and_real_ones_are_not(real_data, tmp_path):
+    sources = [*(real_data / "crema_d").glob("*.flv"), *sorted((real_data / "java_sed").glob("*-0?-0?_01.mp4"))[::12]]
+    folder = tmp_path / "Train" / "Angry"
+    folder.mkdir(parents=True)
+    for source in sources:
+        shutil.copy(source, folder)
+    assert len(sources) > 10 and found(examine(tmp_path), "cut short") == []
+    content = sources[0].read_bytes()
+    (folder / "cut.flv").write_bytes(content[:3 * len(content) // 4])
+    items = found(examine(tmp_path), "cut short")
+    assert len(items) == 1 and "cut.flv" in items[0]
+
+
 def test_without_reading_only_the_tree_and_the_features_are_looked_at(tree):
     (tree / "Train" / "Angry" / "text.avi").write_text("no film")
     report = examine(tree, read=False)

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all; a file of a stranger is one, or a line says what it is."""
 
 import errno
 import os
@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from emonet_scratch import files
+from emonet_scratch.errors import DataError
 
 
 def test_write_and_overwrite(tmp_path):
@@ -15,6 +16,17 @@ def test_write_and_overwrite(tmp_path):
     for content in (b"", b"one", b"two" * 10**6):
         files.write_whole(path, content)
         assert path.read_bytes() == content and os.listdir(tmp_path) == [path.name]
+    files.write_whole(path, b"head", memoryview(b"and"), b"tail")
+    assert path.read_bytes() == b"headandtail"
+
+
+def test_others_may_read_what_the_mask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_whole(tmp_path / "x", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync"])
@@ -44,3 +56,14 @@ def test_a_file_size_limit_of_the_system_keeps_the_old_file(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(OSError, match="no/x"):
         files.write_whole(tmp_path / "no" / "x", b"")
+
+
+def test_what_is_no_regular_file(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "full").write_bytes(b"x")
+    os.mkfifo(tmp_path / "fifo")
+    assert files.regular_file(tmp_path / "full") == str(tmp_path / "full")
+    for name, reason in [("empty", "is empty"), ("fifo", "got a device or pipe"), (".", "got a directory"),
+                         ("nothing", "no such file"), ("null\0byte", "cannot be opened")]:
+        with pytest.raises(DataError, match=reason):
+            files.regular_file(tmp_path / name)

@@ -27,12 +27,12 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .opensmile import read_features
+from .opensmile import Row, Table, read_features
+from .video import VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}
-VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Features:
     """
 
     names: tuple[str, ...] = ()
-    relation: str = ""              # of the first ARFF file: what it says of its extractor
+    first: Path | None = None       # the file that these are the columns of
+    relation: str = ""              # what it says of its extractor, if it is ARFF
     vectors: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     sources: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
     unmatched: list[tuple[Path, str | None]] = field(default_factory=list)
@@ -73,6 +74,23 @@ class Features:
     def duplicates(self) -> dict[tuple[str, str], list[Path]]:
         """The clips with more than one feature file, and those files."""
         return {key: paths for key, paths in self.sources.items() if len(paths) > 1}
+
+    def add(self, path: Path, folders: Sequence[str], table: Table, rows: Mapping[Clip, Row]) -> None:
+        """Take these rows of a file below `folders`, unless its columns are others than those of the first."""
+        if self.first is None:
+            self.first, self.names, self.relation = path, table.names, table.relation
+        if table.names != self.names:
+            self.conflicts.append(_difference(self.first, self.names, path, table.names))
+            self.problems.append(self.conflicts[-1])
+            return
+        for clip, row in rows.items():
+            self.vectors.setdefault(clip.key, row.vector)
+            self.sources.setdefault(clip.key, []).append(path)
+            given = class_of(folders)
+            given = class_of([row.label or ""]) if given is None else given
+            if None not in (given, clip.label) and given != clip.label:
+                self.disagreements.append(f"{_show(path)} says {CLASSES[given]}, the folder of "
+                                          f"{_show(clip.path)} says {CLASSES[clip.label]}")
 
 
 def find_clips(root: str | os.PathLike) -> dict[str, list[Clip]]:
@@ -91,36 +109,40 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     """As `find_clips`, with the problems as lines; DataError remains for no folder and for no split at all."""
     root = Path(root)
     found: dict[tuple[str, str], Clip] = {}
-    problems, empty, seen = [], {}, []                # empty: the first folder of a split, None once it has files
+    problems, tops, first, filled = [], [], {}, set()         # first: one folder of each split that has any
     for folder, files in _walk(root):
         parts = folder.relative_to(root).parts
+        tops += parts if len(parts) == 1 else ()
         split = split_of(parts)
-        seen += parts[:1] if len(parts) == 1 else []
         if split is None:
             continue
-        empty.setdefault(split, folder)
+        first.setdefault(split, folder)
         for path in (folder / name for name in files):
-            if _is_feature_file(path):
-                empty[split] = None
-            if path.suffix.lower() not in VIDEO_SUFFIXES:
-                continue
-            empty[split] = None
-            clip = Clip(split, path.stem, path, class_of(parts))
-            if clip.key in found:
-                problems.append(f"{_show(found[clip.key].path)} and {_show(path)} are two clips with the id "
-                                f"{clip.id!r} in the {split} split: expected one; remove or rename the other")
-                continue
-            found[clip.key] = clip
-            if clip.label is None and split != "test":
-                problems.append(f"{_show(path)}: expected a {split} clip in a folder named after its class "
-                                f"({', '.join(CLASSES)}), got none in its path: move it into one")
-    if not empty:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                clip = Clip(split, path.stem, path, class_of(parts))
+                problems += _misplaced(clip, found.get(clip.key))
+                found.setdefault(clip.key, clip)
+                filled.add(split)
+            elif _is_feature_file(path):
+                filled.add(split)
+    if not first:
         raise DataError(f"{_show(root)}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
-                        f"{', '.join(map(repr, seen[:5])) or 'no folder'}: name the folder that holds them")
+                        f"{', '.join(map(repr, tops[:5])) or 'no folder'}: name the folder that holds them")
     problems += [f"{_show(folder)}: expected clips of the {split} split, got none: unpack or remove it"
-                 for split, folder in empty.items() if folder is not None]
+                 for split, folder in first.items() if split not in filled]
     clips = sorted(found.values(), key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
+
+
+def _misplaced(clip: Clip, namesake: Clip | None) -> list[str]:
+    """What is wrong with the place of a clip, one line at most; `namesake` has its id in its split, and came before."""
+    if namesake:
+        return [f"{_show(namesake.path)} and {_show(clip.path)} are two clips with the id {clip.id!r} in the "
+                f"{clip.split} split: expected one; remove or rename the other"]
+    if clip.label is None and clip.split != "test":
+        return [f"{_show(clip.path)}: expected a {clip.split} clip in a folder named after its class "
+                f"({', '.join(CLASSES)}), got none in its path: move it into one"]
+    return []
 
 
 def missing_classes(clips: Sequence[Clip]) -> list[str]:
@@ -169,45 +191,39 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]],
     root = Path(root)
     index = {clip.key: clip for split in clips.values() for clip in split}
     files = [folder / name for folder, names in _walk(root) for name in names if _is_feature_file(folder / name)]
-    features, first = Features(), None
+    features = Features()
     for path in sorted(files):
-        parts = path.relative_to(root).parts[:-1]
-        split, folder_class = split_of(parts) or split_of([path.stem]), class_of(parts)
+        folders = path.relative_to(root).parts[:-1]
+        split = split_of(folders) or split_of([path.stem])
         if split and split not in splits:
             continue
         try:
             table = read_features(path)
+            rows, unmatched = _rows_by_clip(path, table, split, index)
         except DataError as error:
             features.problems.append(str(error))
             continue
-        key = _match(path.stem, split, index)
-        other = {_match(row.name or "", split, index) for row in table.rows if key} - {key, None}
-        if other:
-            features.problems.append(f"{_show(path)}: expected features of clip {key[1]!r}, as the file is named, "
-                                     f"got a row of {other.pop()[1]!r}: rename the file or correct the row")
-            continue
-        rows = {key: table.rows[-1]} if key else {}
-        for row in () if key else table.rows:
-            match = _match(row.name or "", split, index)
-            if match is None:
-                features.unmatched.append((path, row.name))
-            else:
-                rows[match] = row
-        if rows and first is None:
-            first, features.names, features.relation = path, table.names, table.relation
-        if rows and table.names != features.names:
-            features.conflicts.append(_difference(first, features.names, path, table.names))
-            features.problems.append(features.conflicts[-1])
-            continue
-        for match, row in rows.items():
-            features.vectors.setdefault(match, row.vector)
-            features.sources.setdefault(match, []).append(path)
-            given = folder_class if folder_class is not None else class_of([row.label or ""])
-            clip = index[match]
-            if None not in (given, clip.label) and given != clip.label:
-                features.disagreements.append(f"{_show(path)} says {CLASSES[given]}, the folder of "
-                                              f"{_show(clip.path)} says {CLASSES[clip.label]}")
+        features.unmatched += [(path, name) for name in unmatched]
+        if rows:
+            features.add(path, folders, table, rows)
     return features if files else None
+
+
+def _rows_by_clip(path: Path, table: Table, split: str | None,
+                  index: Mapping[tuple[str, str], Clip]) -> tuple[dict[Clip, Row], list[str | None]]:
+    """The row of each clip that a file describes, and the names of the rows without a clip.
+
+    DataError: the file is named after one clip, and a row after another.
+    """
+    own = _match(path.stem, split, index)
+    pairs = [(_match(row.name or "", split, index), row) for row in table.rows]
+    if own is None:
+        return {clip: row for clip, row in pairs if clip}, [row.name for clip, row in pairs if not clip]
+    for clip, _ in pairs:
+        if clip not in (own, None):
+            raise DataError(f"{_show(path)}: expected features of clip {own.id!r}, as the file is named, "
+                            f"got a row of {clip.id!r}: rename the file or correct the row")
+    return {own: table.rows[-1]}, []
 
 
 def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Sequence[int | str],
@@ -278,13 +294,13 @@ def _is_feature_file(path: Path) -> bool:
         return True                     # read_features says what is wrong with it
 
 
-def _match(text: str, split: str | None, index: Mapping[tuple[str, str], Clip]) -> tuple[str, str] | None:
-    """The key of the clip that a file or a row is named after: an id, or a path or file name that holds one."""
+def _match(text: str, split: str | None, index: Mapping[tuple[str, str], Clip]) -> Clip | None:
+    """The clip that a file or a row is named after: by an id, or by a path or file name that holds one."""
     base = re.split(r"[/\\]", text)[-1]
     for id in (text, base, os.path.splitext(base)[0]):
-        keys = [key for key in ((s, id) for s in ([split] if split else SPLITS)) if key in index]
-        if len(keys) == 1:
-            return keys[0]
+        clips = [index[s, id] for s in ([split] if split else SPLITS) if (s, id) in index]
+        if len(clips) == 1:
+            return clips[0]
     return None
 
 

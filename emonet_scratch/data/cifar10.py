@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 
 from ..errors import DataError
@@ -165,15 +166,15 @@ def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pictures(files: list[bytes], name: Callable[[int], str]) -> np.ndarray:
-    from PIL import Image
-
+    """PNG, JPEG or BMP files, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB; `name` of the k-th."""
     images = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
     for k, content in enumerate(files):
         try:
-            with Image.open(io.BytesIO(content)) as picture:
-                if picture.size != (SIZE, SIZE):
-                    raise ValueError(f"{picture.size[0]} x {picture.size[1]} pixels, expected {SIZE} x {SIZE}")
-                images[k] = np.asarray(picture.convert("RGB"))
-        except Exception as error:
-            raise ValueError(f"{name(k)}: {error}") from error
+            picture = iio.imread(content, plugin="pillow", mode="RGB", index=0)
+        except Exception as error:              # damaged pictures raise nearly anything
+            raise ValueError(f"{name(k)}: cannot identify a picture in it") from error
+        height, width = picture.shape[:2]
+        if (height, width) != (SIZE, SIZE):
+            raise ValueError(f"{name(k)}: {width} x {height} pixels, expected {SIZE} x {SIZE}")
+        images[k] = picture
     return images

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import SPLITS, Clip, Features, missing_classes, scan, scan_features
-from .video import Probe, content_key, probe, stream_frames
+from .video import Probe, content_key, probe, read_sound, stream_frames
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
 SHOWN = 20              # items of one kind that are named; the rest is counted
@@ -49,13 +49,14 @@ class Report:
 
 @dataclass
 class Reading:
-    """One clip, read to its end: the reason why that failed, or header, frames and sha256 of the file."""
+    """One clip, read to its end: the reason why that failed, or header, frames, sha256 of the file and what is gone."""
 
     clip: Clip
     error: str = ""
+    key: str = ""
     header: Probe | None = None
     frames: int = 0
-    key: str = ""
+    cut: str = ""
 
 
 def examine(root: str | os.PathLike, read: bool = True) -> Report:
@@ -85,10 +86,37 @@ def _read_all(clips: Sequence[Clip]) -> list[Reading]:
 
 def _read(clip: Clip) -> Reading:
     try:
-        return Reading(clip, key=content_key(clip.path), header=probe(clip.path),
-                       frames=sum(1 for _ in stream_frames(clip.path, 16, fps=FPS)))
+        key, header = content_key(clip.path), probe(clip.path)
+        frames = sum(1 for _ in stream_frames(clip.path, 16, fps=FPS))
+        return Reading(clip, "", key, header, frames, _cut(clip.path, header.duration, frames / FPS))
     except DataError as error:
-        return Reading(clip, error=str(error))
+        return Reading(clip, str(error))
+
+
+def _cut(path: Path, duration: float, pictures: float) -> str:
+    """How much of a clip is gone, "" where nothing is: what still decodes is used, so reading it raises no error.
+
+    Of an .avi the file says how many bytes it was to have, and ffmpeg guesses `duration` from those that are there. Other
+    headers say how many seconds the longest stream was to have, so a clip is whole if its pictures or its sound have them.
+    """
+    with open(path, "rb") as file:
+        head, size = file.read(8), file.seek(0, os.SEEK_END)
+    declared = int.from_bytes(head[4:], "little") + 8
+    if head[:4] == b"RIFF" and head[4:] != b"\xff" * 4 and declared > size:      # all ones: a writer that cannot seek
+        return f"{size} of {declared} bytes are there, {pictures:.2f} seconds of pictures"
+    least = 0.9 * duration - 0.2                     # headers round, and count the silence around compressed sound
+    if pictures < least and _sound(path) < least:
+        return f"{duration:.2f} seconds by its header, {pictures:.2f} seconds of pictures"
+    return ""
+
+
+def _sound(path: Path) -> float:
+    """How many seconds of sound can be decoded, 0 where none can."""
+    try:
+        sound = read_sound(path, rate=1000)
+    except DataError:
+        return 0.0
+    return 0.0 if sound is None else len(sound) / 1000
 
 
 def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) -> list[str]:
@@ -119,32 +147,22 @@ def _size(header: Probe) -> str:
 def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> None:
     good = [reading for reading in readings if not reading.error]
     report.add("clips that cannot be read", (reading.error for reading in readings if reading.error))
-    report.add("clips cut short", (f"{_name(r.clip, root)}: {_cut(r)}" for r in good if _cut(r)))
+    report.add("clips cut short", (f"{_name(r.clip, root)}: {r.cut}" for r in good if r.cut))
     report.add("clips without sound", (_name(r.clip, root) for r in good if not r.header.has_sound))
-    same = defaultdict(list)
-    for reading in good:
+    _check_copies(report, root, good)
+
+
+def _check_copies(report: Report, root: Path, readings: Sequence[Reading]) -> None:
+    """Clips that hold the same bytes: between splits they spoil what is measured, within one they count twice."""
+    same, between, within = defaultdict(list), [], []
+    for reading in readings:
         same[reading.key].append(reading.clip)
-    for splits, what in ((2, "the same content in several splits"), (1, "the same content twice in one split")):
-        report.add(what, (" = ".join(_name(clip, root) for clip in group) for group in same.values()
-                          if len(group) > 1 and min(2, len({clip.split for clip in group})) == splits))
-
-
-def _cut(reading: Reading) -> str:
-    """How much of a clip is gone, "" where nothing is: what still decodes is used, so `read` raises no error.
-
-    Of an .avi the file says how many bytes it was to have (ffmpeg guesses its length from those that are there);
-    of other containers the header says how long the clip was, which sound may outlast a little.
-    """
-    seconds, declared = reading.frames / FPS, 0
-    with open(reading.clip.path, "rb") as file:
-        head, size = file.read(8), file.seek(0, os.SEEK_END)
-    if head[:4] == b"RIFF" and head[4:] != b"\xff" * 4:          # all ones: a writer that could not seek back
-        declared = 8 + int.from_bytes(head[4:], "little")
-    if declared > size:
-        return f"{size} of {declared} bytes are there, {seconds:.2f} seconds of pictures"
-    if seconds < 0.75 * reading.header.duration - 0.2:
-        return f"{reading.header.duration:.2f} seconds by its header, {seconds:.2f} seconds of pictures"
-    return ""
+    for clips in same.values():
+        if len(clips) > 1:
+            copies = within if len({clip.split for clip in clips}) == 1 else between
+            copies.append(" = ".join(_name(clip, root) for clip in clips))
+    report.add("the same content in several splits", between)
+    report.add("the same content twice in one split", within)
 
 
 def _check_features(report: Report, root: Path, clips: Sequence[Clip], features: Features | None) -> None:
@@ -163,8 +181,12 @@ def _check_features(report: Report, root: Path, clips: Sequence[Clip], features:
     report.add("feature rows without a clip", (
         repr(str(path.relative_to(root))) + ("" if name is None else f", row {name!r}")
         for path, name in features.unmatched))
-    if not features.vectors:
-        return
+    if features.vectors:
+        _check_values(report, features)
+
+
+def _check_values(report: Report, features: Features) -> None:
+    """Columns with values that are no numbers, and those that say nothing about the training clips."""
     keys = sorted(features.vectors)
     values = np.stack([features.vectors[key] for key in keys])                          # (clips, D)
     bad = ~np.isfinite(values)

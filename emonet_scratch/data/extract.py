@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from io import BytesIO
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from tqdm import tqdm
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .afew import VIDEO_SUFFIXES, class_of
+from .afew import class_of
 from .opensmile import write_arff, write_csv
 from .sound import compact, is10
-from .video import read_sound
+from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 
 #: What makes a vector of a sound, by name and version.
 EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
@@ -29,7 +29,7 @@ EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]
     compact.EXTRACTOR: (compact.features, compact.FEATURE_NAMES),
 }
 DEFAULT = is10.EXTRACTOR
-SUFFIXES = VIDEO_SUFFIXES | {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"}
+SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES
 FORMATS = (".arff", ".csv", ".npz")
 
 
@@ -40,15 +40,15 @@ def vector_of(path: str | os.PathLike, extractor: str = DEFAULT) -> np.ndarray:
     return np.full(len(names), np.nan) if sound is None else compute(sound)
 
 
-def find(paths: Iterable[str | os.PathLike]) -> Iterator[Path]:
+def find(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """The files among `paths`, and all sounds and clips below the folders, sorted, each once."""
-    seen = set()
+    found = []
     for path in map(Path, paths):
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()) if path.is_dir() else []
-        for p in below if path.is_dir() else [path]:
-            if p not in seen:
-                seen.add(p)
-                yield p
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
 
 
 def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extractor: str = DEFAULT, *, on_error: str = "skip",
@@ -66,49 +66,42 @@ def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extracto
         raise DataError(f"{str(out)!r}: expected a name that ends in {', '.join(FORMATS)}")
     if out.exists():
         raise DataError(f"{str(out)!r} exists already: remove it, or give another --out")
-    clips = list(find(paths))
+    clips = {clip: _identity(clip) for clip in find(paths)}
     if not clips:
         raise DataError(f"{', '.join(map(repr, map(str, paths)))}: expected sounds or clips, got none "
                         f"({', '.join(sorted(SUFFIXES))})")
-    journal = _Journal(out.with_name(out.name + ".partial"), extractor)
-    todo = [clip for clip in clips if _identity(clip) not in journal.vectors]
-    if len(todo) < len(clips):
-        log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
-    failed = 0
-    with journal, tqdm(total=len(clips), initial=len(clips) - len(todo), unit="clip", desc="audio features", leave=False,
-                       disable=None) as bar:
-        for clip, vector in _work(todo, extractor, workers):
-            bar.update()
-            if isinstance(vector, str):
-                if on_error == "stop":
-                    raise DataError(f"{vector} (--on-error skip leaves such clips out)")
-                failed += 1
-                log(f"left out: {vector}")
+    with closing(_Journal(out.with_name(out.name + ".partial"), extractor)) as journal:
+        todo = [clip for clip, identity in clips.items() if identity not in journal.vectors]
+        if len(todo) < len(clips):
+            log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
+        for clip, vector in tqdm(_work(todo, extractor, workers), total=len(clips), initial=len(clips) - len(todo),
+                                 unit="clip", desc="audio features", leave=False, disable=None):
+            if not isinstance(vector, str):
+                journal.add(clips[clip], vector)
+            elif on_error == "stop":
+                raise DataError(f"{vector} (--on-error skip leaves such clips out)")
             else:
-                journal.add(_identity(clip), vector)
-    done = [clip for clip in clips if _identity(clip) in journal.vectors]
+                log(f"left out: {vector}")
+    done = {clip: journal.vectors[identity] for clip, identity in clips.items() if identity in journal.vectors}
     if not done:
         raise DataError(f"none of the {len(clips)} clips can be used")
-    _write(out, extractor, done, [journal.vectors[_identity(clip)] for clip in done])
+    _write(out, extractor, list(done), list(done.values()))
     journal.path.unlink()
-    return len(done), failed
+    return len(done), len(clips) - len(done)
 
 
 def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterator[tuple[Path, np.ndarray | str]]:
-    """(clip, vector or the reason why there is none) as they come, few of them waiting at any time."""
+    """(clip, vector or the reason why there is none), as they come."""
     workers = min(workers or os.cpu_count() or 1, max(1, len(clips)))
     if workers == 1:
         yield from ((clip, _try(clip, extractor)) for clip in clips)
         return
     # Started afresh: a copy of a process that has threads may wait for locks that nobody holds.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        left = iter(clips)
-        running = {pool.submit(_try, clip, extractor): clip for clip in islice(left, 2 * workers)}
+        jobs = {pool.submit(_try, clip, extractor): clip for clip in clips}
         try:
-            while running:
-                for job in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(job), job.result()
-                    running |= {pool.submit(_try, clip, extractor): clip for clip in islice(left, 1)}
+            for job in as_completed(jobs):
+                yield jobs.pop(job), job.result()            # popped, so that the vector is not kept
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -136,23 +129,19 @@ class _Journal:
         self.path, self.vectors = path, {}
         text = path.read_bytes() if path.exists() else b""
         lines = text[:text.rfind(b"\n") + 1].splitlines()
-        self.head = json.dumps({"extractor": extractor}).encode()
-        if lines and lines[0] != self.head:
+        head = json.dumps({"extractor": extractor}).encode()
+        if lines and lines[0] != head:
             raise DataError(f"{str(path)!r} is of another extractor ({lines[0][:80].decode(errors='replace')}): "
                             f"remove it, or give another --out")
         for line in lines[1:]:
             identity, vector = json.loads(line)
             self.vectors[identity] = np.array(vector, float)          # None, a missing value, becomes NaN
-        self.whole = sum(len(line) + 1 for line in lines)
+        self.file = open(path, "ab")
+        self.file.truncate(sum(len(line) + 1 for line in lines))
+        if not lines:
+            self.file.write(head + b"\n")
 
-    def __enter__(self) -> _Journal:
-        self.file = open(self.path, "ab")
-        self.file.truncate(self.whole)
-        if not self.whole:
-            self.file.write(self.head + b"\n")
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.file.close()
 
     def add(self, identity: str, vector: np.ndarray) -> None:

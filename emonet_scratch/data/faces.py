@@ -117,6 +117,5 @@ def read_face(path: str | os.PathLike, size: int, *, max_frames: int | None = No
     clip = crop(frames, boxes, size)
     if cache:
         cache.store(keys[1], np.empty((0, 3)) if boxes is None else boxes)
-        if cache.store(keys[0], clip):
-            clip = clip if (mapped := cache.load(keys[0])) is None else mapped
+        clip = cache.keep(keys[0], clip)
     return clip, boxes is not None

@@ -28,6 +28,7 @@ from ..files import write_whole
 
 SKIPPED = {"frameindex", "frametime", "framelength"}
 CLASS_NAMES = {"class", "emotion", "label"}
+RESERVED = SKIPPED | CLASS_NAMES            # names that no feature has
 NUMERIC = {"numeric", "real", "integer"}
 ESCAPES = {"\\": "\\\\", "'": "\\'", '"': '\\"', "%": "\\%", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 UNESCAPES = {escape: character for character, escape in ESCAPES.items()}
@@ -118,12 +119,12 @@ def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
     skip, a NUL in a text, or a disk that does not take the file; then nothing is written.
     """
     shown = f"{os.fspath(path)!r}: cannot write"
+    reserved = [name for name in names if name.lower() in RESERVED]
+    if reserved:
+        raise DataError(f"{shown} a feature named {reserved[0]!r}, which readers skip: rename it")
     out = [f"@relation {_quote(relation)}", "", "@attribute name string"]
     out += [f"@attribute {_quote(name)} numeric" for name in names]
     out += [f"@attribute class {{{','.join(map(_quote, classes))}}}", "", "@data"]
-    reserved = [name for name in names if name.lower() in SKIPPED | CLASS_NAMES]
-    if reserved:
-        raise DataError(f"{shown} a feature named {reserved[0]!r}, which readers skip: rename it")
     for name, label, vector in rows:
         if isinstance(label, int | np.integer) and 0 <= label < len(classes):
             label = classes[label]
@@ -131,16 +132,11 @@ def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
             raise DataError(f"{shown} row {name!r}: expected a class of {', '.join(classes)}, got {label!r}")
         if len(vector) != len(names):
             raise DataError(f"{shown} row {name!r}: expected {len(names)} features, got {len(vector)}")
-        values = ["?" if np.isnan(v) else repr(float(v)) for v in vector]
-        out.append(",".join(["?" if name is None else _quote(name, always=True), *values,
+        out.append(",".join(["?" if name is None else _quote(name, always=True), *_values(vector),
                              "?" if label is None else _quote(label)]))
-    text = "\n".join([*out, ""])
-    if "\0" in text:
+    if any("\0" in line for line in out):
         raise DataError(f"{shown} a name that holds a NUL character: rename it")
-    try:
-        write_whole(path, text.encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise DataError(f"{shown}: {error.strerror}") from None
+    _write_lines(path, out)
 
 
 def write_csv(path: str | os.PathLike, names: Sequence[str], rows: Iterable[tuple[str, Sequence[float]]]) -> None:
@@ -152,9 +148,18 @@ def write_csv(path: str | os.PathLike, names: Sequence[str], rows: Iterable[tupl
     for name, vector in rows:
         if any(c in name for c in "\n\r\0"):
             raise DataError(f"{os.fspath(path)!r}: cannot write the name {name!r} into a line: rename it, or write .arff")
-        out.append(";".join([_quote(name, always=True), *("?" if np.isnan(v) else repr(float(v)) for v in vector)]))
+        out.append(";".join([_quote(name, always=True), *_values(vector)]))
+    _write_lines(path, out)
+
+
+def _values(vector: Sequence[float]) -> list[str]:
+    """The shortest texts that read back as the same numbers; `?` for NaN, a missing value."""
+    return ["?" if np.isnan(v) else repr(float(v)) for v in vector]
+
+
+def _write_lines(path: str | os.PathLike, lines: Sequence[str]) -> None:
     try:
-        write_whole(path, "\n".join([*out, ""]).encode("utf-8", "surrogateescape"))
+        write_whole(path, "\n".join([*lines, ""]).encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise DataError(f"{os.fspath(path)!r}: cannot write: {error.strerror}") from None
 
@@ -206,43 +211,49 @@ def _header(lines: tuple[str, ...]) -> tuple[str, Columns]:
 
 def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:
     """What each (name, type) column holds, as the head of this file says."""
-    named = [i for i, (name, kind) in enumerate(attributes) if name.lower() in CLASS_NAMES]
-    text = [i for i, (_, kind) in enumerate(attributes) if kind not in NUMERIC]
-    nominal = [i for i in text if attributes[i][1] == "nominal"]
-    label = next((i for i in reversed(named) if i in text), nominal[-1] if nominal and not named else None)
+    label = _label_column(attributes)
     features = tuple(i for i, (name, kind) in enumerate(attributes)
-                     if kind in NUMERIC and i not in named and name.lower() not in SKIPPED)
+                     if kind in NUMERIC and name.lower() not in RESERVED)
     if not features:
         raise _Fault(line, f"expected a numeric feature column, got none among {len(attributes)} columns")
-    name = next((i for i in text if i != label and i not in nominal), None)
+    name = next((i for i, (_, kind) in enumerate(attributes)
+                 if kind not in NUMERIC and kind != "nominal" and i != label), None)
     return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features))
 
 
+def _label_column(attributes: list[tuple[str, str]]) -> int | None:
+    """The last text column that is named like a class; without any column of such a name, the last nominal one."""
+    named = [i for i, (name, _) in enumerate(attributes) if name.lower() in CLASS_NAMES]
+    if named:
+        return next((i for i in reversed(named) if attributes[i][1] not in NUMERIC), None)
+    return max((i for i, (_, kind) in enumerate(attributes) if kind == "nominal"), default=None)
+
+
 def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> list[Row]:
-    rows = []
-    for i in range(start, len(lines)):
-        line = lines[i].strip()
-        if not line or line[0] == "%":
-            continue
-        if line[0] == "{":
-            raise _Fault(i, "expected a row of values, got a sparse row '{...}': save it as a dense ARFF file")
-        cells = _cells(line, separator, i)
-        if len(cells) != columns.count:
-            raise _Fault(i, f"expected {columns.count} values, one for each column, got {len(cells)}: "
-                            "the file may be cut short or two rows run together; extract it again")
-        values = [cells[k] for k in columns.features]
-        try:
-            vector = np.array([np.nan if value is None else float(value) for value in values])
-            if any("_" in value for value in values if value):      # Python reads 1_000 as a number
-                raise ValueError
-        except ValueError:
-            k = next(k for k in columns.features if cells[k] is not None and not _is_number(cells[k]))
-            raise _Fault(i, f"column {k + 1}: expected a number or '?', got {_clip(cells[k])}") from None
-        name, label = (None if k is None else cells[k] for k in (columns.name, columns.label))
-        rows.append(Row(name, label, vector))
+    rows = [_row(line.strip(), i, columns, separator) for i, line in enumerate(lines[start:], start)
+            if line.strip()[:1] not in ("", "%")]
     if not rows:
         raise _Fault(len(lines) - 1, "expected at least one row of values, got none: extract the features again")
     return rows
+
+
+def _row(line: str, number: int, columns: Columns, separator: str) -> Row:
+    if line[0] == "{":
+        raise _Fault(number, "expected a row of values, got a sparse row '{...}': save it as a dense ARFF file")
+    cells = _cells(line, separator, number)
+    if len(cells) != columns.count:
+        raise _Fault(number, f"expected {columns.count} values, one for each column, got {len(cells)}: "
+                             "the file may be cut short or two rows run together; extract it again")
+    values = [cells[k] for k in columns.features]
+    try:
+        vector = np.array([np.nan if value is None else float(value) for value in values])
+        if any("_" in value for value in values if value):      # Python reads 1_000 as a number
+            raise ValueError
+    except ValueError:
+        k = next(k for k in columns.features if cells[k] is not None and not _is_number(cells[k]))
+        raise _Fault(number, f"column {k + 1}: expected a number or '?', got {_clip(cells[k])}") from None
+    name, label = (None if k is None else cells[k] for k in (columns.name, columns.label))
+    return Row(name, label, vector)
 
 
 def _cells(line: str, separator: str, number: int) -> list[str | None]:

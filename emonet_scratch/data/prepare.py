@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -33,82 +35,119 @@ class Dataset:
     extractor: str = ""
 
 
+class Reading(NamedTuple):
+    """Of one clip: frames (T, H, W, 3) uint8, vector (D,), None where not asked for; sha256, "" without frames."""
+
+    frames: np.ndarray | None
+    audio: np.ndarray | None
+    key: str
+
+
 def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
             frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
             on_error: str = "skip", extractor: str = DEFAULT, log: Callable[[str], None] = print,
             crop: str = "none") -> Dataset:
     """Read the splits `wanted` of the data set at `root`.
 
-    crop: "faces" cuts the face out of each clip (see faces.py) and says how many clips have none.
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
-    all, computed from the sound tracks by `extractor`. With video, a clip without sound has a missing vector, all NaN. A
-    clip that lacks what is asked for and a feature file that cannot be used are
-    named; on_error "skip" leaves them out, "stop" raises DataError. DataError, too, for a wanted split without clips.
+    all, computed from the sound tracks by `extractor`. With video, a clip without sound has a missing vector, all NaN.
+    frame_size, fit, max_frames: as in `read_clip`; crop: "faces" cuts the face out of each clip (see faces.py) and says
+    how many clips have none; cache: a folder for decoded frames.
+
+    A clip that lacks what is asked for and a feature file that cannot be used are named; on_error "skip" leaves them
+    out, "stop" raises DataError. DataError, too, for a wanted split without clips or without any that can be used.
     """
-    if crop == "faces" and video:
-        import_cv2()                                                          # one line, not one for every clip
     if on_error not in ("skip", "stop"):
         raise ValueError(f"on_error must be 'skip' or 'stop', got {on_error!r}")
+    faces = video and crop == "faces"
+    if faces:
+        import_cv2()                                                          # one line, not one for every clip
+    clips, everything = _find(root, wanted, log)
+    features, see, hear, faceless = None, None, None, []
+    if sound:
+        features = _features_of(root, clips, wanted, on_error, extractor, log)
+        hear = partial(audio_vector, features=features, extractor=extractor, missing=video)
+    if video:
+        see = partial(clip_frames, frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop,
+                      cache=FrameCache(cache) if cache else None, faceless=faceless)
+    readings, skipped = _read_all(everything, see, hear, on_error, log)
+    splits = {name: _split(root, name, clips[name], readings) for name in wanted}
+    if faces:
+        log(f"faces: none found in {len(faceless)} of {len(everything)} clips, of which the whole frames are used")
+    if skipped:
+        log(f"{len(skipped)} of {len(everything)} clips were left out")
+    if not sound:
+        return Dataset(splits, (), skipped)
+    silent = sum(int(np.isnan(split.audio).all(axis=1).sum()) for split in splits.values())
+    if silent:
+        log(f"{silent} of {len(everything)} clips have no sound: their audio vectors are missing")
+    names = features.names if features else EXTRACTORS[extractor][1]
+    return Dataset(splits, names, skipped, extractor_of(features, extractor))
+
+
+def _find(root: str | os.PathLike, wanted: Sequence[str],
+          log: Callable[[str], None]) -> tuple[dict[str, list[Clip]], list[Clip]]:
+    """The clips of every split, and those of the wanted ones in a row; DataError where one of these has none."""
     clips = find_clips(root)
     for name in wanted:
         if not clips[name]:
             raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none: see `emonet doctor`")
     if "train" in wanted and (missing := missing_classes(clips["train"])):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
-    features = load_features(root, clips, wanted, on_error, log) if sound else None
-    if sound and features is None:
+    return clips, [clip for name in wanted for clip in clips[name]]
+
+
+def _features_of(root: str | os.PathLike, clips: dict[str, list[Clip]], wanted: Sequence[str], on_error: str,
+                 extractor: str, log: Callable[[str], None]) -> Features | None:
+    """The data set's feature files, as `load_features`, and a line on what in them a user should know."""
+    features = load_features(root, clips, wanted, on_error, log)
+    if features is None:
         log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from sound "
             f"tracks ({extractor})")
     for line in features.disagreements if features else ():
         log(f"warning: {line}; the folder is believed")
-    store, faceless = FrameCache(cache) if cache and video else None, []
+    return features
 
-    def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str] | str:
-        """(frames, audio vector, content key), or the reason why there are none."""
+
+def _read_all(clips: Sequence[Clip], see: Callable[[Path], np.ndarray] | None, hear: Callable[[Clip], np.ndarray] | None,
+              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[tuple[Clip, str]]]:
+    """Frames by `see` and audio vectors by `hear`, many clips at once, and (clip, reason) of those that raise DataError.
+
+    on_error "stop" raises the first of these errors, in the order of the clips.
+    """
+    def attempt(clip: Clip) -> Reading | DataError:
         try:
-            frames = clip_frames(clip.path, frame_size, fit, max_frames, crop, store, faceless) if video else None
-            vector = audio_vector(clip, features, extractor, missing=video) if sound else None
-            return frames, vector, content_key(clip.path) if video else ""
+            frames = see(clip.path) if see else None
+            audio = hear(clip) if hear else None
+            return Reading(frames, audio, content_key(clip.path) if see else "")
         except DataError as error:
-            return str(error)
+            return error
 
-    everything = [clip for name in wanted for clip in clips[name]]
-    splits = {name: Split([], np.zeros(0, np.int64), [], [], []) for name in wanted}
-    labels: dict[str, list[int]] = {name: [] for name in wanted}
-    skipped = []
+    readings, skipped = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(read, everything), total=len(everything), unit="clip", desc="reading clips", leave=False,
+        results = tqdm(pool.map(attempt, clips), total=len(clips), unit="clip", desc="reading clips", leave=False,
                        disable=not sys.stderr.isatty())
-        for clip, result in zip(everything, results, strict=True):
-            if isinstance(result, str):
-                if on_error == "stop":
-                    pool.shutdown(cancel_futures=True)
-                    raise DataError(f"{result} (--on-error skip leaves such clips out)")
-                skipped.append((clip, result))
-                log(f"left out: {result}")
+        for clip, result in zip(clips, results, strict=True):
+            if isinstance(result, Reading):
+                readings[clip] = result
                 continue
-            split = splits[clip.split]
-            split.ids.append(clip.id)
-            labels[clip.split].append(-1 if clip.label is None else clip.label)
-            for values, value in zip((split.frames, split.audio, split.keys), result, strict=True):
-                values.append(value)
-    for name, split in splits.items():
-        if not split.ids:
-            raise DataError(f"{str(root)!r}: none of the {len(clips[name])} clips of the {name} split can be used")
-        split.labels = np.array(labels[name])
-        split.frames = split.frames if video else None
-        split.audio = np.array(split.audio) if sound else None
-    if crop == "faces" and video:
-        log(f"faces: none found in {len(faceless)} of {len(everything)} clips, of which the whole frames are used")
-    if skipped:
-        log(f"{len(skipped)} of {len(everything)} clips were left out")
-    silent = sum(int(np.isnan(split.audio).all(axis=1).sum()) for split in splits.values()) if sound else 0
-    if silent:
-        log(f"{silent} of {len(everything)} clips have no sound: their audio vectors are missing")
-    if not sound:
-        return Dataset(splits, (), skipped)
-    names = features.names if features else EXTRACTORS[extractor][1]
-    return Dataset(splits, names, skipped, extractor_of(features, extractor))
+            if on_error == "stop":
+                pool.shutdown(cancel_futures=True)
+                raise DataError(f"{result} (--on-error skip leaves such clips out)")
+            skipped.append((clip, str(result)))
+            log(f"left out: {result}")
+    return readings, skipped
+
+
+def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:
+    """Those of the clips that were read; DataError where none was."""
+    used = [clip for clip in clips if clip in readings]
+    if not used:
+        raise DataError(f"{str(root)!r}: none of the {len(clips)} clips of the {name} split can be used")
+    frames, audio, keys = map(list, zip(*(readings[clip] for clip in used), strict=True))
+    labels = np.array([-1 if clip.label is None else clip.label for clip in used])
+    return Split([clip.id for clip in used], labels, None if frames[0] is None else frames,
+                 None if audio[0] is None else np.array(audio), keys)
 
 
 def clip_frames(path: str | os.PathLike, frame_size: int, fit: str = "pad", max_frames: int | None = None,

@@ -7,36 +7,32 @@ that hold their own data (no playlists, no scripts, no image sequences), a large
 What decodes is used: a truncated clip gives the frames that are there. A clip without any is a DataError.
 """
 
-import hashlib
-import json
 import math
 import os
 import re
-import stat
 import subprocess
-import tempfile
 import threading
-import warnings
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
 
 import imageio_ffmpeg
 import numpy as np
 
-from ..errors import DataError
+from ...errors import DataError
+from ...files import regular_file
+from .cache import FrameCache
 
 MAX_PIXELS = 2**25         # one coded picture: 8K (7680 x 4320) passes
 MAX_BYTES = 2**31          # what read_clip or read_sound may keep in memory
 MAX_SECONDS = 6 * 3600     # a time stamp that leaps by years must not become years of repeated frames
 STALL_SECONDS = 60         # ffmpeg may take this long for the next block of output
 BLOCK_BYTES = 2**20        # frames are fetched from the pipe in blocks of about this size
-CACHE_VERSION = 1          # raise it whenever the same settings decode to other pixels
 
 CONTAINERS = "avi,mov,matroska,mpeg,mpegts,flv,asf,ogg,mp3,wav,flac"
+VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+SOUND_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"}
 GUARDS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-max_pixels", str(MAX_PIXELS)]
 
 PathLike = str | os.PathLike
@@ -60,29 +56,9 @@ class Probe:
     video_codec: str
 
 
-def _regular_file(path: PathLike) -> str:
-    """The absolute name of a regular file that is not empty and can be opened, or a DataError."""
-    name = os.fsdecode(path)
-    try:
-        mode = os.stat(name).st_mode
-        if not stat.S_ISREG(mode):            # a FIFO or a device could block for ever or never end
-            kind = "directory" if stat.S_ISDIR(mode) else "device or pipe"
-            raise DataError(f"{name!r}: expected a media file, got a {kind}")
-        with open(name, "rb") as file:
-            if not file.read(1):
-                raise DataError(f"{name!r}: the file is empty")
-    except FileNotFoundError:
-        raise DataError(f"{name!r}: no such file") from None
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:    # ValueError: a null byte in the name
-        raise DataError(f"{name!r}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    return os.path.abspath(name)
-
-
 def _start(path: PathLike, level: str, options: list[str]) -> subprocess.Popen:
     """ffmpeg reading `path`; `file:` makes every character of the name literal, a leading dash or colon too."""
-    name = _regular_file(path)
+    name = regular_file(path)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-v", level]
     command += [*GUARDS, "-i", "file:" + name, *options]
     try:
@@ -103,8 +79,8 @@ def _reason(path: PathLike, log: bytes) -> str:
     return telling[-1].encode("ascii", "replace").decode()[:200] if telling else "ffmpeg gives no reason"
 
 
-def _header(path: PathLike) -> str:
-    """What `ffmpeg -i` prints about the streams of a file, from its `Duration:` line on."""
+def _header(path: PathLike) -> tuple[str, list[str]]:
+    """What `ffmpeg -i` prints about a file: the text from `Duration:` on, and that of each stream."""
     process = _start(path, "info", [])
     try:
         log = process.communicate(timeout=STALL_SECONDS)[1]
@@ -116,17 +92,22 @@ def _header(path: PathLike) -> str:
     # The printed name may hold newlines and imitate a stream: look only at what follows it. Metadata cannot:
     # ffmpeg indents it by four columns and more, where a stream has two.
     text = os.fsdecode(log).rpartition(f"from 'file:{os.path.abspath(os.fsdecode(path))}':\n")[2]
-    streams = re.search(r"^  Duration: .*", text, re.MULTILINE | re.DOTALL)
-    if streams is None:
+    header = re.search(r"^  Duration: .*", text, re.MULTILINE | re.DOTALL)
+    if header is None:
         raise DataError(f"{os.fsdecode(path)!r}: no media file that can be read ({_reason(path, log)}); "
                         f"expected one of {CONTAINERS}; playlists and scripts are not followed")
-    return streams[0]
+    duration, *streams = re.split(r"^  Stream #", header[0], flags=re.MULTILINE)
+    return duration, streams
+
+
+def _has_sound(streams: list[str]) -> bool:
+    return any(" Audio: " in stream.partition("\n")[0] for stream in streams)
 
 
 def probe(path: PathLike) -> Probe:
     """Reads the header of a clip. DataError: not a media file, no video, pictures larger than MAX_PIXELS."""
     name = os.fsdecode(path)
-    duration, *streams = re.split(r"^  Stream #", _header(path), flags=re.MULTILINE)
+    duration, streams = _header(path)
     for stream in streams:
         line = stream.partition("\n")[0]
         if " Video: " in line and "(attached pic)" not in line:      # a cover picture is no video
@@ -153,10 +134,6 @@ def probe(path: PathLike) -> Probe:
                  duration=int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else 0.0,
                  has_sound=_has_sound(streams),
                  video_codec=re.match(r"\w*", video)[0])
-
-
-def _has_sound(streams: list[str]) -> bool:
-    return any(" Audio: " in stream.partition("\n")[0] for stream in streams)
 
 
 def _blocks(path: PathLike, options: list[str], size: int) -> Iterator[np.ndarray]:
@@ -216,12 +193,19 @@ def stream_frames(path: PathLike, size: int, fps: float = 25, max_frames: int | 
     aspect ratio (pixel aspect, rotation). Frames are repeated or left out to keep `fps`, whatever the source does.
     ValueError: an argument. DataError: no frame decodes, a stalled decoder, more than MAX_SECONDS of frames.
     """
+    filters = video_filters(size, fps, fit)
+    if max_frames is not None and (max_frames < 1 or int(max_frames) != max_frames):
+        raise ValueError(f"max_frames must be None or a whole number from 1, got {max_frames!r}")
+    regular_file(path)
+    return _frames(path, size, filters, max_frames, math.ceil(MAX_SECONDS * fps))
+
+
+def video_filters(size: int, fps: float = 25, fit: str = "pad") -> str:
+    """The chain of ffmpeg's filters that makes such frames; ValueError for an argument, all as in `stream_frames`."""
     if not 1 <= size <= 4096 or int(size) != size:
         raise ValueError(f"size must be a whole number from 1 to 4096, got {size!r}")
     if not 0 < fps <= 1000:
         raise ValueError(f"fps must lie above 0 and not above 1000, got {fps!r}")
-    if max_frames is not None and (max_frames < 1 or int(max_frames) != max_frames):
-        raise ValueError(f"max_frames must be None or a whole number from 1, got {max_frames!r}")
     if fit == "pad":                  # dar: display width / display height of the (already rotated) picture
         shape = (f"scale=w='if(gte(dar,1),{size},max(1,round({size}*dar)))'"
                  f":h='if(gte(dar,1),max(1,round({size}/dar)),{size})':flags=area"
@@ -230,10 +214,8 @@ def stream_frames(path: PathLike, size: int, fps: float = 25, max_frames: int | 
         shape = f"crop=w='max(1,min(iw,ih/sar))':h='max(1,min(ih,iw*sar))',scale={size}:{size}:flags=area"
     else:
         raise ValueError(f'fit must be "pad" or "crop", got {fit!r}')
-    _regular_file(path)
     # From the first frame's time on: a start between two ticks would make rounding repeat and drop frames.
-    filters = f"setpts=PTS-STARTPTS,fps={float(fps)!r},{shape},setsar=1"
-    return _frames(path, size, filters, max_frames, math.ceil(MAX_SECONDS * fps))
+    return f"setpts=PTS-STARTPTS,fps={float(fps)!r},{shape},setsar=1"
 
 
 def _frames(path: PathLike, size: int, filters: str, max_frames: int | None, limit: int) -> Iterator[np.ndarray]:
@@ -258,14 +240,14 @@ def _frames(path: PathLike, size: int, filters: str, max_frames: int | None, lim
 
 
 def read_clip(path: PathLike, size: int, fps: float = 25, max_frames: int | None = None, fit: str = "pad",
-              cache: "FrameCache | None" = None) -> np.ndarray:
+              cache: FrameCache | None = None) -> np.ndarray:
     """A whole clip, (T, size, size, 3) uint8 RGB, T >= 1; the arguments are those of stream_frames.
 
     With a cache the array is read-only and mapped from disk, and ffmpeg runs only for what the cache lacks.
     DataError as stream_frames, and where the frames would take more than MAX_BYTES.
     """
     frames = stream_frames(path, size, fps, max_frames, fit)
-    key = None
+    key = ""
     if cache is not None:
         key = cache.key(path, size=int(size), fps=float(fps), max_frames=max_frames, fit=fit)
         found = cache.load(key)
@@ -279,10 +261,7 @@ def read_clip(path: PathLike, size: int, fps: float = 25, max_frames: int | None
                                 "give max_frames or a smaller size")
             pixels += frame.data
     clip = np.frombuffer(pixels, np.uint8).reshape(-1, size, size, 3)
-    if cache is not None and cache.store(key, clip):
-        found = cache.load(key)
-        return clip if found is None else found
-    return clip
+    return clip if cache is None else cache.keep(key, clip)
 
 
 def read_sound(path: PathLike, rate: int = 16000) -> np.ndarray | None:
@@ -293,7 +272,7 @@ def read_sound(path: PathLike, rate: int = 16000) -> np.ndarray | None:
     """
     if not 100 <= rate <= 384000 or int(rate) != rate:
         raise ValueError(f"rate must be a whole number of samples a second from 100 to 384000, got {rate!r}")
-    if not _has_sound(re.split(r"^  Stream #", _header(path), flags=re.MULTILINE)[1:]):
+    if not _has_sound(_header(path)[1]):
         return None
     # 16-bit output makes ffmpeg average the channels; into floats it would add them and exceed 1.
     options = ["-map", "0:a:0", "-ac", "1", "-ar", str(int(rate)), "-c:a", "pcm_s16le", "-f", "s16le"]
@@ -305,157 +284,3 @@ def read_sound(path: PathLike, rate: int = 16000) -> np.ndarray | None:
     samples = np.frombuffer(sound, "<i2").astype(np.float32)
     samples /= 32768                                     # in place: an hour is 230 MB
     return samples
-
-
-def content_key(path: PathLike) -> str:
-    """The sha256 of a file's bytes in hexadecimal, read in blocks. DataError: no regular file, empty."""
-    digest = hashlib.sha256()
-    name = _regular_file(path)
-    try:
-        with open(name, "rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{os.fsdecode(path)!r}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
-
-
-class FrameCache:
-    """Decoded clips on disk, one file each: an .npy array with a CRC-32 of everything before it as last 4 bytes.
-
-    Keyed by what the clip holds and how it was decoded, so that a renamed clip is found and a changed one is not.
-    A file appears whole (temporary name, then rename), so any number of processes may share the folder. A file
-    that is short or damaged counts as absent. A full disk gives one warning; decoding goes on, in memory.
-    """
-
-    def __init__(self, folder: PathLike):
-        self.folder = os.path.abspath(os.fsdecode(folder))
-        self.writable = True
-        self._checked = set()         # (file, size, time of change): each file's CRC is computed once a process
-        try:
-            os.makedirs(self.folder, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{self.folder!r}: cannot be made the frame cache ({error.strerror})") from None
-
-    def key(self, path: PathLike, **settings: object) -> str:
-        """sha256 of content, settings and format version, in hexadecimal."""
-        text = json.dumps([content_key(path), settings, CACHE_VERSION], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def load(self, key: str) -> np.ndarray | None:
-        """The array of `key`, read-only, mapped from disk; None where it is absent or damaged."""
-        file = os.path.join(self.folder, key + ".npy")
-        try:
-            info = os.stat(file)
-            state = file, info.st_size, info.st_mtime_ns
-            if state not in self._checked:
-                raw = np.memmap(file, np.uint8, "r")
-                if zlib.crc32(raw[:-4]).to_bytes(4, "little") != raw[-4:].tobytes():
-                    return None
-                self._checked.add(state)
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            return None
-
-    def store(self, key: str, clip: np.ndarray) -> bool:
-        """Writes `clip`; True when it is there. False, with a warning the first time, when the disk refuses."""
-        if not self.writable:
-            return False
-        clip = np.ascontiguousarray(clip)
-        head = BytesIO()
-        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(clip))
-        crc = zlib.crc32(clip, zlib.crc32(head.getvalue()))
-        part = None
-        try:
-            number, part = tempfile.mkstemp(".part", ".", self.folder)
-            with open(number, "wb") as file:
-                file.write(head.getvalue())
-                file.write(clip.data)
-                file.write(crc.to_bytes(4, "little"))
-            os.replace(part, os.path.join(self.folder, key + ".npy"))
-            part = None
-        except OSError as error:
-            self.writable = False
-            warnings.warn(f"{self.folder!r}: the cache cannot be written ({error.strerror}); going on "
-                          "without: what is not in it yet stays in memory and is computed again next time", stacklevel=2)
-            return False
-        finally:
-            if part is not None:
-                os.unlink(part)
-        return True
-
-
-def sample_frames(length: int, count: int, rng: np.random.Generator | None = None, window: int = 0,
-                  windows: int = 1) -> np.ndarray:
-    """min(length, count) ascending int64 indices below `length`, one from each of `count` equal segments.
-
-    Without rng the centre of each segment, with it a random index in each (temporal segment sampling: Wang et
-    al., Temporal Segment Networks, ECCV 2016). All indices where length <= count. windows: cut each segment into so many
-    parts and take the centre of part number `window`; all of them together are evenly spread over the clip.
-    """
-    if length < 0 or count < 1:
-        raise ValueError(f"expected length >= 0 and count >= 1, got length={length!r}, count={count!r}")
-    if not 0 <= window < windows:
-        raise ValueError(f"expected 0 <= window < windows, got window={window!r}, windows={windows!r}")
-    if length <= count:
-        return np.arange(length, dtype=np.int64)
-    if rng is None:
-        parts = windows * np.arange(count, dtype=np.int64) + window
-        return (2 * parts + 1) * length // (2 * windows * count)
-    edges = np.arange(count + 1, dtype=np.int64) * length // count       # segments hold >= 1 frame: length > count
-    return rng.integers(edges[:-1], edges[1:])
-
-
-def augment(frames: np.ndarray, rng: np.random.Generator, flip: bool = True, crop: float = 0.1,
-            brightness: float = 0.2) -> np.ndarray:
-    """One random change for all frames (T, H, W, 3) uint8 of a clip; a new array of the same shape and type.
-
-    flip: mirrored with probability 1/2. crop: a window, smaller than the picture by a random fraction up to `crop`
-    of each side, anywhere in it, stretched back (bilinear). brightness: times a factor in 1 +- brightness.
-    Five numbers are drawn whatever is switched off, so that a switch does not change the other draws.
-    """
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-        raise ValueError(f"frames must be (T, H, W, 3) uint8, got {frames.shape} {frames.dtype}")
-    if not (0 <= crop < 1 and 0 <= brightness <= 1):
-        raise ValueError(f"expected crop in [0, 1) and brightness in [0, 1], got {crop!r} and {brightness!r}")
-    mirror, shrink, top, left, light = rng.random(5)
-    height, width = frames.shape[1:3]
-    first, second, weight = _window(height, crop * shrink, top)
-    rows = first, second, weight[:, None]
-    first, second, weight = _window(width, crop * shrink, left)
-    if flip and mirror < 0.5:
-        first, second, weight = first[::-1], second[::-1], weight[::-1]
-    channels = np.arange(3)           # a row as 3 * width numbers: NumPy's inner loops are long then, and quick
-    columns = (first[:, None] * 3 + channels).ravel(), (second[:, None] * 3 + channels).ravel(), weight.repeat(3)
-    factor = np.uint16(round(128 * (1 + brightness * (2 * light - 1))))      # in 1/128: 255 * 256 + 64 fits
-    out = np.empty(frames.shape, np.uint8)
-    for source, target in zip(frames, out, strict=True):      # frame by frame: the intermediates stay in cache
-        picture = _blend(_blend(source.reshape(height, 3 * width), *rows, axis=0), *columns, axis=1)
-        lit = picture * factor
-        lit += 64
-        lit >>= 7
-        target[...] = np.minimum(lit, 255, out=lit).reshape(target.shape)
-    return out
-
-
-def _window(length: int, cut: float, place: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bilinear reading of a window of (1 - cut) * length at `place` (0 start, 1 end) with `length` samples.
-
-    Gives the two neighbours of each sample and the second one's weight in 1/256. Pixel centres lie at k + 1/2.
-    """
-    at = (np.arange(length) + 0.5) * (1 - cut) + place * cut * length - 0.5
-    at = np.clip(at, 0, length - 1)
-    first = at.astype(np.intp)
-    weight = np.rint((at - first) * 256).astype(np.uint16)
-    return first, np.minimum(first + 1, length - 1), weight
-
-
-def _blend(lines: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
-    """(256 - weight) * first + weight * second along an axis of (rows, columns) uint8; 255 * 256 + 128 fits."""
-    if not weight.any():              # no crop: only the order may differ
-        return np.take(lines, first, axis, mode="clip")           # mode: "raise" would check each index again
-    mixed = np.take(lines, first, axis, mode="clip") * (256 - weight)
-    mixed += np.take(lines, second, axis, mode="clip") * weight
-    mixed += 128
-    mixed >>= 8
-    return mixed.astype(np.uint8)

@@ -1,6 +1,5 @@
-"""Decoding of real encoded files: geometry, colour, timing, sound, the cache, and what strangers may send."""
+"""Decoding of real encoded files: geometry, colour, timing, sound, and what strangers may send."""
 
-import multiprocessing
 import os
 import resource
 import stat
@@ -10,20 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from emonet_scratch.data import video
-from emonet_scratch.data.video import (
-    FrameCache,
-    augment,
-    content_key,
-    probe,
-    read_clip,
-    read_sound,
-    sample_frames,
-    stream_frames,
-)
+from emonet_scratch.data.video import FrameCache, decoding, probe, read_clip, read_sound, stream_frames
 from emonet_scratch.errors import DataError
 from tests.media import (
     BLUE,
@@ -36,6 +23,7 @@ from tests.media import (
     external_mov,
     ffmpeg,
     frame_numbers,
+    one_line,
     pretend_size,
     quadrants,
     tone,
@@ -56,14 +44,8 @@ def clips(tmp_path_factory):
 def no_ffmpeg(monkeypatch):
     """Call it, and every later start of ffmpeg fails the test."""
     def refuse():
-        monkeypatch.setattr(video.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
+        monkeypatch.setattr(decoding.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
     return refuse
-
-
-def one_line(error, path):
-    message = str(error.value)
-    assert "\n" not in message and repr(str(path)) in message, message
-    return message
 
 
 def box(picture):
@@ -219,8 +201,8 @@ def test_arguments_are_checked_before_anything_is_decoded(clips, no_ffmpeg, argu
 def test_closing_early_ends_ffmpeg(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "a.avi", counter(28, 64, 64), codec="mjpeg")
     started, popen = [], subprocess.Popen
-    monkeypatch.setattr(video.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-    monkeypatch.setattr(video, "BLOCK_BYTES", 1)             # frame by frame
+    monkeypatch.setattr(decoding.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    monkeypatch.setattr(decoding, "BLOCK_BYTES", 1)             # frame by frame
     frames = stream_frames(path, 512)
     next(frames)
     assert started[0].poll() is None                         # 28 frames do not fit in the pipe
@@ -431,17 +413,17 @@ def test_a_time_stamp_that_leaps_does_not_repeat_frames_for_years(tmp_path, monk
     path = write_clip(tmp_path / "a.mkv", counter(5, 48, 64), "ffv1", extra=[
         "-vf", "setpts='if(lt(N,4),N,4+25*7200)/25/TB'", "-fps_mode", "passthrough"])
     assert len(read_clip(path, 8, max_frames=50)) == 50
-    monkeypatch.setattr(video, "MAX_SECONDS", 60)
+    monkeypatch.setattr(decoding, "MAX_SECONDS", 60)
     with pytest.raises(DataError, match="more than 60 seconds"):
         read_clip(path, 8)
     monkeypatch.undo()
-    monkeypatch.setattr(video, "MAX_BYTES", 100 * 8 * 8 * 3)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 100 * 8 * 8 * 3)
     with pytest.raises(DataError, match="give max_frames"):
         read_clip(path, 8)
 
 
 def test_sound_has_a_limit(clips, monkeypatch):
-    monkeypatch.setattr(video, "MAX_BYTES", 1000)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="sound takes more than 1000 bytes"):
         read_sound(clips / "a.avi")
 
@@ -455,7 +437,7 @@ def fake_ffmpeg(tmp_path, monkeypatch, code):
 
 def test_a_stalled_decoder_is_stopped(clips, tmp_path, monkeypatch):
     fake_ffmpeg(tmp_path, monkeypatch, "os.write(1, bytes(1000)); time.sleep(60)")
-    monkeypatch.setattr(video, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(decoding, "STALL_SECONDS", 0.5)
     start = time.monotonic()
     for read in readers(clips / "a.avi"):
         with pytest.raises(DataError, match=r"0\.5 seconds") as error:
@@ -482,185 +464,3 @@ def test_ffmpeg_that_cannot_start(clips, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with pytest.raises(DataError, match="cannot start '/nowhere/ffmpeg'"):
         read_clip(clips / "a.avi", 32)
-
-
-# The cache
-
-def test_cache_reads_back_the_same_without_ffmpeg(clips, tmp_path, no_ffmpeg):
-    cache = FrameCache(tmp_path / "cache")
-    settings = [{"size": 32}, {"size": 16}, {"size": 32, "fps": 10}, {"size": 32, "max_frames": 3},
-                {"size": 32, "fit": "crop"}]
-    first = [np.array(read_clip(clips / "a.avi", cache=cache, **setting)) for setting in settings]
-    plain = [read_clip(clips / "a.avi", **setting) for setting in settings]
-    assert len(list((tmp_path / "cache").iterdir())) == len(settings)
-    (tmp_path / "renamed.avi").write_bytes((clips / "a.avi").read_bytes())
-    no_ffmpeg()
-    for path in (clips / "a.avi", tmp_path / "renamed.avi"):
-        for setting, one, two in zip(settings, first, plain, strict=True):
-            again = read_clip(path, cache=FrameCache(tmp_path / "cache"), **setting)
-            assert isinstance(again, np.memmap) and not again.flags.writeable
-            np.testing.assert_array_equal(again, one)
-            np.testing.assert_array_equal(again, two)
-
-
-def test_cache_notices_a_changed_clip(clips, tmp_path):
-    cache = FrameCache(tmp_path / "cache")
-    path = write_clip(tmp_path / "a.avi", counter(5, 48, 64))
-    assert len(read_clip(path, 16, cache=cache)) == 5
-    path.write_bytes((clips / "a.avi").read_bytes())
-    assert len(read_clip(path, 16, cache=cache)) == 24
-
-
-@pytest.mark.parametrize("harm", [
-    lambda data: data[:-1], lambda data: data[:len(data) // 2], lambda data: data[:20], lambda data: b"",
-    lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], lambda data: b"\x80" + data[1:],
-    lambda data: data + b"x"], ids=["end", "half", "header", "empty", "pixel", "magic", "longer"])
-def test_cache_notices_damage_and_decodes_again(clips, tmp_path, harm):
-    expected = np.array(read_clip(clips / "a.avi", 16, cache=FrameCache(tmp_path)))
-    file, = tmp_path.iterdir()
-    good = file.read_bytes()
-    file.write_bytes(harm(good))
-    np.testing.assert_array_equal(read_clip(clips / "a.avi", 16, cache=FrameCache(tmp_path)), expected)
-    assert file.read_bytes() == good
-
-
-def test_full_disk_loses_nothing_and_leaves_nothing(clips, tmp_path, recwarn):
-    cache = FrameCache(tmp_path / "cache")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))      # writing fails midway, as on a full disk
-    try:
-        clip = read_clip(clips / "a.avi", 32, cache=cache)
-        read_clip(clips / "a.avi", 16, cache=cache)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    np.testing.assert_array_equal(frame_numbers(clip), np.arange(24))
-    message, = [str(warning.message) for warning in recwarn]          # one, not one a clip
-    assert repr(str(tmp_path / "cache")) in message and "\n" not in message
-    assert "what is not in it yet stays in memory" in message
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_cache_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError) as error:
-        FrameCache(tmp_path / "file")
-    one_line(error, tmp_path / "file")
-
-
-def read_often(path, folder, queue):
-    cache = FrameCache(folder)
-    queue.put([int(np.asarray(read_clip(path, size, cache=cache)).sum()) for size in (8, 16, 24)])
-
-
-def test_cache_shared_by_processes(clips, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=read_often, args=(clips / "a.avi", tmp_path, queue)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    sums = [queue.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join(10)
-    assert sums == [[int(read_clip(clips / "a.avi", size).sum()) for size in (8, 16, 24)]] * 3
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_content_key(clips, tmp_path):
-    (tmp_path / "three").write_bytes(b"abc")          # FIPS 180-2, appendix B.1
-    assert content_key(tmp_path / "three") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(DataError, match="no such file"):
-        content_key(tmp_path / "missing")
-
-
-# Sampling and augmentation
-
-@given(st.integers(0, 400), st.integers(1, 70), st.integers(0, 2**32))
-def test_sample_frames(length, count, seed):
-    for rng in (None, np.random.default_rng(seed)):
-        index = sample_frames(length, count, rng)
-        assert index.dtype == np.int64 and len(index) == min(length, count)
-        assert (np.diff(index) > 0).all() and (index >= 0).all() and (index < length).all()
-        if length > count and rng is None:
-            assert np.abs(index + 0.5 - (np.arange(count) + 0.5) * length / count).max() <= 0.5
-        elif length > count:
-            segment = np.arange(count) * length // count, np.arange(1, count + 1) * length // count
-            assert (index >= segment[0]).all() and (index < segment[1]).all()
-
-
-def test_sample_frames_by_hand():
-    assert sample_frames(9, 3).tolist() == [1, 4, 7]
-    assert sample_frames(3, 5).tolist() == [0, 1, 2]
-    draws = np.stack([sample_frames(9, 3, np.random.default_rng(seed)) for seed in range(100)])
-    assert [set(column) for column in draws.T] == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}]
-    with pytest.raises(ValueError, match="count"):
-        sample_frames(3, 0)
-
-
-@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32))
-def test_augment_keeps_shape_and_input_and_treats_frames_alike(length, height, width, seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (1, height, width, 3), np.uint8)
-    frames = np.repeat(picture, length, axis=0)
-    frames.flags.writeable = False
-    out = augment(frames, np.random.default_rng(seed))
-    assert out.shape == frames.shape and out.dtype == np.uint8 and out.flags.writeable
-    assert (out == out[:1]).all()
-    np.testing.assert_array_equal(frames, np.repeat(picture, length, axis=0))
-    np.testing.assert_array_equal(out, augment(frames, np.random.default_rng(seed)))
-    plain = augment(frames, np.random.default_rng(seed), flip=False, crop=0, brightness=0)
-    np.testing.assert_array_equal(plain, frames)
-    assert not np.shares_memory(plain, frames)
-
-
-def test_augment_one_change_at_a_time():
-    frames = np.random.default_rng(0).integers(0, 256, (2, 9, 12, 3), np.uint8)
-    mirrored = 0
-    for seed in range(200):
-        out = augment(frames, np.random.default_rng(seed), crop=0, brightness=0)
-        flipped = (out == frames[:, :, ::-1]).all()
-        assert flipped or (out == frames).all()
-        mirrored += flipped
-    assert 70 < mirrored < 130
-    grey = np.full((1, 4, 4, 3), 100, np.uint8)
-    levels = [int(augment(grey, np.random.default_rng(seed))[0, 0, 0, 0]) for seed in range(200)]
-    assert 80 <= min(levels) < 85 and 115 < max(levels) <= 120
-    assert augment(grey + 150, np.random.default_rng(3), brightness=1).max() <= 255
-
-
-def test_augment_crops_where_and_as_much_as_it_says():
-    # a ramp: the value of a pixel tells where it came from
-    ramp = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[None, None, :, None], (1, 100, 100, 3))
-    starts, slopes = [], []
-    for seed in range(300):
-        row = augment(ramp, np.random.default_rng(seed), flip=False, crop=0.2, brightness=0)[0, 50, :, 0].astype(float)
-        slope = (row[89] - row[10]) / 79 / 2
-        slopes.append(slope)
-        starts.append(row[10] / 2 + 0.5 - 10.5 * slope)
-        at = (np.arange(100) + 0.5) * slope + starts[-1] - 0.5
-        np.testing.assert_allclose(row[10:90], 2 * at[10:90], atol=1.6)
-    assert 0.795 < min(slopes) < 0.82 and 0.98 < max(slopes) <= 1.005
-    assert -0.5 < min(starts) < 0.5 and 12 < max(starts) < 20.5
-
-
-def test_augment_blends_exactly():
-    """Against bilinear interpolation in float64 over the same window."""
-    frames = np.random.default_rng(1).integers(0, 256, (1, 13, 17, 3), np.uint8)
-    for seed in range(20):
-        _, shrink, top, left, _ = np.random.default_rng(seed).random(5)
-        out = augment(frames, np.random.default_rng(seed), flip=False, crop=0.3, brightness=0)[0]
-        expected = frames[0].astype(float)
-        for axis, place in ((0, top), (1, left)):
-            length, cut = expected.shape[axis], 0.3 * shrink
-            at = np.clip((np.arange(length) + 0.5) * (1 - cut) + place * cut * length - 0.5, 0, length - 1)
-            expected = np.apply_along_axis(lambda line, at=at: np.interp(at, np.arange(len(line)), line), axis,
-                                           expected)
-        assert np.abs(out - expected).max() <= 2.1         # two roundings, two weights of 8 bits
-
-
-@pytest.mark.parametrize(("frames", "options", "message"), [
-    (np.zeros((4, 4, 3), np.uint8), {}, "frames must be"), (np.zeros((1, 4, 4, 3)), {}, "frames must be"),
-    (np.zeros((1, 4, 4, 3), np.uint8), {"crop": 1}, "crop"),
-    (np.zeros((1, 4, 4, 3), np.uint8), {"brightness": -1}, "brightness"),
-])
-def test_augment_arguments(frames, options, message):
-    with pytest.raises(ValueError, match=message):
-        augment(frames, np.random.default_rng(0), **options)

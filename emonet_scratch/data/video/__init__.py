@@ -1,0 +1,8 @@
+"""Clips as arrays: decoding by ffmpeg, decoded clips kept on disk, frames drawn and augmented."""
+
+from .cache import FrameCache, content_key
+from .decoding import SOUND_SUFFIXES, VIDEO_SUFFIXES, Probe, probe, read_clip, read_sound, stream_frames
+from .sampling import augment, sample_frames
+
+__all__ = ["SOUND_SUFFIXES", "VIDEO_SUFFIXES", "FrameCache", "Probe", "augment", "content_key", "probe", "read_clip",
+           "read_sound", "sample_frames", "stream_frames"]

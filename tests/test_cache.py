@@ -1,0 +1,105 @@
+"""The cache gives back what was decoded, without ffmpeg, and nothing else: not a changed clip, not a damaged file."""
+
+import multiprocessing
+import resource
+
+import numpy as np
+import pytest
+
+from emonet_scratch.data.video import FrameCache, content_key, decoding, read_clip
+from emonet_scratch.errors import DataError
+from tests.media import counter, frame_numbers, one_line, tone, write_clip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """An AFEW-like clip: 24 numbered MPEG-2 frames with 1 s of MP3."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "a.avi", counter(24, 48, 64), sound=tone(0.96))
+    return folder
+
+
+def test_cache_reads_back_the_same_without_ffmpeg(clips, tmp_path, monkeypatch):
+    cache = FrameCache(tmp_path / "cache")
+    settings = [{"size": 32}, {"size": 16}, {"size": 32, "fps": 10}, {"size": 32, "max_frames": 3},
+                {"size": 32, "fit": "crop"}]
+    first = [np.array(read_clip(clips / "a.avi", cache=cache, **setting)) for setting in settings]
+    plain = [read_clip(clips / "a.avi", **setting) for setting in settings]
+    assert len(list((tmp_path / "cache").iterdir())) == len(settings)
+    (tmp_path / "renamed.avi").write_bytes((clips / "a.avi").read_bytes())
+    monkeypatch.setattr(decoding.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
+    for path in (clips / "a.avi", tmp_path / "renamed.avi"):
+        for setting, one, two in zip(settings, first, plain, strict=True):
+            again = read_clip(path, cache=FrameCache(tmp_path / "cache"), **setting)
+            assert isinstance(again, np.memmap) and not again.flags.writeable
+            np.testing.assert_array_equal(again, one)
+            np.testing.assert_array_equal(again, two)
+
+
+def test_cache_notices_a_changed_clip(clips, tmp_path):
+    cache = FrameCache(tmp_path / "cache")
+    path = write_clip(tmp_path / "a.avi", counter(5, 48, 64))
+    assert len(read_clip(path, 16, cache=cache)) == 5
+    path.write_bytes((clips / "a.avi").read_bytes())
+    assert len(read_clip(path, 16, cache=cache)) == 24
+
+
+@pytest.mark.parametrize("harm", [
+    lambda data: data[:-1], lambda data: data[:len(data) // 2], lambda data: data[:20], lambda data: b"",
+    lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], lambda data: b"\x80" + data[1:],
+    lambda data: data + b"x"], ids=["end", "half", "header", "empty", "pixel", "magic", "longer"])
+def test_cache_notices_damage_and_decodes_again(clips, tmp_path, harm):
+    expected = np.array(read_clip(clips / "a.avi", 16, cache=FrameCache(tmp_path)))
+    file, = tmp_path.iterdir()
+    good = file.read_bytes()
+    file.write_bytes(harm(good))
+    np.testing.assert_array_equal(read_clip(clips / "a.avi", 16, cache=FrameCache(tmp_path)), expected)
+    assert file.read_bytes() == good
+
+
+def test_full_disk_loses_nothing_and_leaves_nothing(clips, tmp_path, recwarn):
+    cache = FrameCache(tmp_path / "cache")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))      # writing fails midway, as on a full disk
+    try:
+        clip = read_clip(clips / "a.avi", 32, cache=cache)
+        read_clip(clips / "a.avi", 16, cache=cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(frame_numbers(clip), np.arange(24))
+    message, = [str(warning.message) for warning in recwarn]          # one, not one a clip
+    assert repr(str(tmp_path / "cache")) in message and "\n" not in message
+    assert "what is not in it yet stays in memory" in message
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_cache_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError) as error:
+        FrameCache(tmp_path / "file")
+    one_line(error, tmp_path / "file")
+
+
+def read_often(path, folder, queue):
+    cache = FrameCache(folder)
+    queue.put([int(np.asarray(read_clip(path, size, cache=cache)).sum()) for size in (8, 16, 24)])
+
+
+def test_cache_shared_by_processes(clips, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=read_often, args=(clips / "a.avi", tmp_path, queue)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    sums = [queue.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(10)
+    assert sums == [[int(read_clip(clips / "a.avi", size).sum()) for size in (8, 16, 24)]] * 3
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_content_key(clips, tmp_path):
+    (tmp_path / "three").write_bytes(b"abc")          # FIPS 180-2, appendix B.1
+    assert content_key(tmp_path / "three") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(DataError, match="no such file"):
+        content_key(tmp_path / "missing")

@@ -7,6 +7,7 @@ arrays on a GPU. CuPy is imported when a GPU is first asked for, never before.
 from __future__ import annotations
 
 import functools
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -23,10 +24,9 @@ _generator = np.random.default_rng(0)
 def import_cupy() -> ModuleType:
     """CuPy, or an ImportError that says how to get it."""
     try:
-        import cupy
-    except Exception as error:  # a broken driver or toolkit raises more kinds than ImportError
+        return importlib.import_module("cupy")
+    except Exception as error:                      # a broken driver or toolkit raises more kinds than ImportError
         raise ImportError(f"CuPy cannot be imported ({error}): install the extra cuda12 or cuda13") from error
-    return cupy
 
 
 def device_of(x: Array) -> str:

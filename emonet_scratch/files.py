@@ -1,4 +1,4 @@
-"""Reading files of strangers, and writing a file whole or not at all."""
+"""Reading files of strangers, writing a file whole or not at all, arrays by name in a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from .errors import DataError
 
@@ -66,3 +68,19 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_tensors(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write arrays by name, and texts by name, as a safetensors file, whole or not at all. Equal arguments, equal bytes."""
+    from safetensors.numpy import save
+    write_whole(path, save({name: np.asarray(a, order="C") for name, a in arrays.items()}, metadata))
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(arrays, metadata) of a safetensors file. ValueError where it is damaged or none."""
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"damaged, or no safetensors file ({error})") from error

@@ -46,7 +46,6 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 1e-5, rtol: float = 1e-7, atol:
     rng = np.random.default_rng(seed)
     forward, backward, layer = _as_pair(f, rng)
     inputs = _map(lambda a: a.astype(np.float64) if _checked(a) else a, inputs)
-    leaves = [a for a in _leaves(inputs) if _checked(a)]
     y, cache = forward(*inputs)
     dy = _map(lambda a: _draw(rng, a), y)
 
@@ -54,22 +53,28 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 1e-5, rtol: float = 1e-7, atol:
         return sum(float((d * a).sum()) for d, a in zip(_leaves(dy), _leaves(forward(*inputs)[0]), strict=True))
 
     for _ in range(directions):
-        parameters = layer.parameters() if layer else []
-        start = [_draw(rng, p.grad) for p in parameters]
-        for p, g in zip(parameters, start, strict=True):
-            p.grad[...] = g                                                   # backward must add to what is there
-        before = _map(_copy, (inputs, dy))
-        args = dy if isinstance(dy, tuple) else (dy,)
-        dx = [d for d in _leaves(backward(*args, cache)) if d is not None]
-        for a, b in zip(_leaves((inputs, dy)), _leaves(before), strict=True):
-            if _checked(a) and not bool((a == b).all()):
-                raise GradientError(f"backward changed one of its arguments, of shape {a.shape}, or forward's input")
-        if len(dx) < len(leaves):
-            raise GradientError(f"backward returned {len(dx)} gradients for {len(leaves)} floating-point inputs")
-        checks = [(f"input {k}", x, d) for k, (x, d) in enumerate(zip(leaves, dx, strict=False))]
-        checks += [(f"parameter {p.name}", p.value, p.grad - g) for p, g in zip(parameters, start, strict=True)]
-        for name, x, gradient in checks:
+        for name, x, gradient in _gradients(backward, cache, inputs, dy, layer, rng):
             _compare(name, x, gradient, phi, rng, eps, rtol, atol)
+
+
+def _gradients(backward: Callable[..., Any], cache: Any, inputs: tuple[Any, ...], dy: Any, layer: Layer | None,
+               rng: np.random.Generator) -> list[tuple[str, Any, Any]]:
+    """(name, array, gradient) of every checked input and every parameter, by one backward."""
+    leaves = [a for a in _leaves(inputs) if _checked(a)]
+    parameters = layer.parameters() if layer else []
+    start = [_draw(rng, p.grad) for p in parameters]
+    for p, g in zip(parameters, start, strict=True):
+        p.grad[...] = g                                                       # backward must add to what is there
+    before = _map(_copy, (inputs, dy))
+    args = dy if isinstance(dy, tuple) else (dy,)
+    dx = [d for d in _leaves(backward(*args, cache)) if d is not None]
+    for a, b in zip(_leaves((inputs, dy)), _leaves(before), strict=True):
+        if _checked(a) and not bool((a == b).all()):
+            raise GradientError(f"backward changed one of its arguments, of shape {a.shape}, or forward's input")
+    if len(dx) < len(leaves):
+        raise GradientError(f"backward returned {len(dx)} gradients for {len(leaves)} floating-point inputs")
+    checks = [(f"input {k}", x, d) for k, (x, d) in enumerate(zip(leaves, dx, strict=False))]
+    return checks + [(f"parameter {p.name}", p.value, p.grad - g) for p, g in zip(parameters, start, strict=True)]
 
 
 def _compare(name: str, x: Any, gradient: Any, phi: Callable[[], float], rng: np.random.Generator,
@@ -93,7 +98,7 @@ def _compare(name: str, x: Any, gradient: Any, phi: Callable[[], float], rng: np
                             f"along the direction {direction}")
 
 
-def _as_pair(f: Any, rng: np.random.Generator) -> tuple[Callable, Callable, Layer | None]:
+def _as_pair(f: Any, rng: np.random.Generator) -> tuple[Callable[..., Any], Callable[..., Any], Layer | None]:
     """f as a forward and a backward function, and the float64 copy of the layer if it is one."""
     if isinstance(f, tuple):
         return (*f, None)
@@ -110,7 +115,7 @@ def _as_pair(f: Any, rng: np.random.Generator) -> tuple[Callable, Callable, Laye
     return forward, layer.backward, layer
 
 
-def _loss_forward(f: Callable, inputs: tuple) -> tuple[Any, Any]:
+def _loss_forward(f: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Any, Any]:
     value, gradients = f(*inputs)
     return np.asarray(value, np.float64), gradients
 
@@ -129,9 +134,9 @@ def _draw(rng: np.random.Generator, like: Any) -> Any:
     return array_module(like).asarray(v / max(np.linalg.norm(v), 1e-300))
 
 
-def _leaves(tree: Any) -> list:
+def _leaves(tree: Any) -> list[Any]:
     return [leaf for part in tree for leaf in _leaves(part)] if isinstance(tree, tuple) else [tree]
 
 
-def _map(function: Callable, tree: Any) -> Any:
+def _map(function: Callable[[Any], Any], tree: Any) -> Any:
     return tuple(_map(function, part) for part in tree) if isinstance(tree, tuple) else function(tree)

@@ -22,9 +22,10 @@ import numpy as np
 from scipy import linalg
 
 from .errors import SingularScatterError
+from .files import read_tensors, write_tensors
 
 EPS = np.finfo(np.float64).eps
-FORMAT = "emonet_scratch.LDA/1"
+FORMAT = "emonet_scratch.LDA/2"
 
 
 def ledoit_wolf(Z: np.ndarray) -> float:
@@ -43,7 +44,7 @@ def ledoit_wolf(Z: np.ndarray) -> float:
     return float(min(b2, d2) / d2) if D > 1 and min(b2, d2) > D * EPS * S2 else 0.0
 
 
-def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str | float | None) -> tuple:
+def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str | float | None) -> tuple[np.ndarray, ...]:
     """The factors of both matrices: S_W = U^T U + diag(t), S_B = M^T M.
 
     X (N, D), codes (N,) in 0..C-1, priors (C,) -> means (C, D), U (N, D), t (D,), M (C, D), s (C,).
@@ -51,8 +52,9 @@ def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str
     Wolf's s_k and scaled back, as scikit-learn does: C_k -> (1 - s_k) C_k + s_k mu_k diag(std_k^2). A feature that
     is constant in a class has std 1 there. Either way the target is diagonal, the rest has a row for each clip.
     """
-    C, (N, D) = len(priors), X.shape
-    means, U, t, s = np.empty((C, D)), np.empty((N, D)), np.zeros(D), np.zeros(C)
+    C, D = len(priors), X.shape[1]
+    means, U = np.empty((C, D)), np.empty(X.shape)
+    t, s = np.zeros(D), np.zeros(C)
     for k in range(C):
         rows = codes == k
         Xk, n = X[rows], np.count_nonzero(rows)                             # (n, D)
@@ -60,7 +62,9 @@ def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str
         Z = Xk - means[k]
         var = np.mean(Z**2, axis=0)
         constant = var <= n * EPS * var + (n * EPS * means[k]) ** 2         # all that is left is rounding
-        Z[:, constant], means[k, constant], var[constant] = 0, Xk[0, constant], 0
+        Z[:, constant] = 0
+        means[k, constant] = Xk[0, constant]
+        var[constant] = 0
         if shrinkage == "auto":
             std2 = np.where(constant, 1, var)
             s[k] = ledoit_wolf(Z / np.sqrt(std2))
@@ -106,7 +110,8 @@ def woodbury(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.nd
       3. lambda = 0 is what is orthogonal to the rows of A. Where R asks for such directions, seeded ones will do.
     NumPy throughout: its BLAS and SciPy's keep a thread pool each, and taking turns costs more than the work here.
     """
-    (N, D), tau = U.shape, np.sqrt(t)
+    N, D = U.shape
+    tau = np.sqrt(t)
     V, A = U / tau, M / tau                                                 # (N, D), (C, D)
     K = V @ V.T                                                             # (N, N)
     K.flat[:: N + 1] += 1                                                   # I + V V^T: its least eigenvalue is 1,
@@ -116,7 +121,7 @@ def woodbury(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.nd
     def orthonormal(Y: np.ndarray) -> np.ndarray:
         """A basis B (D, r) of the span of Y (D, r) with B^T (I + V^T V) B = I."""
         Q = np.linalg.qr(Y)[0]
-        T = np.linalg.qr(np.vstack([Q, V @ Q]), mode="r")                   # Q^T (I + V^T V) Q = T^T T
+        T = np.asarray(np.linalg.qr(np.vstack([Q, V @ Q]), mode="r"))       # Q^T (I + V^T V) Q = T^T T
         return np.linalg.solve(T.T, Q.T).T                                  # Q T^-1
 
     _, sigma, P = np.linalg.svd(A, full_matrices=False)
@@ -151,43 +156,34 @@ class LDA:
     def __init__(self, n_components: int | None = None, shrinkage: str | float | None = "auto",
                  priors: np.ndarray | None = None, solver: str = "auto"):
         number = isinstance(shrinkage, Real) and not isinstance(shrinkage, bool)
-        if not (shrinkage is None or shrinkage == "auto" or (number and 0 <= shrinkage <= 1)):
+        if not (shrinkage is None or shrinkage == "auto" or (number and 0 <= float(shrinkage) <= 1)):
             raise ValueError(f"shrinkage must be 'auto', None or a number in [0, 1], got {shrinkage!r}")
         if n_components is not None and not (isinstance(n_components, Integral) and n_components >= 1):
             raise ValueError(f"n_components must be None or an integer from 1, got {n_components!r}")
         if solver not in ("auto", "eigh", "woodbury"):
             raise ValueError(f"solver must be 'auto', 'eigh' or 'woodbury', got {solver!r}")
-        self.n_components, self.shrinkage, self.priors, self.solver = n_components, shrinkage, priors, solver
+        self.n_components = n_components
+        self.shrinkage, self.solver = shrinkage, solver
+        self.priors = priors
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> LDA:
         """Learn the directions and Bayes' rule from X (N, D) and labels y (N,), integers or strings."""
         X = _features(X)
-        (N, D), y = X.shape, _labels(y, len(X))
+        N, D = X.shape
+        y = _labels(y, N)
         if N < 2 or D < 1:
             raise ValueError(f"LDA.fit needs at least 2 clips and 1 feature, got X of shape {X.shape}")
         classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
         C = len(classes)
         if C < 2:
             raise ValueError(f"LDA.fit needs at least 2 classes, got only {classes[0]!r}")
-        K = min(C - 1, D) if self.n_components is None else int(self.n_components)
-        if K > D:
-            raise ValueError(f"n_components={K} exceeds the {D} features of X: ask for at most {D}")
-        if K > C - 1:
-            warnings.warn(f"LDA(n_components={K}): {C} classes have only {C - 1} non-zero eigenvalues, the other "
-                          f"{K - C + 1} directions separate nothing", UserWarning, stacklevel=2)
+        K = self._components(C, D)
         priors = counts / N if self.priors is None else np.asarray(self.priors, dtype=np.float64)
         if priors.shape != (C,) or not (priors > 0).all() or abs(priors.sum() - 1) > 1e-6:
             raise ValueError(f"priors must be {C} positive numbers with sum 1, got {self.priors!r}")
         means, U, t, M, s = scatter(X, codes, priors, self.shrinkage)
-        if self.solver == "woodbury" and not t.all():
-            raise ValueError("solver='woodbury' needs a positive shrinkage in some class: pass a number such as "
-                             "shrinkage=0.1, or solver='eigh'")
-        R, found, route = max(K, min(C - 1, D)), None, "eigh"
-        if self.solver == "woodbury" or (self.solver == "auto" and D > N and t.all()):
-            found, route = woodbury(U, t, M, R), "woodbury"
-        if found is None:
-            found, route = definition(U, t, M, R), "eigh"
-        eigenvalues, W = found
+        R = max(K, min(C - 1, D))
+        eigenvalues, W = self._solve(U, t, M, R)
         eigenvalues = np.where(np.arange(R) < C - 1, np.maximum(eigenvalues, 0), 0)     # rank S_B <= C - 1
         W[~(U.any(axis=0) | M.any(axis=0)), : C - 1] = 0                    # a constant separates nothing
         size = np.abs(W)
@@ -195,15 +191,42 @@ class LDA:
         W = W * np.sign(W[first, np.arange(R)])
         mean = means[0] + priors @ (means - means[0])
         B = (means - mean) @ W[:, : C - 1]                                  # class means among discriminants
-        self.classes_, self.priors_, self.means_, self.mean_, self.shrinkage_ = classes, priors, means, mean, s
-        self.eigenvalues_, self.scalings_, self.solver_ = eigenvalues[:K], np.ascontiguousarray(W[:, :K]), route
+        self.classes_, self.priors_ = classes, priors
+        self.means_, self.mean_ = means, mean
+        self.shrinkage_ = s
+        self.eigenvalues_ = eigenvalues[:K]
+        self.scalings_ = np.ascontiguousarray(W[:, :K])
         self.coef_ = B @ W[:, : C - 1].T                                    # S_W^-1 (m_k - m), whatever K is
         self.intercept_ = np.log(priors) - 0.5 * np.sum(B**2, axis=1)
         return self
 
+    def _components(self, C: int, D: int) -> int:
+        """K for C classes and D features; a warning where some of them separate nothing."""
+        K = min(C - 1, D) if self.n_components is None else int(self.n_components)
+        if K > D:
+            raise ValueError(f"n_components={K} exceeds the {D} features of X: ask for at most {D}")
+        if K > C - 1:
+            warnings.warn(f"LDA(n_components={K}): {C} classes have only {C - 1} non-zero eigenvalues, the other "
+                          f"{K - C + 1} directions separate nothing", UserWarning, stacklevel=3)
+        return K
+
+    def _solve(self, U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.ndarray, np.ndarray]:
+        """R eigenvalues and directions, by the route that `solver` says; `solver_` notes which it was."""
+        N, D = U.shape
+        if self.solver == "woodbury" and not t.all():
+            raise ValueError("solver='woodbury' needs a positive shrinkage in some class: pass a number such as "
+                             "shrinkage=0.1, or solver='eigh'")
+        if self.solver == "woodbury" or (self.solver == "auto" and D > N and t.all()):
+            self.solver_ = "woodbury"
+            if (found := woodbury(U, t, M, R)) is not None:
+                return found
+        self.solver_ = "eigh"
+        return definition(U, t, M, R)
+
     def transform(self, X: np.ndarray) -> np.ndarray:
         """(X - m) W, X (N, D) -> (N, K): within a class each column has variance 1."""
-        return self._centred(X) @ self.scalings_
+        projected: np.ndarray = self._centred(X) @ self.scalings_
+        return projected
 
     def predict_log_proba(self, X: np.ndarray) -> np.ndarray:
         """log p(k | x) for Gaussian classes with common covariance S_W, X (N, D) -> (N, C).
@@ -211,18 +234,21 @@ class LDA:
         log pi_k - 1/2 (x - m_k)^T S_W^-1 (x - m_k), less what is the same for every k, is
         (x - m)^T S_W^-1 (m_k - m) - 1/2 (m_k - m)^T S_W^-1 (m_k - m) + log pi_k.
         """
-        scores = self._centred(X) @ self.coef_.T + self.intercept_
+        scores: np.ndarray = self._centred(X) @ self.coef_.T + self.intercept_
         scores -= scores.max(axis=1, keepdims=True)
-        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return scores
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """p(k | x), X (N, D) -> (N, C), columns in the order of classes_."""
-        return np.exp(self.predict_log_proba(X))
+        probabilities: np.ndarray = np.exp(self.predict_log_proba(X))
+        return probabilities
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The most probable class of each clip, X (N, D) -> (N,)."""
         best = np.argmax(self.predict_log_proba(X), axis=1)
-        return self.classes_[best]
+        classes: np.ndarray = self.classes_[best]
+        return classes
 
     def score(self, X: np.ndarray, y: np.ndarray) -> float:
         """The share of clips whose class is predicted, in [0, 1]."""
@@ -245,7 +271,8 @@ class LDA:
             config = json.loads(np.asarray(d["config"], dtype=np.uint8).tobytes())
             arrays = {name: np.array(d[name], dtype=np.float64, order="C") for name in self.ARRAYS}
             classes = np.array(config.pop("classes"), dtype=config.pop("dtype"))
-            route, C, (D, K) = config.pop("solver_"), len(classes), arrays["scalings_"].shape
+            route, C = config.pop("solver_"), len(classes)
+            D, K = arrays["scalings_"].shape
             fresh = LDA(**config)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not the state of an LDA: {type(error).__name__}: {error}") from error
@@ -256,28 +283,20 @@ class LDA:
                 raise ValueError(f"state of LDA: {name} has shape {array.shape}, expected {expected}")
         self.__dict__.update(vars(fresh), classes_=classes, solver_=route, **arrays)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all: `path` is never half written."""
-        from safetensors.numpy import save
-
-        from emonet_scratch.files import write_whole
-        arrays = self.state_dict()
-        config = arrays.pop("config").tobytes().decode()
-        write_whole(path, save(arrays, metadata={"format": FORMAT, "config": config}))
+        write_tensors(path, self.state_dict(), {"format": FORMAT})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> LDA:
+    def load(cls, path: str | os.PathLike[str]) -> LDA:
         """Read what save wrote; anything else is a ValueError that names the file."""
-        from safetensors import SafetensorError, safe_open
+        lda = cls()
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
-            lda = cls()
-            lda.load_state_dict({**arrays, "config": np.frombuffer(metadata.get("config", "").encode(), np.uint8)})
-        except (SafetensorError, ValueError) as error:
+            arrays, metadata = read_tensors(path)
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+            lda.load_state_dict(arrays)
+        except ValueError as error:
             raise ValueError(f"{path} is no complete LDA file ({error}): fit and save again") from error
         return lda
 
@@ -290,13 +309,14 @@ class LDA:
         X = _features(X)
         if X.shape[1] != len(self.mean_):
             raise ValueError(f"LDA was fitted on {len(self.mean_)} features, got X of shape {X.shape}")
-        return X - self.mean_
+        centred: np.ndarray = X - self.mean_
+        return centred
 
 
 def _features(X: np.ndarray) -> np.ndarray:
     """X as (N, D) float64, every entry finite and small enough to be squared and summed."""
     if hasattr(X, "__cuda_array_interface__"):
-        raise ValueError("LDA works on the host, X is on a GPU: call to_host first")
+        raise ValueError("LDA works on the host, X is on a GPU: call .get() first")
     X = np.asarray(X)
     if X.ndim != 2 or X.dtype.kind not in "buif":
         raise ValueError(f"X must be a 2-D array of numbers (N, D), got shape {X.shape}, dtype {X.dtype}")

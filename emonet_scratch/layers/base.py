@@ -10,12 +10,15 @@ in which forward gave them, and returns one gradient for each array that forward
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..backend import Array, device_of, to_device
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
 
 
 class Parameter:
@@ -60,11 +63,11 @@ class Layer:
     training = True
     buffers: tuple[str, ...] = ()  # attributes that are saved but not trained (running statistics, counters)
 
-    def forward(self, x: Array) -> tuple[Array, Any]:
+    def forward(self, *inputs: Any, **options: Any) -> tuple[Any, Any]:
         """(y, cache)"""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
-    def backward(self, dy: Array, cache: Any) -> Array:
+    def backward(self, *gradients_and_cache: Any, **options: Any) -> Any:
         """dx; adds to the gradients of the parameters."""
         raise TypeError(f"{type(self).__name__} defines no backward")
 
@@ -107,25 +110,25 @@ class Layer:
         for p in self.parameters():
             p.grad.fill(0)
 
-    def train(self, mode: bool = True) -> Layer:
+    def train(self, mode: bool = True) -> Self:
         """Switch batch normalisation and dropout of the whole tree to training behaviour."""
         for _, layer in self.walk():
             layer.training = mode
         return self
 
-    def eval(self) -> Layer:
+    def eval(self) -> Self:
         """Switch the whole tree to evaluation: running statistics, no dropout."""
         return self.train(False)
 
-    def to_device(self, device: str) -> Layer:
+    def to_device(self, device: str) -> Self:
         """Move parameters, gradients and buffers to "cpu" or "cuda:K"."""
         return self._convert(lambda a: to_device(a, device))
 
-    def astype(self, dtype: Any) -> Layer:
+    def astype(self, dtype: Any) -> Self:
         """Convert parameters, gradients and floating-point buffers, for gradient checks in float64."""
         return self._convert(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
 
-    def _convert(self, function: Any) -> Layer:
+    def _convert(self, function: Callable[[Array], Array]) -> Self:
         for p in self.parameters():
             p.value, p.grad = function(p.value), function(p.grad)
         for _, layer in self.walk():

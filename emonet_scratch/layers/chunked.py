@@ -25,15 +25,17 @@ class Chunked(Layer):
     def __init__(self, layer: Layer, size: int | None) -> None:
         if size is not None and size < 1:
             raise ValueError(f"Chunked(size) must be None or at least 1, got {size}")
-        self.layer, self.size = layer, size
+        self.layer: Any = layer
+        self.size = size
 
     def __repr__(self) -> str:
         return f"Chunked({self.layer!r}, {self.size})"
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         if self.size is None:
-            return self.layer.forward(x)
-        chunks = self._chunks(x)
+            y, cache = self.layer.forward(x)
+            return y, cache
+        chunks = self._chunks(x, self.size)
         states, parts = [], []
         training = any(layer.training for _, layer in self.layer.walk())
         for chunk in chunks:
@@ -46,7 +48,7 @@ class Chunked(Layer):
             return self.layer.backward(dy, cache)
         after = self.layer.save_buffers()
         parts = []
-        for chunk, d, state in zip(cache[0], self._chunks(dy), cache[1], strict=True):
+        for chunk, d, state in zip(cache[0], self._chunks(dy, self.size), cache[1], strict=True):
             if state:
                 self.layer.restore_buffers(state)                          # the same masks and statistics again
             _, layer_cache = self.layer.forward(chunk)
@@ -54,8 +56,8 @@ class Chunked(Layer):
         self.layer.restore_buffers(after)
         return None if parts[0] is None else array_module(*parts).concatenate(parts)
 
-    def _chunks(self, x: Array) -> list[Array]:
+    def _chunks(self, x: Array, size: int) -> list[Array]:
         """The fewest parts that are small enough, of equal length but for one row: no part of a single leftover."""
-        count = -(-len(x) // self.size)
+        count = -(-len(x) // size)
         edges = [len(x) * k // count for k in range(count + 1)]
         return [x[i:j] for i, j in pairwise(edges)]

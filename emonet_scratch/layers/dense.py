@@ -44,4 +44,4 @@ class Dense(Layer):
         return dy @ self.W.value.T
 
     def flops(self, y: Array) -> int:
-        return 2 * y.size * self.D
+        return 2 * int(y.size) * self.D

@@ -148,7 +148,8 @@ class LSTM(Layer):
         ends = self.ends(lengths, x)
         x = mask(x, ends)                                                     # padding may hold anything, even NaN
         last = xp.full(N, T) if ends is None else ends, xp.arange(N)
-        final_h, final_c, caches = [], [], []
+        final_h, final_c = [], []
+        caches = []
         for l, cell in enumerate(self.cells):
             h, c, cache = self._layer_forward(cell, x, initial[0][l], initial[1][l])
             caches.append(cache)
@@ -163,7 +164,8 @@ class LSTM(Layer):
         _, h, _ = caches[0]
         xp = array_module(h)
         dx = None if dy is None else mask(dy, ends)
-        dh_0, dc_0 = [], []
+        dh_0: list[Array] = []
+        dc_0: list[Array] = []
         for l in reversed(range(len(caches))):
             dh, dc = xp.zeros_like(h), xp.zeros_like(h)                       # (T + 1, N, H), from outside
             if dx is not None:

@@ -27,7 +27,9 @@ class PadShortcut(Layer):
     def __init__(self, C: int, F: int, stride: int) -> None:
         if F < C:
             raise ValueError(f"PadShortcut cannot take {C} channels to fewer ({F}): use shortcut='projection'")
-        self.C, self.F, self.stride, self.before = C, F, stride, (F - C) // 2
+        self.C, self.F = C, F
+        self.stride = stride
+        self.before = (F - C) // 2                                            # channels of zeros
 
     def __repr__(self) -> str:
         return f"PadShortcut(C={self.C}, F={self.F}, stride={self.stride})"
@@ -60,11 +62,12 @@ class ResidualBlock(Layer):
                  rng: np.random.Generator | None = None) -> None:
         if shortcut not in ("pad", "projection"):
             raise ValueError(f"shortcut must be 'pad' or 'projection', got {shortcut!r}")
-        self.C, self.F, self.stride = C, F, stride
+        self.C, self.F = C, F
+        self.stride = stride
         self.body = Sequential(conv1=Conv2d(C, F, 3, stride, padding=1, rng=rng), bn1=BatchNorm(F), relu=ReLU(),
                                conv2=Conv2d(F, F, 3, padding=1, rng=rng), bn2=BatchNorm(F))
         if stride == 1 and C == F:
-            self.shortcut = Sequential()                                      # the identity
+            self.shortcut: Layer = Sequential()                               # the identity
         elif shortcut == "pad":
             self.shortcut = PadShortcut(C, F, stride)
         else:

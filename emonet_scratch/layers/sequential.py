@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ..backend import Array
 from ..dispatch import definition
 from .base import Layer
@@ -21,14 +23,17 @@ class Sequential(Layer):
     def __repr__(self) -> str:
         return f"Sequential({', '.join(f'{name}={layer!r}' for name, layer in self.children())})"
 
-    def forward(self, x: Array) -> tuple[Array, list]:
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any: ...                          # its layers are its attributes
+
+    def forward(self, x: Array) -> tuple[Array, list[Any]]:
         caches = []
         for _, layer in self.children():
             x, cache = layer.forward(x)
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy: Array, cache: list) -> Array:
+    def backward(self, dy: Array, cache: list[Any]) -> Array:
         for (_, layer), layer_cache in zip(reversed(list(self.children())), reversed(cache), strict=True):
             dy = layer.backward(dy, layer_cache)
         return dy

@@ -3,52 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+class Rule(NamedTuple):
+    """What holds for the value of a field, and the same in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def choice(default: Any, rule: Rule) -> Any:
+    """A field with its default and the rule for its values."""
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def one_of(*allowed: str) -> Rule:
+    """One of these words."""
+    return Rule(lambda value: isinstance(value, str) and value in allowed, f"one of {', '.join(allowed)}")
+
+
+def optional(rule: Rule) -> Rule:
+    """The same, or None, which JSON calls null."""
+    return Rule(lambda value: value is None or rule.holds(value), f"null or {rule.words}")
+
+
+def _whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-def _one_of(*allowed: str) -> tuple[Any, str]:
-    return (lambda value: isinstance(value, str) and value in allowed), f"one of {', '.join(allowed)}"
+def _sizes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_whole, value))
 
 
-# (fields, what must hold for each, in words)
-_RULES: list[tuple[str, Any, str]] = [
-    ("frame_size", lambda v: _whole(v) and v <= 4096, "an integer from 1 to 4096"),
-    ("trunk", lambda v: isinstance(v, str) and v != "", '"pretrained", "random" or a path'),
-    ("frozen_stages", lambda v: v in (0, 1, 2, 3) and not isinstance(v, bool), "0, 1, 2 or 3"),
-    ("trunk_width lstm_size lstm_layers batch_size epochs test_windows", _whole, "a positive integer"),
-    ("frames max_frames frames_per_chunk truncate patience lda_components",
-     lambda v: v is None or _whole(v), "null or a positive integer"),
-    ("warmup", lambda v: v == 0 or _whole(v), "an integer from 0"),
-    ("trunk_depth", lambda v: _whole(v) and v >= 8 and (v - 2) % 6 == 0, "6n + 2 with n >= 1 (8, 14, 20, ...)"),
-    ("lr weight_decay forget_bias trunk_lr", _number, "a number from 0"),
-    ("dropout modality_dropout momentum label_smoothing", lambda v: _number(v) and v < 1, "a number in [0, 1)"),
-    ("clip_norm audio_clip", lambda v: v is None or (_number(v) and v > 0), "null or a positive number"),
-    ("lda_shrinkage", lambda v: v is None or v in ("auto", "cv") or (_number(v) and v <= 1),
-     '"cv", "auto", null or a number in [0, 1]'),
-    ("lda_cross_fit", lambda v: v == 0 or _whole(v), "an integer from 0"),
-    ("augment feature_norm freeze_trunk audio_shortcut relu_on_logits class_weights",
-     lambda v: isinstance(v, bool), "true or false"),
-    ("audio_layers fusion_layers", lambda v: isinstance(v, tuple) and all(map(_whole, v)), "a list of positive integers"),
-    ("audio_layers", len, "a list of at least one size"),
-    ("modalities", lambda v: isinstance(v, tuple) and sorted(map(str, v)) in (["audio"], ["video"], ["audio", "video"]),
-     "a list of audio, video or both, each at most once"),
-    ("fit", *_one_of("pad", "crop")),
-    ("crop", *_one_of("none", "faces")),
-    ("trunk_pooling", *_one_of("average", "flatten")),
-    ("trunk_norm", *_one_of("batch", "running")),
-    ("lstm_output", *_one_of("all", "top")),
-    ("optimizer", *_one_of("adam", "sgd")),
-    ("schedule", *_one_of("constant", "step", "cosine", "one_cycle")),
-]
+COUNT = Rule(_whole, "a positive integer")
+OPTIONAL_COUNT = optional(COUNT)
+NATURAL = Rule(lambda value: _whole(value, 0), "an integer from 0")
+NUMBER = Rule(_number, "a number from 0")
+SHARE = Rule(lambda value: _number(value) and value < 1, "a number in [0, 1)")
+OPTIONAL_POSITIVE = optional(Rule(lambda value: _number(value) and value > 0, "a positive number"))
+SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
+SIDE = Rule(lambda value: _whole(value) and value <= 4096, "an integer from 1 to 4096")
+STAGES = Rule(lambda value: _whole(value, 0) and value <= 3, "0, 1, 2 or 3")
+DEPTH = Rule(lambda value: _whole(value, 8) and (value - 2) % 6 == 0, "6n + 2 with n >= 1 (8, 14, 20, ...)")
+TRUNK = Rule(lambda value: isinstance(value, str) and value != "", '"pretrained", "random" or a path')
+SIZES = Rule(lambda value: _sizes(value) and len(value) > 0, "a list of positive integers, at least one")
+OPTIONAL_SIZES = Rule(_sizes, "a list of positive integers")
+SHRINKAGE = Rule(lambda value: value is None or value in ("auto", "cv") or (_number(value) and value <= 1),
+                 '"cv", "auto", null or a number in [0, 1]')
+MODALITIES = Rule(lambda value: value in (("audio",), ("video",), ("audio", "video"), ("video", "audio")),
+                  "a list of audio, video or both, each at most once")
 
 
 @dataclass(frozen=True)
@@ -61,62 +72,61 @@ class EmoNetConfig:
     """
 
     # what the network sees
-    modalities: tuple[str, ...] = ("audio", "video")
-    frame_size: int = 256           # pixels: frames are frame_size x frame_size
-    crop: str = "none"              # "faces": the face of each clip (extra `faces`) instead of the whole frame
-    fit: str = "pad"                # "pad": the whole picture, letterboxed; "crop": its centre square
-    frames: int | None = 50         # sampled from a clip; None: all of them
-    max_frames: int | None = 250    # read of a clip, at 25 frames a second
-    augment: bool = True            # flip, crop and brightness jitter, the same for all frames of a clip
+    modalities: tuple[str, ...] = choice(("audio", "video"), MODALITIES)
+    frame_size: int = choice(256, SIDE)                 # pixels: frames are frame_size x frame_size
+    crop: str = choice("none", one_of("none", "faces"))     # the face of each clip (extra `faces`), or whole frames
+    fit: str = choice("pad", one_of("pad", "crop"))     # the whole picture, letterboxed, or its centre square
+    frames: int | None = choice(50, OPTIONAL_COUNT)     # sampled from a clip; None: all of them
+    max_frames: int | None = choice(250, OPTIONAL_COUNT)    # read of a clip, at 25 frames a second
+    augment: bool = choice(True, SWITCH)        # flip, crop and brightness jitter, the same for all frames of a clip
     # video
-    trunk: str = "pretrained"       # "pretrained" on CIFAR-10 (ResNet.pretrained), "random", or a file of weights
-    trunk_depth: int = 20
-    trunk_width: int = 16
-    trunk_pooling: str = "average"  # "average": 64 numbers a frame; "flatten": the paper's 262,144
-    feature_norm: bool = True       # batch norm of the pooled features, so that what differs between clips is O(1)
-    trunk_norm: str = "running"     # "batch": batch norm learns its statistics; "running": it uses fixed ones
-    trunk_lr: float = 0.1           # factor on lr for a trunk that is not random
-    frozen_stages: int = 0          # 1: the stem keeps its values, 2: and stage 1, 3: and stage 2
-    freeze_trunk: bool = False      # no gradient into the trunk; its features are computed once and kept on disk
-    frames_per_chunk: int | None = 8
-    lstm_size: int = 256
-    lstm_layers: int = 3
-    lstm_output: str = "all"        # the last state of "all" layers goes on, or that of the "top" one, as in the paper
-    forget_bias: float = 1.0
-    truncate: int | None = None
+    trunk: str = choice("pretrained", TRUNK)    # on CIFAR-10 (ResNet.pretrained), "random", or a file of weights
+    trunk_depth: int = choice(20, DEPTH)
+    trunk_width: int = choice(16, COUNT)
+    trunk_pooling: str = choice("average", one_of("average", "flatten"))    # 64 numbers a frame; the paper's 262,144
+    feature_norm: bool = choice(True, SWITCH)   # of pooled features, so that what differs between clips is O(1)
+    trunk_norm: str = choice("running", one_of("batch", "running"))     # batch norm learns its statistics, or is fixed
+    trunk_lr: float = choice(0.1, NUMBER)       # factor on lr for a trunk that is not random
+    frozen_stages: int = choice(0, STAGES)      # 1: the stem keeps its values, 2: and stage 1, 3: and stage 2
+    freeze_trunk: bool = choice(False, SWITCH)  # no gradient into the trunk; its features are kept on disk
+    frames_per_chunk: int | None = choice(8, OPTIONAL_COUNT)
+    lstm_size: int = choice(256, COUNT)
+    lstm_layers: int = choice(3, COUNT)
+    lstm_output: str = choice("all", one_of("all", "top"))  # whose last state goes on; the paper's is that of the top
+    forget_bias: float = choice(1.0, NUMBER)
+    truncate: int | None = choice(None, OPTIONAL_COUNT)
     # audio
-    lda_components: int | None = None           # None: classes - 1
-    lda_shrinkage: str | float | None = "cv"    # "cv": by cross-validation, "auto": Ledoit and Wolf's, or a number
-    lda_cross_fit: int = 5          # folds: training clips are projected by LDA of the other folds; 0: by LDA of all
-    audio_clip: float | None = 6.0  # standard deviations at which audio features are cut off
-    audio_layers: tuple[int, ...] = (64, 64, 64)
-    audio_shortcut: bool = True     # LDA's own rule is added to the logits, and the layers learn what it does not know
+    lda_components: int | None = choice(None, OPTIONAL_COUNT)               # None: classes - 1
+    lda_shrinkage: str | float | None = choice("cv", SHRINKAGE)             # "auto": Ledoit and Wolf's
+    lda_cross_fit: int = choice(5, NATURAL)     # folds: training clips are projected by LDA of the others; 0: of all
+    audio_clip: float | None = choice(6.0, OPTIONAL_POSITIVE)   # standard deviations at which features are cut off
+    audio_layers: tuple[int, ...] = choice((64, 64, 64), SIZES)
+    audio_shortcut: bool = choice(True, SWITCH)     # LDA's own rule is added to the logits; layers learn the rest
     # fusion
-    fusion_layers: tuple[int, ...] = (128, 64)  # and a last one of 7 units
-    relu_on_logits: bool = False                # ReLU and dropout behind the last dense layer, too
-    modality_dropout: float = 0.1   # of a training clip's audio, so that clips without sound are nothing new
-    dropout: float = 0.3            # the paper: .5; five of those in a row starve both branches
+    fusion_layers: tuple[int, ...] = choice((128, 64), OPTIONAL_SIZES)      # and a last one, a unit a class
+    relu_on_logits: bool = choice(False, SWITCH)    # ReLU and dropout behind the last dense layer, too
+    modality_dropout: float = choice(0.1, SHARE)    # of a training clip's audio: clips without sound are nothing new
+    dropout: float = choice(0.3, SHARE)             # the paper: .5; five of those in a row starve both branches
     # training
-    optimizer: str = "adam"         # "adam" or "sgd"
-    lr: float = 1e-3
-    momentum: float = 0.9           # of sgd
-    weight_decay: float = 1e-2      # decoupled in adam, added to the gradient in sgd
-    schedule: str = "one_cycle"
-    warmup: int = 0                 # steps
-    clip_norm: float | None = 1.0
-    label_smoothing: float = 0.0
-    class_weights: bool = True      # by the inverse of each class's share of the training split
-    batch_size: int = 16
-    epochs: int = 20
-    test_windows: int = 3           # sets of `frames` frames of a longer clip whose probabilities are averaged
-    patience: int | None = None     # epochs without a better validation loss before training stops early
+    optimizer: str = choice("adam", one_of("adam", "sgd"))
+    lr: float = choice(1e-3, NUMBER)
+    momentum: float = choice(0.9, SHARE)            # of sgd
+    weight_decay: float = choice(1e-2, NUMBER)      # decoupled in adam, added to the gradient in sgd
+    schedule: str = choice("one_cycle", one_of("constant", "step", "cosine", "one_cycle"))
+    warmup: int = choice(0, NATURAL)                # steps
+    clip_norm: float | None = choice(1.0, OPTIONAL_POSITIVE)
+    label_smoothing: float = choice(0.0, SHARE)
+    class_weights: bool = choice(True, SWITCH)      # by the inverse of each class's share of the training split
+    batch_size: int = choice(16, COUNT)
+    epochs: int = choice(20, COUNT)
+    test_windows: int = choice(3, COUNT)    # sets of `frames` frames of a longer clip whose probabilities are averaged
+    patience: int | None = choice(None, OPTIONAL_COUNT)     # epochs without a better validation loss before the end
 
     def __post_init__(self) -> None:
-        for names, holds, expected in _RULES:
-            for name in names.split():
-                value = getattr(self, name)
-                if not holds(value):
-                    raise ValueError(f"{name} must be {expected}, got {value!r}")
+        for field in dataclasses.fields(self):
+            value, rule = getattr(self, field.name), field.metadata["rule"]
+            if not rule.holds(value):
+                raise ValueError(f"{field.name} must be {rule.words}, got {value!r}")
 
     def replace(self, **fields: Any) -> EmoNetConfig:
         """A copy with some fields changed. An unknown field is an error that lists the known ones."""

@@ -8,30 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from .. import layers
 from ..backend import Array, array_module, device_of, generator, to_device
 from ..emotions import CLASSES
 from ..errors import WeightsError
-from ..layers import (
-    LSTM,
-    BatchNorm,
-    Chunked,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    Normalize,
-    PadSequences,
-    ReLU,
-    Sequential,
-)
 from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from .config import EmoNetConfig
 from .resnet import PRETRAINED, ResNet
 from .summary import summary
 
 
-class EmoNet(Layer):
+class EmoNet(layers.Layer):
     """The paper's network, with every choice in `config`, and `audio_features` inputs to the audio branch.
 
     logits, cache = model.forward(frames, lengths, audio)
@@ -46,27 +33,28 @@ class EmoNet(Layer):
         video     Normalize -> ResNet trunk -> pool or flatten -> LSTM -> last hidden state of each layer
         audio     3 x (Dense, ReLU, Dropout)
         fusion    concatenate -> Dense, ReLU, Dropout -> Dense, ReLU, Dropout -> Dense
-        shortcut  audio -> Dense, added to the logits (config.audio_shortcut): 0 at first, LDA's rule when training starts
+        shortcut  audio -> Dense, added to the logits (config.audio_shortcut): 0 at first, LDA's rule when
+                  training starts
     """
 
     def __init__(self, config: EmoNetConfig, audio_features: int = len(CLASSES) - 1,
                  rng: np.random.Generator | None = None, load_trunk: bool = True) -> None:
         rng = rng or generator()
         self.config = config
-        self.shortcut: Dense | None = None
+        self.shortcut: layers.Dense | None = None
         fused = 0
         if "video" in config.modalities:
             resnet = ResNet(config.trunk_depth, width=config.trunk_width, rng=rng)
             D = resnet.num_features
             if config.trunk_pooling == "flatten":
                 D *= ((config.frame_size + 3) // 4) ** 2                      # two strides of 2, rounding up
-            pool = GlobalAveragePool() if config.trunk_pooling == "average" else Flatten()
-            norm = {"norm": BatchNorm(D)} if config.feature_norm else {}
-            trunk = Sequential(normalize=Normalize(IMAGENET_MEAN, IMAGENET_STD), resnet=resnet.features, pool=pool,
-                               **norm)
-            self.trunk = Chunked(trunk, config.frames_per_chunk)
-            self.pad = PadSequences()
-            self.lstm = LSTM(D, config.lstm_size, config.lstm_layers, config.forget_bias, config.truncate, rng)
+            pool = layers.GlobalAveragePool() if config.trunk_pooling == "average" else layers.Flatten()
+            norm = {"norm": layers.BatchNorm(D)} if config.feature_norm else {}
+            trunk = layers.Sequential(normalize=layers.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+                                      resnet=resnet.features, pool=pool, **norm)
+            self.trunk = layers.Chunked(trunk, config.frames_per_chunk)
+            self.pad = layers.PadSequences()
+            self.lstm = layers.LSTM(D, config.lstm_size, config.lstm_layers, config.forget_bias, config.truncate, rng)
             fused += config.lstm_size * (config.lstm_layers if config.lstm_output == "all" else 1)
         if "audio" in config.modalities:
             self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
@@ -74,10 +62,10 @@ class EmoNet(Layer):
         self.fusion = _dense_stack((fused, *config.fusion_layers, len(CLASSES)), config.dropout, rng,
                                    open_end=not config.relu_on_logits)
         if config.audio_shortcut and "audio" in config.modalities:
-            self.shortcut = Dense(audio_features, len(CLASSES), rng)
+            self.shortcut = layers.Dense(audio_features, len(CLASSES), rng)
             self.shortcut.W.value[...] = 0
             # The rest begins as a small correction, like a residual branch with a scale of 0 (Goyal et al. 2017, 5.1).
-            *_, last = (layer for _, layer in self.fusion.children() if isinstance(layer, Dense))
+            *_, last = (layer for _, layer in self.fusion.children() if isinstance(layer, layers.Dense))
             last.W.value *= 0.1
         if load_trunk:
             self.load_trunk()
@@ -187,13 +175,14 @@ def trunk_weights(config: EmoNetConfig) -> tuple[Path, dict[str, np.ndarray]] | 
 
 
 def _dense_stack(sizes: tuple[int, ...], dropout: float, rng: np.random.Generator,
-                 open_end: bool = False) -> Sequential:
+                 open_end: bool = False) -> layers.Sequential:
     """Dense, ReLU, Dropout for each pair of neighbouring sizes; open_end: the last Dense stands alone."""
-    layers: dict[str, Layer] = {}
+    parts: dict[str, layers.Layer] = {}
     for k, (D, M) in enumerate(itertools.pairwise(sizes), 1):
-        layers[f"dense{k}"] = Dense(D, M, rng)
-        if not (open_end and k == len(sizes) - 1):
-            layers |= {f"relu{k}": ReLU(), f"dropout{k}": Dropout(dropout, int(rng.integers(2**63)))}
-    if open_end:
-        layers[f"dense{len(sizes) - 1}"].W.value *= 0.5**0.5                  # no ReLU behind it: N(0, 1 / D)
-    return Sequential(**layers)
+        dense = parts[f"dense{k}"] = layers.Dense(D, M, rng)
+        if open_end and k == len(sizes) - 1:
+            dense.W.value *= 0.5**0.5                                         # no ReLU behind it: N(0, 1 / D)
+        else:
+            parts[f"relu{k}"] = layers.ReLU()
+            parts[f"dropout{k}"] = layers.Dropout(dropout, int(rng.integers(2**63)))
+    return layers.Sequential(**parts)

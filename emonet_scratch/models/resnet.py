@@ -11,7 +11,7 @@ import numpy as np
 from ..backend import Array, device_of, to_device
 from ..errors import WeightsError
 from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, Layer, ReLU, ResidualBlock, Sequential
-from .from_torch import read_resnet
+from ..weights import read_resnet
 from .summary import summary
 
 #: The weights that come with the package.
@@ -45,7 +45,7 @@ class ResNet(Layer):
         self.dense = Dense(4 * width, num_classes, rng)
 
     @classmethod
-    def from_torch(cls, path: str | os.PathLike) -> ResNet:
+    def from_torch(cls, path: str | os.PathLike[str]) -> ResNet:
         """The CIFAR ResNet whose weights a safetensors or PyTorch file holds, read without PyTorch (see weights.py).
 
         Files of `examples/train_cifar10.py` and of `emonet import-weights` are read, too. Its inputs must be normalised as

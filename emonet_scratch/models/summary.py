@@ -19,8 +19,8 @@ def summary(model: Layer, *inputs: Array) -> str:
     with its outputs joined; a composition has one where it keeps more than its parts do. The run moves no buffers, and
     is one of the definitions: a kernel may keep less.
     """
-    rows: dict[str, tuple[Layer, list, list, list]] = {}
-    seen: dict[int, weakref.ref] = {}                                         # a dead array's id may come again
+    rows: dict[str, tuple[Layer, list[Any], list[Any], list[int]]] = {}
+    seen: dict[int, weakref.ref[Any]] = {}                                         # a dead array's id may come again
 
     def listen(path: str, layer: Layer, y: Any, cache: Any) -> None:
         owners = {id(a): weakref.ref(a) for a in _arrays(cache)}
@@ -36,8 +36,8 @@ def summary(model: Layer, *inputs: Array) -> str:
     with trace(model, forward=listen):
         _kept = model.forward(*inputs)                                        # so its arrays live until they are counted
     model.restore_buffers(buffers)
-    table = [("layer", "kind", "output", "parameters", "activations", "FLOPs")]
-    total, counted = [0, 0, 0], set()
+    table: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "activations", "FLOPs")]
+    total, counted = [0, 0, 0], set[int]()
     for path, (layer, shapes, caches, flops) in rows.items():
         parameters = [p for p in layer.parameters() if id(p.parameter) not in counted]
         counted.update(id(p.parameter) for p in parameters)
@@ -47,10 +47,14 @@ def summary(model: Layer, *inputs: Array) -> str:
         shape = (sum(s[0] for s in shapes), *shapes[0][1:])
         table.append((path, type(layer).__name__, "x".join(map(str, shape)), *(f"{c:,}" for c in counts)))
     table.append(("total", "", "", *(f"{t:,}" for t in total)))
+    return "\n".join(_aligned(table))
+
+
+def _aligned(table: list[tuple[str, ...]]) -> list[str]:
+    """Lines with three columns of words to the left, the numbers behind them to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) if k < 3 else cell.rjust(w)
-                               for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-                     for row in table)
+    return ["  ".join(cell.ljust(w) if k < 3 else cell.rjust(w)
+                      for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
 
 
 def _arrays(tree: Any) -> list[Array]:

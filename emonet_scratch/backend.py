@@ -4,8 +4,6 @@ Every layer is written once against `xp = array_module(x)`, which is NumPy for h
 arrays on a GPU. CuPy is imported when a GPU is first asked for, never before.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 from types import ModuleType
@@ -25,7 +23,7 @@ def import_cupy() -> ModuleType:
     """CuPy, or an ImportError that says how to get it."""
     try:
         return importlib.import_module("cupy")
-    except Exception as error:                      # a broken driver or toolkit raises more kinds than ImportError
+    except Exception as error:                 # a broken driver or toolkit raises more kinds than ImportError
         raise ImportError(f"CuPy cannot be imported ({error}): install the extra cuda12 or cuda13") from error
 
 
@@ -45,12 +43,13 @@ def array_module(*arrays: Array, **named: Array) -> ModuleType:
     named.update({f"array {i}": a for i, a in enumerate(arrays)})
     on = {name: device_of(a) for name, a in named.items() if a is not None}
     if len(set(on.values())) > 1:
-        raise DeviceError(", ".join(f"{name} is on {device}" for name, device in on.items()) + ": call to_device")
+        places = ", ".join(f"{name} is on {device}" for name, device in on.items())
+        raise DeviceError(f"{places}: call to_device")
     return np if set(on.values()) <= {"cpu"} else import_cupy()
 
 
 def to_device(x: Array, device: str) -> Array:
-    """x, an array or a list of numbers, as an array on `device` ("cpu" or "cuda:K"); x itself where it is there."""
+    """x, an array or a list of numbers, as an array on "cpu" or "cuda:K"; x itself where it is there."""
     if isinstance(x, (list, tuple)):
         x = np.asarray(x)
     if device_of(x) == device:
@@ -66,7 +65,8 @@ def to_device(x: Array, device: str) -> Array:
 def probe_cuda(index: int = 0) -> str | None:
     """None where GPU `index` runs a kernel that was compiled just now, else the reason why not, on one line.
 
-    CuPy imports and even counts devices without a working driver or compiler, so nothing short of a kernel proves it.
+    CuPy imports and even counts devices without a working driver or compiler, so nothing short of a kernel
+    proves it.
     """
     try:
         cupy = import_cupy()
@@ -81,8 +81,8 @@ def probe_cuda(index: int = 0) -> str | None:
 def choose_device(name: str = "auto") -> tuple[str, str]:
     """(device, a line that says what was chosen and why) for "auto", "cpu", "cuda" or "cuda:K".
 
-    "auto" takes GPU 0 if it runs a test kernel, else the CPU; a GPU asked for by name must work. The GPU chosen
-    becomes CuPy's current device.
+    "auto" takes GPU 0 if it runs a test kernel, else the CPU; a GPU asked for by name must work. The GPU
+    chosen becomes CuPy's current device.
     """
     if name == "cpu":
         return "cpu", "device: cpu"
@@ -91,7 +91,7 @@ def choose_device(name: str = "auto") -> tuple[str, str]:
         raise DeviceError(f"device must be auto, cpu, cuda or cuda:K, got {name!r}")
     device, reason = f"cuda:{int(index or 0)}", probe_cuda(int(index or 0))
     if reason is None:
-        import_cupy().cuda.Device(int(index or 0)).use()                      # temporaries go where the model is
+        import_cupy().cuda.Device(int(index or 0)).use()                   # temporaries go where the model is
         return device, f"device: {device}"
     if head == "cuda":
         raise DeviceError(f"device {name} cannot be used: {reason}")

@@ -1,20 +1,19 @@
 """Which function runs: a definition, or a kernel that computes the same faster.
 
-`@definition` marks a layer or a function that may have a kernel, registered under its qualified name. A kernel says what it
-takes: arrays of its device, in float32, of shapes it knows. For everything else, and where there are no kernels, the
-definition runs. This file imports no kernel: `add_loader` is given a function for each device that imports and registers
-them, and calls it when a definition is about to run where arrays of that device can be.
+`@definition` marks a layer or a function that may have a kernel, registered under its qualified name. A
+kernel says what it takes: arrays of its device, in float32, of shapes it knows. For everything else, and
+where there are no kernels, the definition runs. This file imports no kernel: `add_loader` is given a function
+for each device that imports and registers them, and calls it when a definition is about to run where arrays
+of that device can be.
 
     EMONET_KERNELS=off                  the definitions only
-    EMONET_KERNELS=avx512|avx2|plain    this build of the CPU's kernels instead of the best that the processor can run
-    EMONET_THREADS=2                    threads of the CPU's kernels (else OMP_NUM_THREADS, else one a usable core)
+    EMONET_KERNELS=avx512|avx2|plain    this build of the CPU's kernels instead of the best that can run here
+    EMONET_THREADS=2                    threads of the CPU's kernels (else OMP_NUM_THREADS, else one a core)
     EMONET_EXACT=1                      `dispatch.exact` is True to begin with
     EMONET_PRECISION=tf32|bf16          `dispatch.precision` is this to begin with
 
 The last two are read when this file is imported, the others when a kernel is asked for.
 """
-
-from __future__ import annotations
 
 import functools
 import os
@@ -31,10 +30,12 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 #: False: the definitions run, whatever is registered.
 enabled = True
 
-#: True: 3x3 convolutions as direct sums, not by Winograd's F(4x4, 3x3), whose rounding error is about ten times larger.
+#: True: 3x3 convolutions as direct sums, not by Winograd's F(4x4, 3x3), whose rounding error is about ten
+#: times larger.
 exact = os.environ.get("EMONET_EXACT", "") not in ("", "0")
 
-#: How products in the matrix units of a GPU round their factors; sums, and all that is stored, are float32. The CPU: fp32.
+#: How products in the matrix units of a GPU round their factors; sums, and all that is stored, are float32.
+#: The CPU: fp32.
 precision = os.environ.get("EMONET_PRECISION") or "fp32"
 
 Definition = TypeVar("Definition", bound=Callable[..., Any])
@@ -67,24 +68,19 @@ _kernels: dict[str, dict[str, Kernel]] = {device: {} for device in DEVICES}
 
 
 def add_loader(device: str, load: Callable[[], tuple[bool, str]]) -> None:
-    """`load` registers the kernels of "cpu" or "cuda"; it returns whether there are any, and which or why not, in words."""
+    """`load` registers the kernels of a device, and returns whether there are any, and which or why not."""
     _loaders[device] = load
     _load.cache_clear()
 
 
 def register(device: str, name: str, kernel: Kernel) -> None:
-    """Make `kernel` that of a definition, by its qualified name such as "LSTM" or "Optimizer.step", on a device."""
+    """Make `kernel` that of a definition, by its qualified name such as "Optimizer.step", on a device."""
     _kernels[device][name] = kernel
 
 
-def unregister(device: str, name: str) -> None:
-    """Let the definition of this name run on the device from now on."""
-    _kernels[device].pop(name, None)
-
-
 def registered(device: str) -> dict[str, Kernel]:
-    """A copy of the registry of a device: the kernels by name of their definition, of those that are loaded."""
-    return dict(_kernels[device])
+    """The registry of a device: the kernels that are loaded, by the name of their definition."""
+    return _kernels[device]
 
 
 def choice() -> str:
@@ -96,19 +92,20 @@ def choice() -> str:
 
 
 def threads() -> int:
-    """How many threads the CPU's kernels are to use. KernelError where EMONET_THREADS is no positive integer."""
+    """How many threads the CPU's kernels are to use. KernelError: EMONET_THREADS is no positive integer."""
     if value := os.environ.get("EMONET_THREADS"):
         if not value.isdecimal() or int(value) < 1:
             raise KernelError(f"EMONET_THREADS must be a positive integer, got {value!r}")
         return int(value)
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()       # "4,2": 4 at the outermost level
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()      # "4,2": 4 at the outermost level
     if first.isdecimal() and int(first) > 0:
         return int(first)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_precision(name: str | None, device: str) -> str:
-    """Set `precision` for what runs on `device` from now on, and return it; None: as it is, which is fp32 on the CPU.
+    """Set `precision` for what runs on `device` from now on, and return it; None: as it is, which is fp32 on
+    the CPU.
 
     KernelError for a name that is not in PRECISIONS, and for tf32 and bf16 on the CPU, which has fp32 only.
     """
@@ -117,8 +114,8 @@ def use_precision(name: str | None, device: str) -> str:
         raise KernelError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     if device == "cpu":
         if name not in (None, "fp32"):
-            raise KernelError(f"precision {name} is for GPUs, and this would run on the CPU: use --precision fp32, "
-                              f"or --device cuda")
+            raise KernelError(f"precision {name} is for GPUs, and this would run on the CPU: "
+                              f"use --precision fp32, or --device cuda")
         return "fp32"
     precision = name or precision
     return precision
@@ -148,7 +145,7 @@ def why(device: str = "cpu") -> str:
 def find(name: str, *args: Any, **kwargs: Any) -> Kernel | None:
     """The kernel of the definition `name` that takes these arguments, None where there is none."""
     for device in DEVICES if enabled else ():
-        if device == "cuda" and "cupy" not in sys.modules:                    # then there are no arrays on a GPU
+        if device == "cuda" and "cupy" not in sys.modules:                 # then there are no arrays on a GPU
             continue
         kernel = _kernels[device].get(name) if loaded(device) else None
         if kernel is not None and kernel.takes(*args, **kwargs):
@@ -157,7 +154,7 @@ def find(name: str, *args: Any, **kwargs: Any) -> Kernel | None:
 
 
 def definition(marked: Definition) -> Definition:
-    """Mark a function, or a layer class with its forward and backward, as a definition that may have kernels."""
+    """Mark a function, or a layer class with its forward and backward, as one that may have kernels."""
     name = marked.__qualname__
     if not isinstance(marked, type):
         @functools.wraps(marked)
@@ -183,7 +180,8 @@ def definition(marked: Definition) -> Definition:
         if not isinstance(cache, KernelCache):
             return backward(self, *args)
         if cache.kernel.backward is None or not cache.kernel.fits(self):
-            raise ValueError(f"parameters of {self!r} were replaced after its forward by arrays that the kernels cannot use")
+            raise ValueError(f"parameters of {self!r} were replaced after its forward by arrays that the "
+                             f"kernels cannot use")
         return cache.kernel.backward(self, *gradients, cache.data)
     layer.forward, layer.backward = fast_forward, fast_backward
     return marked

@@ -1,7 +1,5 @@
 """Reading files of strangers, writing a file whole or not at all, arrays by name in a file."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import stat

@@ -1,14 +1,15 @@
-"""Linear discriminant analysis: the directions w along which class means stand apart and clips of a class do not.
+"""Linear discriminant analysis: the directions w along which class means stand apart and clips of a class do
+not.
 
-Fisher (1936), Rao (1948); equations 1-3 of the EmoNet paper, all divided by the number of clips N. For classes
-k = 1..C with prior pi_k (n_k / N unless given), mean m_k and overall mean m = sum_k pi_k m_k:
+Fisher (1936), Rao (1948); equations 1-3 of the EmoNet paper, all divided by the number of clips N. For
+classes k = 1..C with prior pi_k (n_k / N unless given), mean m_k and overall mean m = sum_k pi_k m_k:
 
-    S_W = sum_k pi_k C_k,  C_k = 1/n_k sum_{x in k} (x - m_k)(x - m_k)^T     within classes, shrunk: see scatter()
+    S_W = sum_k pi_k C_k,  C_k = 1/n_k sum_{x in k} (x - m_k)(x - m_k)^T     within classes, shrunk: `scatter`
     S_B = sum_k pi_k (m_k - m)(m_k - m)^T                                    between classes, rank <= C - 1
     S_B w = lambda S_W w,   W^T S_W W = I,   lambda_1 >= lambda_2 >= ...      generalized eigenproblem
 
-Two routes give the same answer (docs/lda.md has the derivations): `definition` is scipy.linalg.eigh(S_B, S_W) on
-D x D matrices; `woodbury` inverts a clips x clips matrix instead and never holds anything D x D.
+Two routes give the same answer (docs/lda.md has the derivations): `definition` is scipy.linalg.eigh(S_B, S_W)
+on D x D matrices; `woodbury` inverts a clips x clips matrix instead and never holds anything D x D.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from .errors import SingularScatterError
 from .files import read_tensors, write_tensors
 
 EPS = np.finfo(np.float64).eps
-FORMAT = "emonet_scratch.LDA/2"
 
 
 def ledoit_wolf(Z: np.ndarray) -> float:
     """The intensity s in [0, 1] for which (1 - s) S + s mu I is nearest to the true covariance, on average.
 
-    Ledoit & Wolf, J. Multivariate Analysis 88 (2004) 365-411, section 3.2. Z (n, D) is centred, S = Z^T Z / n,
-    mu = tr(S) / D:   d^2 = ||S - mu I||^2,   b^2 = 1/n^2 sum_i ||z_i z_i^T - S||^2,   s = min(b^2, d^2) / d^2,
+    Ledoit & Wolf, J. Multivariate Analysis 88 (2004) 365-411, section 3.2. Z (n, D) is centred,
+    S = Z^T Z / n, mu = tr(S) / D:
+
+        d^2 = ||S - mu I||^2,   b^2 = 1/n^2 sum_i ||z_i z_i^T - S||^2,   s = min(b^2, d^2) / d^2,
+
     with b^2 = (sum_i ||z_i||^4 / n - ||S||^2) / n, and ||S|| from the smaller of Z Z^T and Z^T Z.
     """
     n, D = Z.shape
@@ -40,17 +43,19 @@ def ledoit_wolf(Z: np.ndarray) -> float:
     norms = np.einsum("ij,ij->i", Z, Z)                                     # ||z_i||^2 (n,)
     S2 = np.vdot(gram, gram) / n**2                                         # ||S||^2, Frobenius
     d2 = S2 - (norms.sum() / n) ** 2 / D
-    b2 = (norms @ norms / n - S2) / n                                       # from two clips: 0, but for rounding
+    b2 = (norms @ norms / n - S2) / n                                    # from two clips: 0, but for rounding
     return float(min(b2, d2) / d2) if D > 1 and min(b2, d2) > D * EPS * S2 else 0.0
 
 
-def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str | float | None) -> tuple[np.ndarray, ...]:
+def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray,
+            shrinkage: str | float | None) -> tuple[np.ndarray, ...]:
     """The factors of both matrices: S_W = U^T U + diag(t), S_B = M^T M.
 
     X (N, D), codes (N,) in 0..C-1, priors (C,) -> means (C, D), U (N, D), t (D,), M (C, D), s (C,).
-    With a number s: S_W = (1 - s) S + s tr(S)/D I. With "auto" each class is standardised, shrunk by Ledoit and
-    Wolf's s_k and scaled back, as scikit-learn does: C_k -> (1 - s_k) C_k + s_k mu_k diag(std_k^2). A feature that
-    is constant in a class has std 1 there. Either way the target is diagonal, the rest has a row for each clip.
+    With a number s: S_W = (1 - s) S + s tr(S)/D I. With "auto" each class is standardised, shrunk by Ledoit
+    and Wolf's s_k and scaled back, as scikit-learn does: C_k -> (1 - s_k) C_k + s_k mu_k diag(std_k^2). A
+    feature that is constant in a class has std 1 there. Either way the target is diagonal, the rest has a row
+    for each clip.
     """
     C, D = len(priors), X.shape[1]
     means, U = np.empty((C, D)), np.empty(X.shape)
@@ -68,7 +73,7 @@ def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str
         if shrinkage == "auto":
             std2 = np.where(constant, 1, var)
             s[k] = ledoit_wolf(Z / np.sqrt(std2))
-            t += priors[k] * s[k] * np.mean(~constant) * std2               # mu_k = share of features that vary
+            t += priors[k] * s[k] * np.mean(~constant) * std2             # mu_k = share of features that vary
         elif shrinkage is not None:
             s[k] = shrinkage
             t += priors[k] * s[k] * var.mean()                              # tr(C_k) / D
@@ -80,7 +85,8 @@ def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray, shrinkage: str
 def definition(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.ndarray, np.ndarray]:
     """eigh(S_B, S_W): the R largest lambda (R,) and their directions (D, R). O(D^3), two D x D matrices.
 
-    Solved for v = w / e, e = diag(S_W)^(-1/2): features in hertz and in percent then weigh alike in the rounding.
+    Solved for v = w / e, e = diag(S_W)^(-1/2): features in hertz and in percent then weigh alike in the
+    rounding.
     """
     D = len(t)
     S_W, S_B = U.T @ U + np.diag(t), M.T @ M                                # (D, D)
@@ -107,14 +113,16 @@ def woodbury(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.nd
       1. Every u with lambda > 0 lies in the span of (I + V^T V)^-1 A^T; by Woodbury's identity
          (I + V^T V)^-1 = I - V^T (I + V V^T)^-1 V.
       2. In an (I + V^T V)-orthonormal basis B of that span, S_B is (A B)^T (A B): an SVD with C rows.
-      3. lambda = 0 is what is orthogonal to the rows of A. Where R asks for such directions, seeded ones will do.
-    NumPy throughout: its BLAS and SciPy's keep a thread pool each, and taking turns costs more than the work here.
+      3. lambda = 0 is what is orthogonal to the rows of A. Where R asks for such directions, seeded ones will
+      do.
+    NumPy throughout: its BLAS and SciPy's keep a thread pool each, and taking turns costs more than the work
+    here.
     """
     N, D = U.shape
     tau = np.sqrt(t)
     V, A = U / tau, M / tau                                                 # (N, D), (C, D)
     K = V @ V.T                                                             # (N, N)
-    K.flat[:: N + 1] += 1                                                   # I + V V^T: its least eigenvalue is 1,
+    K.flat[:: N + 1] += 1                                              # I + V V^T: its least eigenvalue is 1,
     if np.linalg.norm(K) > 1e9:                                             # so its norm bounds its condition
         return None
 
@@ -144,11 +152,12 @@ class LDA:
     n_components  K, at most D; None: min(C - 1, D), beyond which every eigenvalue is zero
     shrinkage     "auto" (Ledoit-Wolf), a number in [0, 1], or None
     priors        (C,) in the order of the sorted labels; None: their frequencies
-    solver        "eigh", "woodbury", or "auto": woodbury with more features than clips and shrinkage, else eigh
+    solver        "eigh", "woodbury", or "auto": woodbury with more features than clips and with shrinkage
 
-    After fit: classes_ (C,), priors_ (C,), means_ (C, D), mean_ (D,), shrinkage_ (C,) the intensity in each class,
-    eigenvalues_ (K,) descending, scalings_ (D, K), coef_ (C, D) and intercept_ (C,) of Bayes' rule, solver_ the
-    route taken. In each column of scalings_ the entry of largest magnitude (the first of equals) is positive.
+    After fit: classes_ (C,), priors_ (C,), means_ (C, D), mean_ (D,), shrinkage_ (C,) the intensity in each
+    class, eigenvalues_ (K,) descending, scalings_ (D, K), coef_ (C, D) and intercept_ (C,) of Bayes' rule,
+    solver_ the route taken. In each column of scalings_ the entry of largest magnitude (the first of equals)
+    is positive.
     """
 
     ARRAYS = ("coef_", "eigenvalues_", "intercept_", "mean_", "means_", "priors_", "scalings_", "shrinkage_")
@@ -206,16 +215,16 @@ class LDA:
         if K > D:
             raise ValueError(f"n_components={K} exceeds the {D} features of X: ask for at most {D}")
         if K > C - 1:
-            warnings.warn(f"LDA(n_components={K}): {C} classes have only {C - 1} non-zero eigenvalues, the other "
-                          f"{K - C + 1} directions separate nothing", UserWarning, stacklevel=3)
+            warnings.warn(f"LDA(n_components={K}): {C} classes have only {C - 1} non-zero eigenvalues, the "
+                          f"other {K - C + 1} directions separate nothing", UserWarning, stacklevel=3)
         return K
 
     def _solve(self, U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.ndarray, np.ndarray]:
         """R eigenvalues and directions, by the route that `solver` says; `solver_` notes which it was."""
         N, D = U.shape
         if self.solver == "woodbury" and not t.all():
-            raise ValueError("solver='woodbury' needs a positive shrinkage in some class: pass a number such as "
-                             "shrinkage=0.1, or solver='eigh'")
+            raise ValueError("solver='woodbury' needs a positive shrinkage in some class: pass a number such "
+                             "as shrinkage=0.1, or solver='eigh'")
         if self.solver == "woodbury" or (self.solver == "auto" and D > N and t.all()):
             self.solver_ = "woodbury"
             if (found := woodbury(U, t, M, R)) is not None:
@@ -225,8 +234,7 @@ class LDA:
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """(X - m) W, X (N, D) -> (N, K): within a class each column has variance 1."""
-        projected: np.ndarray = self._centred(X) @ self.scalings_
-        return projected
+        return np.asarray(self._centred(X) @ self.scalings_)
 
     def predict_log_proba(self, X: np.ndarray) -> np.ndarray:
         """log p(k | x) for Gaussian classes with common covariance S_W, X (N, D) -> (N, C).
@@ -234,21 +242,18 @@ class LDA:
         log pi_k - 1/2 (x - m_k)^T S_W^-1 (x - m_k), less what is the same for every k, is
         (x - m)^T S_W^-1 (m_k - m) - 1/2 (m_k - m)^T S_W^-1 (m_k - m) + log pi_k.
         """
-        scores: np.ndarray = self._centred(X) @ self.coef_.T + self.intercept_
+        scores = self._centred(X) @ self.coef_.T + self.intercept_
         scores -= scores.max(axis=1, keepdims=True)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return scores
+        return np.asarray(scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """p(k | x), X (N, D) -> (N, C), columns in the order of classes_."""
-        probabilities: np.ndarray = np.exp(self.predict_log_proba(X))
-        return probabilities
+        return np.asarray(np.exp(self.predict_log_proba(X)))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The most probable class of each clip, X (N, D) -> (N,)."""
         best = np.argmax(self.predict_log_proba(X), axis=1)
-        classes: np.ndarray = self.classes_[best]
-        return classes
+        return np.asarray(self.classes_[best])
 
     def score(self, X: np.ndarray, y: np.ndarray) -> float:
         """The share of clips whose class is predicted, in [0, 1]."""
@@ -256,7 +261,7 @@ class LDA:
         return float(np.mean(predicted == _labels(y, len(predicted))))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All that was fitted, as numeric arrays; `config` holds the choices and the labels, JSON in UTF-8."""
+        """All that was fitted, as numeric arrays; `config`, JSON in UTF-8, holds the choices and the labels."""
         self._check_fitted()
         config = {"n_components": self.n_components and int(self.n_components), "solver": self.solver,
                   "shrinkage": float(self.shrinkage) if isinstance(self.shrinkage, Real) else self.shrinkage,
@@ -285,17 +290,14 @@ class LDA:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all: `path` is never half written."""
-        write_tensors(path, self.state_dict(), {"format": FORMAT})
+        write_tensors(path, self.state_dict(), {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LDA:
         """Read what save wrote; anything else is a ValueError that names the file."""
         lda = cls()
         try:
-            arrays, metadata = read_tensors(path)
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
-            lda.load_state_dict(arrays)
+            lda.load_state_dict(read_tensors(path)[0])
         except ValueError as error:
             raise ValueError(f"{path} is no complete LDA file ({error}): fit and save again") from error
         return lda
@@ -309,8 +311,7 @@ class LDA:
         X = _features(X)
         if X.shape[1] != len(self.mean_):
             raise ValueError(f"LDA was fitted on {len(self.mean_)} features, got X of shape {X.shape}")
-        centred: np.ndarray = X - self.mean_
-        return centred
+        return np.asarray(X - self.mean_)
 
 
 def _features(X: np.ndarray) -> np.ndarray:
@@ -335,5 +336,5 @@ def _labels(y: np.ndarray, N: int) -> np.ndarray:
     if y.dtype == object and all(isinstance(label, str) for label in y.ravel()):
         y = y.astype(str)
     if y.shape != (N,) or y.dtype.kind not in "biuU":
-        raise ValueError(f"y must hold {N} integers or strings, one a clip, got shape {y.shape}, dtype {y.dtype}")
+        raise ValueError(f"y must hold {N} integers or strings, one a clip, got shape {y.shape}, {y.dtype}")
     return y

@@ -1,7 +1,5 @@
 """Softmax cross-entropy."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
@@ -20,15 +18,16 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
                           class_weights: Array | None = None) -> tuple[float, Array]:
     """(loss, dlogits): the mean cross-entropy of a batch and its gradient.
 
-    Shapes: logits (N, K), labels (N,) integers in 0..K-1, class_weights (K,) positive or None, dlogits (N, K).
+    Shapes: logits (N, K), labels (N,) integers in 0..K-1, class_weights (K,) positive or None, dlogits (N,
+    K).
 
-    With the smoothed targets q_k = (1 - label_smoothing) [k = label] + label_smoothing / K (Szegedy et al. 2016,
-    section 7) and the class weights w (1 if None), in nats:
+    With the smoothed targets q_k = (1 - label_smoothing) [k = label] + label_smoothing / K (Szegedy et al.
+    2016, section 7) and the class weights w (1 if None), in nats:
 
         loss = - sum_n sum_k t_nk log p_nk / sum_n w_label(n),     t_nk = w_k q_nk,  log p = z - logsumexp(z)
 
-    d log p_j / d z_k = [j = k] - p_k gives dlogits = (p * (sum_k t_k) - t) / sum_n w_label(n). The largest logit is
-    subtracted before exp, so logits of 1e4 neither overflow nor lose the loss.
+    d log p_j / d z_k = [j = k] - p_k gives dlogits = (p * (sum_k t_k) - t) / sum_n w_label(n). The largest
+    logit is subtracted before exp, so logits of 1e4 neither overflow nor lose the loss.
 
     >>> loss, dlogits = softmax_cross_entropy(np.zeros((1, 4)), np.array([2]))
     >>> round(loss, 4), dlogits.tolist()
@@ -37,9 +36,10 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     xp = array_module(logits=logits, class_weights=class_weights)
     N, K = logits.shape if logits.ndim == 2 else (0, 0)
     labels = to_device(labels, "cpu")
-    if N < 1 or labels.shape != (N,) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= K:
+    if (N < 1 or labels.shape != (N,) or labels.dtype.kind not in "iu"
+            or labels.min() < 0 or labels.max() >= K):
         raise ValueError(f"softmax_cross_entropy got logits of shape {logits.shape} and labels of shape "
-                         f"{labels.shape}, {labels.dtype}: expected (N, K) with N >= 1, and N integers in 0..K-1")
+                         f"{labels.shape}, {labels.dtype}: expected (N, K), N >= 1, and N integers in 0..K-1")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     q = np.full((N, K), label_smoothing / K)
@@ -48,7 +48,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     total = float(N)
     if class_weights is not None:
         if class_weights.shape != (K,):
-            raise ValueError(f"class_weights has shape {class_weights.shape}, expected ({K},): one weight a class")
+            raise ValueError(f"class_weights has shape {class_weights.shape}, expected ({K},): one a class")
         t = t * class_weights.astype(logits.dtype)
         total = float(to_device(class_weights, "cpu")[labels].sum())
     z = logits - logits.max(axis=1, keepdims=True)

@@ -1,14 +1,11 @@
 """Optimizers, gradient clipping, learning-rate schedules.
 
-An optimizer's state is in `state_dict()`: arrays named "m.NAME" for the parameter NAME, and the number of steps "t".
-Parameters and state are changed in place; the kernels of a step do it in one pass over memory.
+An optimizer's state is in `state_dict()`: arrays named "m.NAME" for the parameter NAME, and the number of
+steps "t". Parameters and state are changed in place; the kernels of a step do it in one pass over memory.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from types import ModuleType
 
 import numpy as np
 
@@ -18,7 +15,8 @@ from .layers.base import NamedParameter
 
 
 class Optimizer:
-    """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot arrays.
+    """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot
+    arrays.
 
     params: what `Layer.parameters()` gives. A parameter p moves at the rate lr * p.lr_factor.
     """
@@ -29,17 +27,18 @@ class Optimizer:
         self.params = list(params)
         self.lr, self.weight_decay = lr, weight_decay
         self.t = 0
-        self.slots = {s: [array_module(p.value).zeros_like(p.value) for p in self.params] for s in slots.split()}
+        self.slots = {slot: [array_module(p.value).zeros_like(p.value) for p in self.params]
+                      for slot in slots.split()}
 
     @definition
     def step(self) -> None:
         """Change every parameter by its gradient, in place."""
         self.t += 1
         for k, p in enumerate(self.params):
-            xp = array_module(value=p.value, grad=p.grad)
-            self._update(xp, p, {s: arrays[k] for s, arrays in self.slots.items()}, self.lr * p.lr_factor)
+            array_module(value=p.value, grad=p.grad)                      # complains where they are apart
+            self._update(p, {s: arrays[k] for s, arrays in self.slots.items()}, self.lr * p.lr_factor)
 
-    def _update(self, xp: ModuleType, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+    def _update(self, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
         """Change one parameter and its slots, at the rate lr."""
         raise TypeError(f"{type(self).__name__} defines no update")
 
@@ -55,9 +54,10 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy `state`, as `state_dict()` gave it, into this optimizer."""
         mine = self._named_slots()
-        wrong = (mine.keys() | {"t"}) ^ state.keys() or {k for k, a in mine.items() if a.shape != state[k].shape}
+        wrong = (mine.keys() | {"t"}) ^ state.keys()
+        wrong = wrong or {name for name, a in mine.items() if a.shape != state[name].shape}
         if wrong:
-            raise ValueError(f"the optimizer's state is of another model or optimizer: see {sorted(wrong)[0]!r}")
+            raise ValueError(f"the optimizer's state is of another model or optimizer: see {min(wrong)!r}")
         for name, array in mine.items():
             array[...] = to_device(np.asarray(state[name]), device_of(array))
         self.t = int(state["t"])
@@ -70,14 +70,14 @@ class SGD(Optimizer):
         value <- value - lr * m                             or, with nesterov, - lr * (d + momentum * m)
     """
 
-    def __init__(self, params: Iterable[NamedParameter], lr: float, momentum: float = 0, nesterov: bool = False,
-                 weight_decay: float = 0) -> None:
+    def __init__(self, params: Iterable[NamedParameter], lr: float, momentum: float = 0,
+                 nesterov: bool = False, weight_decay: float = 0) -> None:
         if not 0 <= momentum < 1 or (nesterov and not momentum):
             raise ValueError(f"momentum must be in [0, 1), and positive for nesterov, got {momentum}")
         super().__init__(params, lr, weight_decay, "m" if momentum else "")
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _update(self, xp: ModuleType, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+    def _update(self, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
         d = p.grad + self.weight_decay * p.value
         if self.momentum:
             m = slots["m"]
@@ -87,22 +87,24 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, algorithm 1); with decoupled=True, AdamW (Loshchilov & Hutter 2019, algorithm 2).
+    """Adam (Kingma & Ba 2015, algorithm 1); with decoupled=True, AdamW (Loshchilov & Hutter 2019, algorithm
+    2).
 
-        d = grad + weight_decay * value       decoupled: d = grad and value <- value - lr * weight_decay * value
+        d = grad + weight_decay * value    decoupled: d = grad, and value <- value - lr * weight_decay * value
         m <- beta1 m + (1 - beta1) d        v <- beta2 v + (1 - beta2) d^2
         value <- value - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     """
 
-    def __init__(self, params: Iterable[NamedParameter], lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
-                 eps: float = 1e-8, weight_decay: float = 0, decoupled: bool = False) -> None:
+    def __init__(self, params: Iterable[NamedParameter], lr: float = 1e-3, beta1: float = 0.9,
+                 beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0,
+                 decoupled: bool = False) -> None:
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and eps > 0):
-            raise ValueError(f"beta1 and beta2 must be in [0, 1) and eps positive, got {beta1}, {beta2}, {eps}")
+            raise ValueError(f"Adam wants beta1 and beta2 in [0, 1) and eps > 0, got {beta1}, {beta2}, {eps}")
         super().__init__(params, lr, weight_decay, "m v")
         self.beta1, self.beta2 = beta1, beta2
         self.eps, self.decoupled = eps, decoupled
 
-    def _update(self, xp: ModuleType, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+    def _update(self, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
         m, v = slots["m"], slots["v"]
         d = p.grad
         if self.decoupled:
@@ -113,15 +115,16 @@ class Adam(Optimizer):
         v[...] = self.beta2 * v + (1 - self.beta2) * d**2
         m_hat = m / (1 - self.beta1**self.t)
         v_hat = v / (1 - self.beta2**self.t)
-        p.value -= lr * m_hat / (xp.sqrt(v_hat) + self.eps)
+        p.value -= lr * m_hat / (v_hat**0.5 + self.eps)
 
 
 @definition
 def clip_gradient_norm(params: Iterable[NamedParameter], limit: float | None) -> float:
-    """Scale all gradients in place so that their joint Euclidean norm is at most `limit`; return the norm before.
+    """Scale all gradients in place so that their joint Euclidean norm is at most `limit`; return the norm
+    before.
 
-    (Pascanu et al. 2013, algorithm 1.) With limit None the norm is only measured. A norm that is not finite is
-    returned and nothing is scaled.
+    (Pascanu et al. 2013, algorithm 1.) With limit None the norm is only measured. A norm that is not finite
+    is returned and nothing is scaled.
     """
     params = list(params)
     if limit is not None and not limit > 0:
@@ -145,9 +148,11 @@ def schedule(name: str, lr: float, steps: int, warmup: int = 0) -> Callable[[int
     Over `steps` steps, of which the first `warmup` rise linearly to lr (Goyal et al. 2017, section 2.2), then
 
         constant    lr
-        step        lr, a tenth of it from half of the rest on, a hundredth from three quarters (He et al. 2016, 4.2)
+        step        lr, a tenth of it from half of the rest on, a hundredth from three quarters
+                    (He et al. 2016, 4.2)
         cosine      lr (1 + cos(pi u)) / 2, u from 0 to 1 over the rest (Loshchilov & Hutter 2017, eq. 5)
-        one_cycle   up along a cosine from lr / 25 to lr over the first 30 %, then down to lr / 1e4 (Smith 2018)
+        one_cycle   up along a cosine from lr / 25 to lr over the first 30 %, then down to lr / 1e4
+                    (Smith 2018)
 
     >>> [round(schedule("cosine", 1.0, 5, warmup=1)(t), 3) for t in range(5)]
     [1.0, 1.0, 0.75, 0.25, 0.0]

@@ -5,8 +5,6 @@ reader here knows six names, all of which make tensors, and refuses every other;
 for every file.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import pickle

@@ -64,7 +64,7 @@ class NaNs(layers.ReLU):
 
 BUGS = [(ForgetsBias(3, 2), (4, 3), "parameter b"), (Overwrites(3, 2), (4, 3), "parameter b"),
         (ForgetsTranspose(3, 3), (4, 3), "input 0"), (ForgetsTranspose(3, 2), (2, 2, 3), "."),
-        (ChangesItsArgument(3, 2), (4, 3), "changed one of its arguments"),
+        (ChangesItsArgument(3, 2), (4, 3), "changed an argument"),
         (ForgetsTheMean(3), (5, 3), "input 0"), (ForgetsGamma(3), (5, 3), "input 0"),
         (OffByOne(2, 3, 3, padding=1), (1, 4, 4, 2), "input 0"), (NaNs(), (3, 3), "nan")]
 

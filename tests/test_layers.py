@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, layers
-from emonet_scratch.layers.trace import trace
+from emonet_scratch.watch import trace
 from tests import test_lstm
 from tests.strategies import CHECKED, check, seeds, sizes, values
 
@@ -305,7 +305,7 @@ def test_foreign_states_are_refused_whole():
 @pytest.mark.parametrize("make, shape, message", [
     (lambda: layers.Dense(128, 10), (32, 64), r"Dense\(D=128, M=10\) got x of shape \(32, 64\)"),
     (lambda: layers.Conv2d(3, 4, 3), (2, 8, 8, 4), "expected 4 axes and a last axis of 3"),
-    (lambda: layers.Conv2d(3, 4, 5), (2, 4, 8, 3), "the padded image is smaller than the kernel"),
+    (lambda: layers.Conv2d(3, 4, 5), (2, 4, 8, 3), "padded, it is smaller than the kernel"),
     (lambda: layers.BatchNorm(3), (4, 5), "a last axis of 3"),
     (lambda: layers.GlobalAveragePool(), (4, 5), r"expected \(N, H, W, C\)"),
 ])

@@ -435,9 +435,6 @@ def test_a_file_that_is_none_names_itself(tmp_path):
     with pytest.raises(ValueError, match="no complete LDA file"):
         LDA.load(path)
     save_file({"W": np.ones(3)}, path)
-    with pytest.raises(ValueError, match="its format is None"):
-        LDA.load(path)
-    save_file({"W": np.ones(3)}, path, metadata={"format": module.FORMAT})
     with pytest.raises(ValueError, match="not the state of an LDA"):
         LDA.load(path)
     with pytest.raises(FileNotFoundError):
@@ -478,8 +475,8 @@ def test_an_interrupted_save_leaves_the_previous_file(tmp_path, monkeypatch):
     ("at least 2 classes, got only", {}, {"y": np.zeros(40, int)}),
     ("y must hold 40 integers or strings, one a clip, got shape \\(39,\\)", {}, {"y": np.zeros(39, int)}),
     ("got shape \\(40, 1\\)", {}, {"y": np.zeros((40, 1), int)}),
-    ("dtype float64", {}, {"y": np.arange(40.0)}),
-    ("dtype object", {}, {"y": np.array([None, *"a" * 39], dtype=object)}),
+    (", float64", {}, {"y": np.arange(40.0)}),
+    (", object", {}, {"y": np.array([None, *"a" * 39], dtype=object)}),
     ("X must be a 2-D array.*shape \\(20,\\)", {}, {"X": np.ones(20), "y": [0]}),
     ("shape \\(2, 3, 4\\)", {}, {"X": np.ones((2, 3, 4)), "y": [0, 1]}),
     ("dtype complex128", {}, {"X": np.ones((2, 3)) * 1j, "y": [0, 1]}),

@@ -67,7 +67,7 @@ def test_class_weights_are_repeated_clips():
     (np.zeros((2, 3)), [0], {}, "labels of shape"), (np.zeros(3), [0], {}, r"expected \(N, K\)"),
     (np.zeros((0, 3)), [], {}, "N >= 1"), (np.zeros((2, 3)), [0.0, 1.0], {}, "float64"),
     (np.zeros((2, 3)), [0, 1], {"label_smoothing": 1.0}, "label_smoothing must be"),
-    (np.zeros((2, 3)), [0, 1], {"class_weights": np.ones(2)}, "one weight a class")])
+    (np.zeros((2, 3)), [0, 1], {"class_weights": np.ones(2)}, "one a class")])
 def test_bad_arguments_get_one_line(logits, labels, options, message):
     with pytest.raises(ValueError, match=message) as error:
         softmax_cross_entropy(logits, labels, **options)

@@ -1,7 +1,5 @@
 """What both devices launch in the same way: a row of layers that starts with a convolution, and one step of an optimizer."""
 
-from __future__ import annotations
-
 import operator
 import weakref
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ Each rule looks at a layer (its kind, sizes, parts and arrays, which may have be
 inputs of a call, and at nothing else: no rule depends on values but those of lengths and labels, which index memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

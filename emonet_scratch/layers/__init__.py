@@ -1,4 +1,4 @@
-"""One concept a file: derivation, forward and backward side by side, and the class that owns the parameters."""
+"""One concept a file: derivation, forward and backward side by side, the class that owns the parameters."""
 
 from .activation import ReLU
 from .base import Layer, Parameter
@@ -13,5 +13,6 @@ from .pooling import Flatten, GlobalAveragePool
 from .residual import PadShortcut, ResidualBlock
 from .sequential import Sequential
 
-__all__ = ["LSTM", "BatchNorm", "Chunked", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAveragePool", "LSTMCell",
-           "Layer", "Normalize", "PadSequences", "PadShortcut", "Parameter", "ReLU", "ResidualBlock", "Sequential"]
+__all__ = ["LSTM", "BatchNorm", "Chunked", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAveragePool",
+           "LSTMCell", "Layer", "Normalize", "PadSequences", "PadShortcut", "Parameter", "ReLU",
+           "ResidualBlock", "Sequential"]

@@ -1,7 +1,5 @@
 """The rectifier."""
 
-from __future__ import annotations
-
 import math
 
 from ..backend import Array, array_module
@@ -14,11 +12,8 @@ class ReLU(Layer):
     Backward: dx = dy where x > 0, else 0 (the subgradient at the kink x = 0 is taken as 0).
     """
 
-    def __repr__(self) -> str:
-        return "ReLU()"
-
     def forward(self, x: Array) -> tuple[Array, Array]:
-        y = array_module(x).clip(x, 0, math.inf)                              # several times as fast as maximum(x, 0)
+        y = array_module(x).clip(x, 0, math.inf)                      # several times as fast as maximum(x, 0)
         return y, y > 0                                                       # a quarter of the memory of y
 
     def backward(self, dy: Array, cache: Array) -> Array:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Parameter:
     """A trained array and the gradient of the loss with respect to it: same shape, dtype and device.
 
-    lr_factor: by how much of the optimizer's rate it is moved (discriminative rates: Howard & Ruder 2018, 3.2).
+    lr_factor: by how much of the optimizer's rate it is moved (Howard & Ruder 2018, section 3.2).
     """
 
     def __init__(self, value: Array) -> None:
@@ -43,7 +43,7 @@ def _of_parameter(name: str) -> Any:
 
 
 class NamedParameter:
-    """A view of a parameter under its path from the layer that was asked, such as "trunk.stage1.0.conv1.W"."""
+    """A view of a parameter under its path from the layer that was asked, such as "stage1.0.conv1.W"."""
 
     def __init__(self, name: str, parameter: Parameter) -> None:
         self.name = name
@@ -58,10 +58,14 @@ class NamedParameter:
 
 
 class Layer:
-    """Base of all layers. Parameters, child layers and lists of child layers are found among the attributes."""
+    """Base of all layers. Parameters, child layers and lists of them are found among the attributes."""
 
     training = True
-    buffers: tuple[str, ...] = ()  # attributes that are saved but not trained (running statistics, counters)
+    buffers: tuple[str, ...] = ()   # attributes that are saved but not trained (running statistics, counters)
+    shown: tuple[str, ...] = ()     # attributes that repr, and so every error, shows
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self.shown)})"
 
     def forward(self, *inputs: Any, **options: Any) -> tuple[Any, Any]:
         """(y, cache)"""
@@ -72,7 +76,7 @@ class Layer:
         raise TypeError(f"{type(self).__name__} defines no backward")
 
     def flops(self, y: Array) -> int:
-        """Floating-point operations of a forward that gave y, a multiply-add counted as two; 0 where negligible."""
+        """Floating-point operations of a forward that gave y, a multiply-add as two; 0: negligible."""
         return 0
 
     def children(self) -> Iterator[tuple[str, Layer]]:
@@ -99,7 +103,7 @@ class Layer:
         return [getattr(layer, name).copy() for _, layer in self.walk() for name in layer.buffers]
 
     def restore_buffers(self, saved: list[Array]) -> None:
-        """Put back what `save_buffers` copied, in place: the next forward sees the same masks and statistics."""
+        """Put back what `save_buffers` copied, in place: the next forward sees the same masks, statistics."""
         copies = iter(saved)
         for _, layer in self.walk():
             for name in layer.buffers:
@@ -147,7 +151,7 @@ class Layer:
         return {name: np.array(to_device(a, "cpu")) for name, a in self._state().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Copy `state` into this layer, in place. Names and shapes must be exactly those of `state_dict()`."""
+        """Copy `state` into this layer, in place. Names and shapes must be those of `state_dict()`."""
         mine = self._state()
         missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
         if missing or extra:

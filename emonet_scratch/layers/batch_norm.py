@@ -1,7 +1,5 @@
 """Batch normalisation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -15,22 +13,24 @@ class BatchNorm(Layer):
 
         x_hat = (x - mean) / sqrt(var + eps)        y = gamma * x_hat + beta
 
-    Shapes: x (..., C), y the same; gamma, beta, running_mean, running_var (C,). M is the number of values a channel.
+    Shapes: x (..., C), y the same; gamma, beta, running_mean, running_var (C,). M values a channel.
 
-    Training: mean and the biased variance (divided by M) of the batch; the running statistics move by `momentum`
-    towards mean and the unbiased variance (divided by M - 1), as in other libraries. A single value has no
-    variance: y = beta, dx = 0.
+    Training: mean and the biased variance (divided by M) of the batch; the running statistics move by
+    `momentum` towards mean and the unbiased variance (divided by M - 1), as in other libraries. A single
+    value has no variance: y = beta, dx = 0.
     Evaluation: the running statistics, constants of the input.
 
     Backward, training: y depends on x also through mean and var. With dx_hat = dy * gamma (ibid., section 3)
 
         dx = (dx_hat - mean(dx_hat) - x_hat * mean(dx_hat * x_hat)) / sqrt(var + eps)
 
-    the two means being over the M values: the parts of dx_hat along 1 and along x_hat, which no x can change, are
-    gone. Backward, evaluation: dx = dx_hat / sqrt(var + eps). In both: dgamma = sum dy * x_hat, dbeta = sum dy.
+    the two means being over the M values: the parts of dx_hat along 1 and along x_hat, which no x can change,
+    are gone. Backward, evaluation: dx = dx_hat / sqrt(var + eps). In both: dgamma = sum dy * x_hat, dbeta =
+    sum dy.
     """
 
     buffers = ("running_mean", "running_var")
+    shown = ("C",)
 
     def __init__(self, C: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         self.C = C
@@ -39,9 +39,6 @@ class BatchNorm(Layer):
         self.beta = Parameter(np.zeros(C, np.float32))
         self.running_mean = np.zeros(C, np.float32)
         self.running_var = np.ones(C, np.float32)
-
-    def __repr__(self) -> str:
-        return f"BatchNorm(C={self.C})"
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         xp = array_module(x=x, gamma=self.gamma.value)
@@ -73,9 +70,9 @@ class BatchNorm(Layer):
 def _sum(a: Array) -> Array:
     """Over all axes but the channels, (C,): over images and rows, then over what is left, the columns.
 
-    The gradients of a channel nearly cancel, so that rounding shows. In one go, M terms are added one after the
-    other and up to M eps of their size is lost; in two, N H + W terms are on the way of each: of 4 images of
-    256 x 256 pixels, 1e-4 of the sum of sizes instead of 2e-2.
+    The gradients of a channel nearly cancel, so that rounding shows. In one go, M terms are added one after
+    the other and up to M eps of their size is lost; in two, N H + W terms are on the way of each: of 4 images
+    of 256 x 256 pixels, 1e-4 of the sum of sizes instead of 2e-2.
     """
     columns = a.sum(axis=tuple(range(a.ndim - 2))) if a.ndim > 2 else a
     return columns.reshape(-1, a.shape[-1]).sum(axis=0)

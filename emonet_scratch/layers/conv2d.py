@@ -1,7 +1,5 @@
 """Two-dimensional convolution, channels last: one product for each tap of the filter."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,14 +29,14 @@ class Conv2d(Layer):
         dx_pq   += dy @ W[p, q].T                           x_pq are pixels of x: what they get adds up
         db       = dy summed over images and positions
 
-    A layer that sees the images themselves may do without dx, half of the backward: with `input_gradient = False`
-    it returns None instead.
+    A layer that sees the images themselves may do without dx, half of the backward: with `input_gradient =
+    False` it returns None instead.
     """
 
     input_gradient = True
 
-    def __init__(self, C: int, F: int, kernel_size: int, stride: int = 1, padding: int = 0, bias: bool = False,
-                 rng: np.random.Generator | None = None) -> None:
+    def __init__(self, C: int, F: int, kernel_size: int, stride: int = 1, padding: int = 0,
+                 bias: bool = False, rng: np.random.Generator | None = None) -> None:
         if min(C, F, kernel_size, stride) < 1 or kernel_size % 2 != 1 or padding < 0:
             raise ValueError(f"Conv2d wants C, F, stride >= 1, an odd kernel_size and padding >= 0, "
                              f"got {C}, {F}, {stride}, {kernel_size}, {padding}")
@@ -61,7 +59,7 @@ class Conv2d(Layer):
         N, H, W, C = x.shape
         K, P = self.K, self.padding
         if min(H, W) + 2 * P < K:
-            raise ValueError(f"{self!r} got x of shape {x.shape}: the padded image is smaller than the kernel")
+            raise ValueError(f"{self!r} got x of shape {x.shape}: padded, it is smaller than the kernel")
         padded = xp.zeros((N, H + 2 * P, W + 2 * P, C), x.dtype)
         padded[:, P:P + H, P:P + W] = x
         OH = (H + 2 * P - K) // self.stride + 1

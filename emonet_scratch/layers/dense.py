@@ -1,7 +1,5 @@
 """The affine map."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..backend import Array, array_module, generator
@@ -11,7 +9,8 @@ from .base import Layer, Parameter, check_last_axis
 class Dense(Layer):
     """Affine map of the last axis: y = x @ W + b.
 
-    Shapes: x (..., D), W (D, M), b (M,), y (..., M). W is drawn from N(0, 2/D) (He et al. 2015, eq. 10), b is 0.
+    Shapes: x (..., D), W (D, M), b (M,), y (..., M). W is drawn from N(0, 2/D) (He et al. 2015, eq. 10), b is
+    0.
 
     Backward, with x and dy flattened to (N, D) and (N, M): y_nm = sum_d x_nd W_dm + b_m gives
 
@@ -20,6 +19,8 @@ class Dense(Layer):
         db_m  = sum_n dy_nm             db = dy.sum(axis=0)
     """
 
+    shown = ("D", "M")
+
     def __init__(self, D: int, M: int, rng: np.random.Generator | None = None) -> None:
         if min(D, M) < 1:
             raise ValueError(f"Dense wants D and M >= 1, got {D}, {M}")
@@ -27,9 +28,6 @@ class Dense(Layer):
         self.D, self.M = D, M
         self.W = Parameter((rng.standard_normal((D, M)) * (2 / D) ** 0.5).astype(np.float32))
         self.b = Parameter(np.zeros(M, np.float32))
-
-    def __repr__(self) -> str:
-        return f"Dense(D={self.D}, M={self.M})"
 
     def forward(self, x: Array) -> tuple[Array, Array]:
         array_module(x=x, W=self.W.value)

@@ -1,7 +1,5 @@
 """Dropout."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..backend import Array, device_of, generator, to_device
@@ -11,13 +9,15 @@ from .base import Layer
 
 @definition
 class Dropout(Layer):
-    """Inverted dropout (Srivastava et al. 2014): y = x * m / (1 - rate), m = 0 with probability `rate`, else 1.
+    """Inverted dropout (Srivastava et al. 2014): y = x * m / (1 - rate), m = 0 with probability `rate`, else
+    1.
 
     x of any shape; dx = dy * m / (1 - rate). In evaluation mode, or with rate 0, the identity.
 
-    The k-th call draws its mask by Philox4x64-10 (Salmon et al. 2011) with the key (seed, k): m_i = [u_i >= rate], u_i the
-    i-th float32 in [0, 1) from that generator. Number i depends on key and i alone, so any thread of a GPU can draw it, and
-    CPU and GPU drop the same units. The state is the key of the next call; it is saved with the model.
+    The k-th call draws its mask by Philox4x64-10 (Salmon et al. 2011) with the key (seed, k): m_i = [u_i >=
+    rate], u_i the i-th float32 in [0, 1) from that generator. Number i depends on key and i alone, so any
+    thread of a GPU can draw it, and CPU and GPU drop the same units. The state is the key of the next call;
+    it is saved with the model.
     """
 
     buffers = ("counter",)
@@ -35,7 +35,8 @@ class Dropout(Layer):
     def forward(self, x: Array) -> tuple[Array, Array | None]:
         if not self.training or self.rate == 0:
             return x, None
-        draw = np.random.Generator(np.random.Philox(key=to_device(self.counter, "cpu"))).random(x.shape, np.float32)
+        rng = np.random.Generator(np.random.Philox(key=to_device(self.counter, "cpu")))
+        draw = rng.random(x.shape, np.float32)
         self.counter[1] += 1
         mask = to_device((draw >= self.rate).astype(x.dtype) * (1 / (1 - self.rate)), device_of(x))
         return x * mask, mask

@@ -1,7 +1,5 @@
 """What stands between a batch of clips and the first trained layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +9,8 @@ from ..backend import Array, array_module, device_of, to_device
 from ..dispatch import definition
 from .base import Layer, check_last_axis
 
-#: Of the images of ImageNet, a channel, in units of full brightness: what pretrained trunks were trained with.
+#: Of the images of ImageNet, a channel, in units of full brightness: what pretrained trunks were trained
+#: with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -20,9 +19,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Normalize(Layer):
     """Pixels 0..255 to about mean 0 and variance 1 a channel: y = (x / 255 - mean) / std.
 
-    Shapes: x (..., C) of any dtype (frames are uint8), mean and std (C,) in units of full brightness, y (..., C).
-    Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four times the
-    memory, and where the layer behind computes none.
+    Shapes: x (..., C) of any dtype (frames are uint8), mean and std (C,) in units of full brightness, y (...,
+    C). Backward: dx = dy / (255 std); None for x of integers, which have no gradient and would take four
+    times the memory, and where the layer behind computes none.
     """
 
     buffers = ("scale", "shift")
@@ -46,13 +45,10 @@ class Normalize(Layer):
 class PadSequences(Layer):
     """From packed rows to the padded batch that an LSTM reads.
 
-    Shapes: x (B, D) holds the steps of sequence 0, then those of sequence 1, and so on; lengths (N,) host integers
-    with sum B; y (T, N, D) with T = max(lengths), y[t, n] = step t of sequence n, 0 behind its end.
+    Shapes: x (B, D) holds the steps of sequence 0, then those of sequence 1, and so on; lengths (N,) host
+    integers with sum B; y (T, N, D) with T = max(lengths), y[t, n] = step t of sequence n, 0 behind its end.
     Backward gathers: dx[row of (t, n)] = dy[t, n].
     """
-
-    def __repr__(self) -> str:
-        return "PadSequences()"
 
     def forward(self, x: Array, lengths: Any) -> tuple[Array, Any]:
         lengths = np.asarray(lengths)

@@ -1,7 +1,5 @@
 """Long short-term memory: one step, and backpropagation through time over a padded batch of sequences."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -31,10 +29,11 @@ def gates(a: Array, c_prev: Array) -> tuple[Array, Array, Any]:
 
 
 def gates_backward(dh: Array, dc: Array, cache: Any) -> tuple[Array, Array]:
-    """(da (N, 4H), dc_prev (N, H)) from dh and dc (N, H): the gradients that reach h and c from above and from t + 1.
+    """(da (N, 4H), dc_prev (N, H)) from dh and dc (N, H): the gradients that reach h and c from above and
+    from t + 1.
 
-    h = o tanh(c) sends dh o (1 - tanh(c)^2) on to c; then every gate gets dc (or dh, for o) times its partner times
-    its own derivative: s' = s (1 - s) for a sigmoid, 1 - g^2 for tanh.
+    h = o tanh(c) sends dh o (1 - tanh(c)^2) on to c; then every gate gets dc (or dh, for o) times its partner
+    times its own derivative: s' = s (1 - s) for a sigmoid, 1 - g^2 for tanh.
     """
     c_prev, i, f, g, o, tanh_c = cache
     dc = dc + dh * o * (1 - tanh_c**2)
@@ -51,15 +50,18 @@ class LSTMCell(Layer):
         a = x @ W_ih + h_prev @ W_hh + b,   then `gates`
 
     Shapes: x (N, D), h and c (N, H), W_ih (D, 4H), W_hh (H, 4H), b (4H,); gate order i f g o.
-    W_ih is drawn from N(0, 1/D), so that inputs of variance 1 open no gate far; each gate's part of W_hh is a random
-    orthogonal matrix (Saxe et al. 2014); b is 0 but for the forget gate's part, `forget_bias` (Jozefowicz et al. 2015
-    recommend 1: the cell remembers before it has learnt to).
+    W_ih is drawn from N(0, 1/D), so that inputs of variance 1 open no gate far; each gate's part of W_hh is a
+    random orthogonal matrix (Saxe et al. 2014); b is 0 but for the forget gate's part, `forget_bias`
+    (Jozefowicz et al. 2015 recommend 1: the cell remembers before it has learnt to).
 
     Backward: with da from `gates_backward`, dx = da @ W_ih.T, dh_prev = da @ W_hh.T, dW_ih = x.T @ da,
     dW_hh = h_prev.T @ da, db = da summed over N.
     """
 
-    def __init__(self, D: int, H: int, forget_bias: float = 1.0, rng: np.random.Generator | None = None) -> None:
+    shown = ("D", "H")
+
+    def __init__(self, D: int, H: int, forget_bias: float = 1.0,
+                 rng: np.random.Generator | None = None) -> None:
         rng = rng or generator()
         self.D, self.H = D, H
         self.W_ih = Parameter((rng.standard_normal((D, 4 * H)) * D**-0.5).astype(np.float32))
@@ -67,9 +69,6 @@ class LSTMCell(Layer):
         self.W_hh = Parameter(np.concatenate(rotations, axis=1).astype(np.float32))
         self.b = Parameter(np.zeros(4 * H, np.float32))
         self.b.value[H:2 * H] = forget_bias
-
-    def __repr__(self) -> str:
-        return f"LSTMCell(D={self.D}, H={self.H})"
 
     def forward(self, x: Array, h_prev: Array, c_prev: Array) -> tuple[tuple[Array, Array], Any]:
         """((h, c), cache)"""
@@ -91,8 +90,8 @@ class LSTMCell(Layer):
 class LSTM(Layer):
     """`num_layers` LSTM layers over a batch of sequences of different lengths.
 
-    Shapes: x (T, N, D), lengths (N,) integers in 0..T (array or list) or None for T everywhere, initial a pair
-    (h, c) of (L, N, H) or None for zeros; y (T, N, H), final a pair (h, c) of (L, N, H).
+    Shapes: x (T, N, D), lengths (N,) integers in 0..T (array or list) or None for T everywhere, initial a
+    pair (h, c) of (L, N, H) or None for zeros; y (T, N, H), final a pair (h, c) of (L, N, H).
 
         (y, final), cache = lstm.forward(x, lengths, initial)
         dx, dinitial = lstm.backward(dy, dfinal, cache)          # dy or dfinal None: no gradient from there
@@ -101,10 +100,12 @@ class LSTM(Layer):
 
         a_t = x_t @ W_ih + h_t-1 @ W_hh + b        h_t, c_t = gates(a_t, c_t-1)        y_t = h_t
 
-    The products with W_ih wait for nothing and are one for all steps; only h_t-1 @ W_hh waits for the step before.
+    The products with W_ih wait for nothing and are one for all steps; only h_t-1 @ W_hh waits for the step
+    before.
 
-    Backpropagation through time, for t = T ... 1. Let dh_t and dc_t be the gradients that reach h_t and c_t: from
-    above, dy_t, and `dfinal` where t is the sequence's end; and, through a_t+1 and c_t+1, from the step behind:
+    Backpropagation through time, for t = T ... 1. Let dh_t and dc_t be the gradients that reach h_t and c_t:
+    from above, dy_t, and `dfinal` where t is the sequence's end; and, through a_t+1 and c_t+1, from the step
+    behind:
 
         da_t, dc = gates_backward(dh_t, dc_t)
         dh_t-1 = da_t @ W_hh.T + dy_t-1            dc_t-1 = dc
@@ -113,17 +114,18 @@ class LSTM(Layer):
 
         dW_ih = sum x_t.T @ da_t    dW_hh = sum h_t-1.T @ da_t    db = sum da_t    dx_t = da_t @ W_ih.T
 
-    A sequence ends at its length: behind it y is 0, x is never read and dx is 0, so padding changes nothing, and
-    `final` is each sequence's state after its own last step. The recurrence itself runs on behind the end, on
-    zeros; no gradient enters there, so nothing of that is seen. A sequence run in chunks, each started from the
-    final state of the one before, equals the whole.
+    A sequence ends at its length: behind it y is 0, x is never read and dx is 0, so padding changes nothing,
+    and `final` is each sequence's state after its own last step. The recurrence itself runs on behind the
+    end, on zeros; no gradient enters there, so nothing of that is seen. A sequence run in chunks, each
+    started from the final state of the one before, equals the whole.
 
-    truncate: None, or the number of steps after which backward forgets (truncated BPTT, Williams & Peng 1990): the
-    gradient that would flow from step k * truncate to the step before is dropped. Forward is the same.
+    truncate: None, or the number of steps after which backward forgets (truncated BPTT, Williams & Peng
+    1990): the gradient that would flow from step k * truncate to the step before is dropped. Forward is the
+    same.
     """
 
-    def __init__(self, D: int, H: int, num_layers: int = 1, forget_bias: float = 1.0, truncate: int | None = None,
-                 rng: np.random.Generator | None = None) -> None:
+    def __init__(self, D: int, H: int, num_layers: int = 1, forget_bias: float = 1.0,
+                 truncate: int | None = None, rng: np.random.Generator | None = None) -> None:
         if truncate is not None and truncate < 1:
             raise ValueError(f"LSTM(truncate) must be None or at least 1 step, got {truncate}")
         self.D, self.H = D, H
@@ -146,26 +148,23 @@ class LSTM(Layer):
             raise ValueError(f"{self!r} got an initial state of shapes {initial[0].shape} and "
                              f"{initial[1].shape}: expected twice {shape}")
         ends = self.ends(lengths, x)
-        x = mask(x, ends)                                                     # padding may hold anything, even NaN
+        x = mask(x, ends)                                                # padding may hold anything, even NaN
         last = xp.full(N, T) if ends is None else ends, xp.arange(N)
-        final_h, final_c = [], []
-        caches = []
+        final, caches = [], []
         for l, cell in enumerate(self.cells):
             h, c, cache = self._layer_forward(cell, x, initial[0][l], initial[1][l])
             caches.append(cache)
-            final_h.append(h[last])
-            final_c.append(c[last])
+            final.append((h[last], c[last]))
             x = mask(h[1:].copy(), ends)                                      # h itself is in the cache
-        return (x, (xp.stack(final_h), xp.stack(final_c))), (caches, ends, last)
+        return (x, tuple(xp.stack(states) for states in zip(*final, strict=True))), (caches, ends, last)
 
-    def backward(self, dy: Array | None, dfinal: tuple[Array, Array] | None, cache: Any) -> tuple[Array, Any]:
+    def backward(self, dy: Array | None, dfinal: tuple[Array, Array] | None, cache: Any) -> tuple[Any, Any]:
         """(dx, (dh, dc) of the initial state); adds to the gradients of every cell."""
         caches, ends, last = cache
         _, h, _ = caches[0]
         xp = array_module(h)
         dx = None if dy is None else mask(dy, ends)
-        dh_0: list[Array] = []
-        dc_0: list[Array] = []
+        initial: list[tuple[Array, Array]] = []
         for l in reversed(range(len(caches))):
             dh, dc = xp.zeros_like(h), xp.zeros_like(h)                       # (T + 1, N, H), from outside
             if dx is not None:
@@ -173,13 +172,14 @@ class LSTM(Layer):
             if dfinal is not None:
                 dh[last] += dfinal[0][l]                                      # at each sequence's own end
                 dc[last] += dfinal[1][l]
-            dx, dh_l, dc_l = self._layer_backward(self.cells[l], dh, dc, caches[l])
-            dh_0.insert(0, dh_l)
-            dc_0.insert(0, dc_l)
-        return dx, (xp.stack(dh_0), xp.stack(dc_0))
+            dx, dh_0, dc_0 = self._layer_backward(self.cells[l], dh, dc, caches[l])
+            initial.insert(0, (dh_0, dc_0))
+        return dx, tuple(xp.stack(states) for states in zip(*initial, strict=True))
 
     def _layer_forward(self, cell: LSTMCell, x: Array, h_0: Array, c_0: Array) -> tuple[Array, Array, Any]:
-        """x (T, N, D), states (N, H) -> h and c (T + 1, N, H), the state before the first step first; and cache."""
+        """x (T, N, D), states (N, H) -> h and c (T + 1, N, H), the state before the first step first; and
+        cache.
+        """
         T, N, D = x.shape
         xp = array_module(x)
         a = (x.reshape(T * N, D) @ cell.W_ih.value + cell.b.value).reshape(T, N, 4 * self.H)
@@ -192,8 +192,10 @@ class LSTM(Layer):
             steps.append(step)
         return h, c, (x, h, steps)
 
-    def _layer_backward(self, cell: LSTMCell, dh_in: Array, dc_in: Array, cache: Any) -> tuple[Array, Array, Array]:
-        """dh_in and dc_in (T + 1, N, H), what reaches h_t and c_t from outside -> dx (T, N, D), dh_0, dc_0."""
+    def _layer_backward(self, cell: LSTMCell, dh_in: Array, dc_in: Array,
+                        cache: Any) -> tuple[Array, Array, Array]:
+        """dh_in and dc_in (T + 1, N, H), what reaches h_t and c_t from outside -> dx (T, N, D), dh_0, dc_0.
+        """
         x, h, steps = cache
         T, N, D = x.shape
         da = array_module(x).empty((T, N, 4 * self.H), x.dtype)
@@ -215,7 +217,9 @@ class LSTM(Layer):
         return [(start, min(start + size, T)) for start in range(0, max(T, 1), size)][::-1]
 
     def ends(self, lengths: Any, x: Array) -> Array | None:
-        """lengths (N,) on the device of x (T, N, D), None where nothing is padded; ValueError where they do not fit."""
+        """lengths (N,) on the device of x (T, N, D), None where nothing is padded; ValueError where they do
+        not fit.
+        """
         if lengths is None:
             return None
         lengths = to_device(lengths, "cpu")

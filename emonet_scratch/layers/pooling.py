@@ -1,7 +1,5 @@
 """From maps to vectors."""
 
-from __future__ import annotations
-
 from ..backend import Array, array_module
 from .base import Layer
 
@@ -11,9 +9,6 @@ class GlobalAveragePool(Layer):
 
     Backward: every pixel has the weight 1 / (H W), so dx[n, i, j, c] = dy[n, c] / (H W).
     """
-
-    def __repr__(self) -> str:
-        return "GlobalAveragePool()"
 
     def forward(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         if x.ndim != 4:
@@ -28,9 +23,6 @@ class GlobalAveragePool(Layer):
 
 class Flatten(Layer):
     """x (N, ...) -> y (N, product of the rest), in C order. Backward: dy in the shape of x."""
-
-    def __repr__(self) -> str:
-        return "Flatten()"
 
     def forward(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         return x.reshape(x.shape[0], -1), x.shape

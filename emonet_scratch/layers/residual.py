@@ -1,7 +1,5 @@
 """The basic residual block."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -16,23 +14,23 @@ from .sequential import Sequential
 
 
 class PadShortcut(Layer):
-    """Parameter-free shortcut (He et al. 2016, section 4.2, option A): subsample, then pad channels with zeros.
+    """Parameter-free shortcut (He et al. 2016, section 4.2, option A): subsample, then pad channels with
+    zeros.
 
         y[n, i, j, before + c] = x[n, s i, s j, c], 0 in the other channels; before = (F - C) // 2
 
-    Shapes: x (N, H, W, C), y (N, ceil(H / s), ceil(W / s), F). Backward is the adjoint: dy is read where x was
-    written to, and the skipped pixels get 0.
+    Shapes: x (N, H, W, C), y (N, ceil(H / s), ceil(W / s), F). Backward is the adjoint: dy is read where x
+    was written to, and the skipped pixels get 0.
     """
+
+    shown = ("C", "F", "stride")
 
     def __init__(self, C: int, F: int, stride: int) -> None:
         if F < C:
-            raise ValueError(f"PadShortcut cannot take {C} channels to fewer ({F}): use shortcut='projection'")
+            raise ValueError(f"PadShortcut cannot take {C} channels to fewer ({F}): use 'projection'")
         self.C, self.F = C, F
         self.stride = stride
         self.before = (F - C) // 2                                            # channels of zeros
-
-    def __repr__(self) -> str:
-        return f"PadShortcut(C={self.C}, F={self.F}, stride={self.stride})"
 
     def forward(self, x: Array) -> tuple[Array, tuple[int, ...]]:
         view = x[:, ::self.stride, ::self.stride]
@@ -48,15 +46,18 @@ class PadShortcut(Layer):
 
 @definition
 class ResidualBlock(Layer):
-    """y = ReLU(f(x) + shortcut(x)), f = BN(conv(ReLU(BN(conv(x))))) with 3x3 filters (He et al. 2016, figure 2).
+    """y = ReLU(f(x) + shortcut(x)), f = BN(conv(ReLU(BN(conv(x))))) with 3x3 filters (He et al. 2016, figure
+    2).
 
     Shapes: x (N, H, W, C), y (N, ceil(H / s), ceil(W / s), F); the first convolution has the stride s.
-    shortcut: the identity where shapes agree; else "pad" (option A, no parameters) or "projection" (option B, a
-    1x1 convolution with batch normalisation).
+    shortcut: the identity where shapes agree; else "pad" (option A, no parameters) or "projection" (option B,
+    a 1x1 convolution with batch normalisation).
 
     Backward: the gradient of a sum goes to both terms unchanged, so dx = f.backward(d) + shortcut.backward(d)
     with d = dy behind the last ReLU.
     """
+
+    shown = ("C", "F", "stride")
 
     def __init__(self, C: int, F: int, stride: int = 1, shortcut: str = "pad",
                  rng: np.random.Generator | None = None) -> None:
@@ -64,8 +65,8 @@ class ResidualBlock(Layer):
             raise ValueError(f"shortcut must be 'pad' or 'projection', got {shortcut!r}")
         self.C, self.F = C, F
         self.stride = stride
-        self.body = Sequential(conv1=Conv2d(C, F, 3, stride, padding=1, rng=rng), bn1=BatchNorm(F), relu=ReLU(),
-                               conv2=Conv2d(F, F, 3, padding=1, rng=rng), bn2=BatchNorm(F))
+        self.body = Sequential(conv1=Conv2d(C, F, 3, stride, padding=1, rng=rng), bn1=BatchNorm(F),
+                               relu=ReLU(), conv2=Conv2d(F, F, 3, padding=1, rng=rng), bn2=BatchNorm(F))
         if stride == 1 and C == F:
             self.shortcut: Layer = Sequential()                               # the identity
         elif shortcut == "pad":
@@ -73,9 +74,6 @@ class ResidualBlock(Layer):
         else:
             self.shortcut = Sequential(conv=Conv2d(C, F, 1, stride, rng=rng), bn=BatchNorm(F))
         self.relu = ReLU()
-
-    def __repr__(self) -> str:
-        return f"ResidualBlock(C={self.C}, F={self.F}, stride={self.stride})"
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         f, cache_f = self.body.forward(x)

@@ -1,8 +1,6 @@
 """Layers in a row."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..backend import Array
 from ..dispatch import definition
@@ -13,8 +11,9 @@ from .base import Layer
 class Sequential(Layer):
     """y = f_n(... f_2(f_1(x))); backward is the chain rule: the same layers from last to first.
 
-    Layers given by position are named "0", "1", ... in parameter paths, layers given by keyword by their keyword:
-    `Sequential(conv=Conv2d(3, 16, 3), relu=ReLU())` has the parameter "conv.W". Without any layer it is the identity.
+    Layers given by position are named "0", "1", ... in parameter paths, layers given by keyword by their
+    keyword: `Sequential(conv=Conv2d(3, 16, 3), relu=ReLU())` has the parameter "conv.W". Without any layer it
+    is the identity.
     """
 
     def __init__(self, *layers: Layer, **named: Layer) -> None:
@@ -22,9 +21,6 @@ class Sequential(Layer):
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(f'{name}={layer!r}' for name, layer in self.children())})"
-
-    if TYPE_CHECKING:
-        def __getattr__(self, name: str) -> Any: ...                          # its layers are its attributes
 
     def forward(self, x: Array) -> tuple[Array, list[Any]]:
         caches = []

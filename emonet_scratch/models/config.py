@@ -66,47 +66,58 @@ MODALITIES = Rule(lambda value: value in (("audio",), ("video",), ("audio", "vid
 class EmoNetConfig:
     """Everything that can be chosen, one field a choice: the network, what it sees, how it is trained.
 
-    The field values here are the preset `default`; `EmoNetConfig.preset("paper")` is the network and training of the
-    paper, `"small"` trains on two CPU cores in minutes. An ablation is a loop over fields:
+    The field values here are the preset `default`; `EmoNetConfig.preset("paper")` is the network and training
+    of the paper, `"small"` trains on two CPU cores in minutes. An ablation is a loop over fields:
     `config.replace(clip_norm=None)`.
     """
 
     # what the network sees
     modalities: tuple[str, ...] = choice(("audio", "video"), MODALITIES)
     frame_size: int = choice(256, SIDE)                 # pixels: frames are frame_size x frame_size
-    crop: str = choice("none", one_of("none", "faces"))     # the face of each clip (extra `faces`), or whole frames
+    # The face of each clip (extra `faces`), or whole frames.
+    crop: str = choice("none", one_of("none", "faces"))
     fit: str = choice("pad", one_of("pad", "crop"))     # the whole picture, letterboxed, or its centre square
     frames: int | None = choice(50, OPTIONAL_COUNT)     # sampled from a clip; None: all of them
     max_frames: int | None = choice(250, OPTIONAL_COUNT)    # read of a clip, at 25 frames a second
-    augment: bool = choice(True, SWITCH)        # flip, crop and brightness jitter, the same for all frames of a clip
+    # Flip, crop and brightness jitter, the same for all frames of a clip.
+    augment: bool = choice(True, SWITCH)
     # video
-    trunk: str = choice("pretrained", TRUNK)    # on CIFAR-10 (ResNet.pretrained), "random", or a file of weights
+    # On CIFAR-10 (ResNet.pretrained), "random", or a file of weights.
+    trunk: str = choice("pretrained", TRUNK)
     trunk_depth: int = choice(20, DEPTH)
     trunk_width: int = choice(16, COUNT)
-    trunk_pooling: str = choice("average", one_of("average", "flatten"))    # 64 numbers a frame; the paper's 262,144
-    feature_norm: bool = choice(True, SWITCH)   # of pooled features, so that what differs between clips is O(1)
-    trunk_norm: str = choice("running", one_of("batch", "running"))     # batch norm learns its statistics, or is fixed
+    # 64 numbers a frame; the paper's 262,144.
+    trunk_pooling: str = choice("average", one_of("average", "flatten"))
+    # Of pooled features, so that what differs between clips is O(1).
+    feature_norm: bool = choice(True, SWITCH)
+    # Batch norm learns its statistics, or is fixed.
+    trunk_norm: str = choice("running", one_of("batch", "running"))
     trunk_lr: float = choice(0.1, NUMBER)       # factor on lr for a trunk that is not random
     frozen_stages: int = choice(0, STAGES)      # 1: the stem keeps its values, 2: and stage 1, 3: and stage 2
     freeze_trunk: bool = choice(False, SWITCH)  # no gradient into the trunk; its features are kept on disk
     frames_per_chunk: int | None = choice(8, OPTIONAL_COUNT)
     lstm_size: int = choice(256, COUNT)
     lstm_layers: int = choice(3, COUNT)
-    lstm_output: str = choice("all", one_of("all", "top"))  # whose last state goes on; the paper's is that of the top
+    # Whose last state goes on; the paper's is that of the top.
+    lstm_output: str = choice("all", one_of("all", "top"))
     forget_bias: float = choice(1.0, NUMBER)
     truncate: int | None = choice(None, OPTIONAL_COUNT)
     # audio
     lda_components: int | None = choice(None, OPTIONAL_COUNT)               # None: classes - 1
     lda_shrinkage: str | float | None = choice("cv", SHRINKAGE)             # "auto": Ledoit and Wolf's
-    lda_cross_fit: int = choice(5, NATURAL)     # folds: training clips are projected by LDA of the others; 0: of all
-    audio_clip: float | None = choice(6.0, OPTIONAL_POSITIVE)   # standard deviations at which features are cut off
+    # Folds: training clips are projected by LDA of the others; 0: of all.
+    lda_cross_fit: int = choice(5, NATURAL)
+    # Standard deviations at which features are cut off.
+    audio_clip: float | None = choice(6.0, OPTIONAL_POSITIVE)
     audio_layers: tuple[int, ...] = choice((64, 64, 64), SIZES)
-    audio_shortcut: bool = choice(True, SWITCH)     # LDA's own rule is added to the logits; layers learn the rest
+    # LDA's own rule is added to the logits; layers learn the rest.
+    audio_shortcut: bool = choice(True, SWITCH)
     # fusion
     fusion_layers: tuple[int, ...] = choice((128, 64), OPTIONAL_SIZES)      # and a last one, a unit a class
     relu_on_logits: bool = choice(False, SWITCH)    # ReLU and dropout behind the last dense layer, too
-    modality_dropout: float = choice(0.1, SHARE)    # of a training clip's audio: clips without sound are nothing new
-    dropout: float = choice(0.3, SHARE)             # the paper: .5; five of those in a row starve both branches
+    # Of a training clip's audio: clips without sound are nothing new.
+    modality_dropout: float = choice(0.1, SHARE)
+    dropout: float = choice(0.3, SHARE)           # the paper: .5; five of those in a row starve both branches
     # training
     optimizer: str = choice("adam", one_of("adam", "sgd"))
     lr: float = choice(1e-3, NUMBER)
@@ -116,11 +127,13 @@ class EmoNetConfig:
     warmup: int = choice(0, NATURAL)                # steps
     clip_norm: float | None = choice(1.0, OPTIONAL_POSITIVE)
     label_smoothing: float = choice(0.0, SHARE)
-    class_weights: bool = choice(True, SWITCH)      # by the inverse of each class's share of the training split
+    class_weights: bool = choice(True, SWITCH)    # by the inverse of each class's share of the training split
     batch_size: int = choice(16, COUNT)
     epochs: int = choice(20, COUNT)
-    test_windows: int = choice(3, COUNT)    # sets of `frames` frames of a longer clip whose probabilities are averaged
-    patience: int | None = choice(None, OPTIONAL_COUNT)     # epochs without a better validation loss before the end
+    # Sets of `frames` frames of a longer clip whose probabilities are averaged.
+    test_windows: int = choice(3, COUNT)
+    # Epochs without a better validation loss before the end.
+    patience: int | None = choice(None, OPTIONAL_COUNT)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -138,7 +151,9 @@ class EmoNetConfig:
 
     @classmethod
     def preset(cls, name: str) -> EmoNetConfig:
-        """ "paper": as published; "default": what is known to work instead; "small": minutes on two CPU cores."""
+        """ "paper": as published; "default": what is known to work instead; "small": minutes on two CPU
+        cores.
+        """
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
         return cls().replace(**PRESETS[name])
@@ -146,14 +161,17 @@ class EmoNetConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a meaning.
-    "paper": dict(frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
-                  forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, lda_cross_fit=0,
-                  audio_clip=None, audio_shortcut=False, relu_on_logits=True, dropout=0.5, modality_dropout=0.0,
-                  optimizer="sgd", lr=1e-6, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None,
-                  class_weights=False, trunk_lr=1.0, test_windows=1),
-    "small": dict(frame_size=32, fit="crop", frames=4, max_frames=75, trunk="random", trunk_depth=8, trunk_width=8,
-                  trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
-                  audio_layers=(32, 32, 32), audio_shortcut=False, fusion_layers=(64, 32), dropout=0.1,
-                  modality_dropout=0.0, lr=2e-3, schedule="cosine", batch_size=8, epochs=10, test_windows=1),
+    # S_W of 1582 features and fewer clips has no inverse; a shrinkage of .0001 gives the paper's equations a
+    # meaning.
+    "paper": dict(
+        frames=None, augment=False, trunk_pooling="flatten", feature_norm=False, lstm_output="top",
+        forget_bias=0.0, lda_components=512, lda_shrinkage=1e-4, lda_cross_fit=0, audio_clip=None,
+        audio_shortcut=False, relu_on_logits=True, dropout=0.5, modality_dropout=0.0, optimizer="sgd",
+        lr=1e-6, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=None, class_weights=False,
+        trunk_lr=1.0, test_windows=1),
+    "small": dict(
+        frame_size=32, fit="crop", frames=4, max_frames=75, trunk="random", trunk_depth=8, trunk_width=8,
+        trunk_pooling="flatten", trunk_norm="batch", frames_per_chunk=None, lstm_size=32,
+        audio_layers=(32, 32, 32), audio_shortcut=False, fusion_layers=(64, 32), dropout=0.1,
+        modality_dropout=0.0, lr=2e-3, schedule="cosine", batch_size=8, epochs=10, test_windows=1),
 }

@@ -1,4 +1,6 @@
-"""EmoNet: frames through a ResNet and an LSTM, audio descriptors through dense layers, fused into seven emotions."""
+"""EmoNet: frames through a ResNet and an LSTM, audio descriptors through dense layers, fused into seven
+emotions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from ..backend import Array, array_module, device_of, generator, to_device
 from ..emotions import CLASSES
 from ..errors import WeightsError
 from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
+from ..watch import summary
 from .config import EmoNetConfig
 from .resnet import PRETRAINED, ResNet
-from .summary import summary
 
 
 class EmoNet(layers.Layer):
@@ -24,11 +26,13 @@ class EmoNet(layers.Layer):
     logits, cache = model.forward(frames, lengths, audio)
     dframes, daudio = model.backward(dlogits, cache)
 
-    load_trunk=False leaves the trunk random whatever config.trunk says, for a network whose parameters are loaded next.
+    load_trunk=False leaves the trunk random whatever config.trunk says, for a network whose parameters are
+    loaded next.
 
-    frames (B, H, W, 3) uint8, or (B, D) trunk features from `trunk_features`: all clips' frames, clip after clip;
-    lengths (N,) frames of each clip, with sum B; audio (N, audio_features); logits (N, 7), in the order Angry,
-    Disgust, Fear, Happy, Neutral, Sad, Surprise. What a model without one of the modalities does not use is ignored.
+    frames (B, H, W, 3) uint8, or (B, D) trunk features from `trunk_features`: all clips' frames, clip after
+    clip; lengths (N,) frames of each clip, with sum B; audio (N, audio_features); logits (N, 7), in the order
+    Angry, Disgust, Fear, Happy, Neutral, Sad, Surprise. What a model without one of the modalities does not
+    use is ignored.
 
         video     Normalize -> ResNet trunk -> pool or flatten -> LSTM -> last hidden state of each layer
         audio     3 x (Dense, ReLU, Dropout)
@@ -41,6 +45,7 @@ class EmoNet(layers.Layer):
                  rng: np.random.Generator | None = None, load_trunk: bool = True) -> None:
         rng = rng or generator()
         self.config = config
+        self.audio_features = audio_features
         self.shortcut: layers.Dense | None = None
         fused = 0
         if "video" in config.modalities:
@@ -54,8 +59,9 @@ class EmoNet(layers.Layer):
                                       resnet=resnet.features, pool=pool, **norm)
             self.trunk = layers.Chunked(trunk, config.frames_per_chunk)
             self.pad = layers.PadSequences()
-            self.lstm = layers.LSTM(D, config.lstm_size, config.lstm_layers, config.forget_bias, config.truncate, rng)
-            fused += config.lstm_size * (config.lstm_layers if config.lstm_output == "all" else 1)
+            H = config.lstm_size
+            self.lstm = layers.LSTM(D, H, config.lstm_layers, config.forget_bias, config.truncate, rng)
+            fused += H * (config.lstm_layers if config.lstm_output == "all" else 1)
         if "audio" in config.modalities:
             self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
             fused += config.audio_layers[-1]
@@ -64,7 +70,8 @@ class EmoNet(layers.Layer):
         if config.audio_shortcut and "audio" in config.modalities:
             self.shortcut = layers.Dense(audio_features, len(CLASSES), rng)
             self.shortcut.W.value[...] = 0
-            # The rest begins as a small correction, like a residual branch with a scale of 0 (Goyal et al. 2017, 5.1).
+            # The rest begins as a small correction, like a residual branch with a scale of 0 (Goyal et al.
+            # 2017, 5.1).
             *_, last = (layer for _, layer in self.fusion.children() if isinstance(layer, layers.Dense))
             last.W.value *= 0.1
         if load_trunk:
@@ -75,7 +82,9 @@ class EmoNet(layers.Layer):
         return f"EmoNet({'+'.join(self.config.modalities)})"
 
     def load_trunk(self) -> Path | None:
-        """Put the weights that `config.trunk` names into the trunk; the file, or None where it is to stay random."""
+        """Put the weights that `config.trunk` names into the trunk; the file, or None where it is to stay
+        random.
+        """
         found = trunk_weights(self.config)
         if found is None:
             return None
@@ -83,9 +92,12 @@ class EmoNet(layers.Layer):
         return found[0]
 
     def train(self, mode: bool = True) -> EmoNet:
-        """As for every layer; but a frozen trunk, or one with trunk_norm="running", keeps its fixed statistics."""
+        """As for every layer; but a frozen trunk, or one with trunk_norm="running", keeps its fixed
+        statistics.
+        """
         super().train(mode)
-        if "video" in self.config.modalities and (self.config.freeze_trunk or self.config.trunk_norm == "running"):
+        fixed = self.config.freeze_trunk or self.config.trunk_norm == "running"
+        if "video" in self.config.modalities and fixed:
             self.trunk.eval()
         return self
 
@@ -110,7 +122,8 @@ class EmoNet(layers.Layer):
         return logits, caches
 
     def backward(self, dlogits: Array, cache: Any) -> tuple[Array | None, Array | None]:
-        """(dframes, daudio), each in the shape of what came in; None for a modality not used and for bytes."""
+        """(dframes, daudio), each in the shape of what came in; None for a modality not used and for bytes.
+        """
         dx = self.fusion.backward(dlogits, cache["fusion"])
         dframes, daudio = None, None
         if "video" in self.config.modalities:
@@ -148,15 +161,16 @@ class EmoNet(layers.Layer):
         return dframes, dx[:, used * H:]
 
     def summary(self, clips: int = 1, frames: int = 1) -> None:
-        """Print layers, shapes, parameters, bytes of activations and FLOPs for clips of so many frames each."""
-        size, device = self.config.frame_size, device_of(self.fusion.dense1.W.value)
+        """Print layers, shapes, parameters, bytes of activations and FLOPs for clips of so many frames."""
+        size, device = self.config.frame_size, device_of(self.parameters()[0].value)
         x = to_device(np.zeros((clips * frames, size, size, 3), np.uint8), device)
-        audio = np.zeros((clips, self.audio.dense1.D), np.float32) if "audio" in self.config.modalities else None
-        print(summary(self, x, np.full(clips, frames), None if audio is None else to_device(audio, device)))
+        audio = to_device(np.zeros((clips, self.audio_features), np.float32), device)
+        print(summary(self, x, np.full(clips, frames), audio))
 
 
 def trunk_weights(config: EmoNetConfig) -> tuple[Path, dict[str, np.ndarray]] | None:
-    """The file that `config.trunk` names and the state of the trunk in it; None for a random trunk and without video.
+    """The file that `config.trunk` names and the state of the trunk in it; None for a random trunk and
+    without video.
 
     WeightsError where the file cannot be read or is of another depth, width or kind.
     """
@@ -168,9 +182,9 @@ def trunk_weights(config: EmoNetConfig) -> tuple[Path, dict[str, np.ndarray]] | 
     try:
         ours.load_state_dict(theirs.features.state_dict())
     except ValueError as error:
-        raise WeightsError(f"trunk={config.trunk}: {theirs!r} of width {theirs.num_features // 4} is no trunk for "
-                           f"trunk_depth={config.trunk_depth} and trunk_width={config.trunk_width}; trunk=random needs no "
-                           f"file") from error
+        raise WeightsError(f"trunk={config.trunk}: {theirs!r} of width {theirs.num_features // 4} is no "
+                           f"trunk for trunk_depth={config.trunk_depth} and trunk_width={config.trunk_width}; "
+                           f"trunk=random needs no file") from error
     return path, ours.state_dict()
 
 

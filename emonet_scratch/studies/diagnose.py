@@ -28,13 +28,13 @@ from ..emotions import CLASSES
 from ..errors import NonFiniteError
 from ..files import write_whole
 from ..layers import ReLU
-from ..layers.trace import trace
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
 from ..training.experiment import MODALITIES, dataset, projection_of
 from ..training.projection import AudioProjection, missing
 from ..training.report import COLOURS, INK, MUTED, save_figure
 from ..training.trainer import Trainer
+from ..watch import trace
 
 RATES = 1e-8, 1.0               # of the range test
 LEAST_STEPS, MOST_STEPS = 10, 120

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import array_module
 from ..layers.base import Layer
-from ..layers.trace import trace
+from ..watch import trace
 
 
 class _Found(Exception):

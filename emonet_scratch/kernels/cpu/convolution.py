@@ -1,7 +1,5 @@
 """Launch code of kernels/cpu/{conv,block,infer}.h: convolutions, residual blocks, stems and trunks."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Launch code of kernels/cpu/lstm.h: all layers of an LSTM over all steps, one call a layer each way."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 

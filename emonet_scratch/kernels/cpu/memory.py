@@ -1,7 +1,5 @@
 """Memory of the kernels' arrays: what a training step frees, the next one gets back, already mapped and warm."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

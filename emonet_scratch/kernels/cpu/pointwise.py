@@ -1,7 +1,5 @@
 """Launch code of kernels/cpu/pointwise.h: pixels, the loss, optimizers."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 from typing import Any

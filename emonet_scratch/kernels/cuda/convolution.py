@@ -5,8 +5,6 @@ reach memory. Nothing here waits for the GPU. Launches: a block forward 6, backw
 convolution and one for all filters.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple

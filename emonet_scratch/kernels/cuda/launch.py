@@ -11,8 +11,6 @@ Each file of launch code beside this one says in VARIANTS which sets of defines 
 tests/test_cuda_compile.py compiles all of them for all architectures.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Launch code of kernels/cuda/lstm.cu: all layers of an LSTM, two matrix products and one launch each way a layer."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

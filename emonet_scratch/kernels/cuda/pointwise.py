@@ -1,7 +1,5 @@
 """Launch code of kernels/cuda/pointwise.cu: pixels, dropout, the loss, optimizers; float32 arrays on a GPU only."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,29 +1,28 @@
 """Watching a network run: after every forward and backward of every layer, tell a listener."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from .base import Layer
+from ..layers import Layer
 
 
 @contextmanager
 def trace(model: Layer, forward: Callable[..., None] | None = None,
           backward: Callable[..., None] | None = None) -> Iterator[None]:
-    """Within the block, call forward(path, layer, y, cache) and backward(path, layer, dx) when a layer has run.
+    """Within the block, call forward(path, layer, y, cache) and backward(path, layer, dx) when a layer has
+    run.
 
-    path is the dotted path from `model`. A layer reports after the layers that it called, so the first report with
-    some property comes from the innermost layer that has it. The definitions run, not their
-    kernels, which would hide the layers of a composition.
+    path is the dotted path from `model`. A layer reports after the layers that it called, so the first report
+    with some property comes from the innermost layer that has it. The definitions run, not their kernels,
+    which would hide the layers of a composition.
     """
     wrapped = [*model.walk()]
 
     def watch(path: str, layer: Layer, method: str, listener: Callable[..., None] | None) -> None:
         run = getattr(layer, method)
-        if method == "forward" and hasattr(run, "__wrapped__"):               # backward follows from the cache
+        if method == "forward" and hasattr(run, "__wrapped__"):              # backward follows from the cache
             run = partial(run.__wrapped__, layer)
 
         def call(*args: Any) -> Any:

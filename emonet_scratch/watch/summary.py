@@ -1,26 +1,24 @@
 """What a network is made of, read off a real run of it."""
 
-from __future__ import annotations
-
 import weakref
 from typing import Any
 
 from ..backend import Array
-from ..layers.base import Layer
-from ..layers.trace import trace
+from ..layers import Layer
+from .trace import trace
 
 
 def summary(model: Layer, *inputs: Array) -> str:
     """A table with a row for each layer that ran on `inputs`: output shape, parameters, activations, FLOPs.
 
-    Activations are the bytes of the arrays in the layer's cache that no earlier row counts and that are still there
-    when the whole forward is through: what a training step keeps for the backward pass, without what Chunked drops.
-    FLOPs are those of one forward, a multiply-add counted as two. A layer that ran on chunk after chunk has one row,
-    with its outputs joined; a composition has one where it keeps more than its parts do. The run moves no buffers, and
-    is one of the definitions: a kernel may keep less.
+    Activations are the bytes of the arrays in the layer's cache that no earlier row counts and that are still
+    there when the whole forward is through: what a training step keeps for the backward pass, without what
+    Chunked drops. FLOPs are those of one forward, a multiply-add counted as two. A layer that ran on chunk
+    after chunk has one row, with its outputs joined; a composition has one where it keeps more than its parts
+    do. The run moves no buffers, and is one of the definitions: a kernel may keep less.
     """
     rows: dict[str, tuple[Layer, list[Any], list[Any], list[int]]] = {}
-    seen: dict[int, weakref.ref[Any]] = {}                                         # a dead array's id may come again
+    seen: dict[int, weakref.ref[Any]] = {}                                  # a dead array's id may come again
 
     def listen(path: str, layer: Layer, y: Any, cache: Any) -> None:
         owners = {id(a): weakref.ref(a) for a in _arrays(cache)}
@@ -34,7 +32,7 @@ def summary(model: Layer, *inputs: Array) -> str:
 
     buffers = model.save_buffers()
     with trace(model, forward=listen):
-        _kept = model.forward(*inputs)                                        # so its arrays live until they are counted
+        _kept = model.forward(*inputs)                             # so its arrays live until they are counted
     model.restore_buffers(buffers)
     table: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "activations", "FLOPs")]
     total, counted = [0, 0, 0], set[int]()

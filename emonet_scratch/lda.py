@@ -261,7 +261,7 @@ class LDA:
         return float(np.mean(predicted == _labels(y, len(predicted))))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All that was fitted, as numeric arrays; `config`, JSON in UTF-8, holds the choices and the labels."""
+        """All that was fitted, as numeric arrays; `config`, JSON in UTF-8, has the choices and the labels."""
         self._check_fitted()
         config = {"n_components": self.n_components and int(self.n_components), "solver": self.solver,
                   "shrinkage": float(self.shrinkage) if isinstance(self.shrinkage, Real) else self.shrinkage,

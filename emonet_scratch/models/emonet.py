@@ -183,7 +183,7 @@ def trunk_weights(config: EmoNetConfig) -> tuple[Path, dict[str, np.ndarray]] | 
         ours.load_state_dict(theirs.features.state_dict())
     except ValueError as error:
         raise WeightsError(f"trunk={config.trunk}: {theirs!r} of width {theirs.num_features // 4} is no "
-                           f"trunk for trunk_depth={config.trunk_depth} and trunk_width={config.trunk_width}; "
+                           f"trunk for trunk_depth={config.trunk_depth}, trunk_width={config.trunk_width}; "
                            f"trunk=random needs no file") from error
     return path, ours.state_dict()
 

@@ -39,13 +39,9 @@ def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.nd
     path, name = Path(path), repr(str(path))
     if not path.exists():
         raise DataError(f"CIFAR-10 {name} does not exist")
+    read = _folder if path.is_dir() else _packed if path.suffix == ".npz" else _archive
     try:
-        if path.is_dir():
-            images, labels = _folder(path, split)
-        elif path.suffix == ".npz":
-            images, labels = _packed(path, split)
-        else:
-            images, labels = _archive(path, split)
+        images, labels = read(path, split)
     except DataError:
         raise
     except Exception as error:                  # damaged archives, pickles and pictures raise nearly anything
@@ -68,7 +64,7 @@ def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     order = [c for c in CLASSES if c in classes] if set(classes) <= set(CLASSES) else classes
     found = [(p, order.index(c)) for c in order for p in sorted((path / split / c).iterdir())
              if p.suffix.lower() in PICTURES]
-    return _pictures([p.read_bytes() for p, _ in found], lambda k: str(found[k][0])), np.array([label for _, label in found])
+    return _pictures({str(p): p.read_bytes() for p, _ in found}), np.array([label for _, label in found])
 
 
 def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -161,20 +157,19 @@ def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         jpeg, offsets, labels = (file[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
     if len(offsets) != len(labels) + 1 or (np.diff(offsets) <= 0).any() or offsets[0] < 0 or offsets[-1] > len(jpeg):
         raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets into {len(jpeg)} bytes do not belong together")
-    parts = [jpeg[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
-    return _pictures(parts, lambda k: f"image {k}"), labels
+    parts = {f"image {k}": jpeg[a:b].tobytes() for k, (a, b) in enumerate(itertools.pairwise(offsets))}
+    return _pictures(parts), labels
 
 
-def _pictures(files: list[bytes], name: Callable[[int], str]) -> np.ndarray:
-    """PNG, JPEG or BMP files, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB; `name` of the k-th."""
+def _pictures(files: dict[str, bytes]) -> np.ndarray:
+    """PNG, JPEG or BMP files by name, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB."""
     images = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
-    for k, content in enumerate(files):
+    for k, (name, content) in enumerate(files.items()):
         try:
             picture = iio.imread(content, plugin="pillow", mode="RGB", index=0)
         except Exception as error:              # damaged pictures raise nearly anything
-            raise ValueError(f"{name(k)}: cannot identify a picture in it") from error
-        height, width = picture.shape[:2]
-        if (height, width) != (SIZE, SIZE):
-            raise ValueError(f"{name(k)}: {width} x {height} pixels, expected {SIZE} x {SIZE}")
+            raise ValueError(f"{name}: cannot identify a picture in it") from error
+        if picture.shape[:2] != (SIZE, SIZE):
+            raise ValueError(f"{name}: {picture.shape[1]} x {picture.shape[0]} pixels, expected {SIZE} x {SIZE}")
         images[k] = picture
     return images

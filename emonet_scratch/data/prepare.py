@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -33,14 +31,6 @@ class Dataset:
     feature_names: tuple[str, ...]
     skipped: list[tuple[Clip, str]]
     extractor: str = ""
-
-
-class Reading(NamedTuple):
-    """Of one clip: frames (T, H, W, 3) uint8, vector (D,), None where not asked for; sha256, "" without frames."""
-
-    frames: np.ndarray | None
-    audio: np.ndarray | None
-    key: str
 
 
 def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
@@ -110,36 +100,35 @@ def _features_of(root: str | os.PathLike, clips: dict[str, list[Clip]], wanted: 
 
 
 def _read_all(clips: Sequence[Clip], see: Callable[[Path], np.ndarray] | None, hear: Callable[[Clip], np.ndarray] | None,
-              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[tuple[Clip, str]]]:
-    """Frames by `see` and audio vectors by `hear`, many clips at once, and (clip, reason) of those that raise DataError.
+              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, tuple], list[tuple[Clip, str]]]:
+    """Of each clip (frames by `see`, vector by `hear`, sha256), many at once; and (clip, reason) where that is a DataError.
 
     on_error "stop" raises the first of these errors, in the order of the clips.
     """
-    def attempt(clip: Clip) -> Reading | DataError:
+    def attempt(clip: Clip) -> tuple | DataError:
         try:
             frames = see(clip.path) if see else None
             audio = hear(clip) if hear else None
-            return Reading(frames, audio, content_key(clip.path) if see else "")
+            return frames, audio, content_key(clip.path) if see else ""
         except DataError as error:
             return error
 
     readings, skipped = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(attempt, clips), total=len(clips), unit="clip", desc="reading clips", leave=False,
-                       disable=not sys.stderr.isatty())
-        for clip, result in zip(clips, results, strict=True):
-            if isinstance(result, Reading):
+        results = zip(clips, pool.map(attempt, clips), strict=True)
+        for clip, result in tqdm(results, "reading clips", len(clips), unit="clip", leave=False, disable=None):
+            if not isinstance(result, DataError):
                 readings[clip] = result
-                continue
-            if on_error == "stop":
+            elif on_error == "stop":
                 pool.shutdown(cancel_futures=True)
                 raise DataError(f"{result} (--on-error skip leaves such clips out)")
-            skipped.append((clip, str(result)))
-            log(f"left out: {result}")
+            else:
+                skipped.append((clip, str(result)))
+                log(f"left out: {result}")
     return readings, skipped
 
 
-def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:
+def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, tuple]) -> Split:
     """Those of the clips that were read; DataError where none was."""
     used = [clip for clip in clips if clip in readings]
     if not used:

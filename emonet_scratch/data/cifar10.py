@@ -9,8 +9,6 @@
 The pickles are read by an unpickler that builds lists, dictionaries and arrays of bytes only.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

@@ -10,8 +10,6 @@ Clips are decoded at DETAIL times the size that is wanted, so that a face is cut
 end.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """From a folder in AFEW's layout to splits in memory: decode, collect audio vectors, account for every clip."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +15,20 @@ from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
 from .extract import DEFAULT, EXTRACTORS, vector_of
 from .faces import import_cv2, read_face
+from .left_out import attempt, usable
 from .video import FrameCache, content_key, read_clip
 
 
 @dataclass
 class Dataset:
-    """Splits by name, the names of the audio features, the clips that were left out: (clip, reason); and the extractor.
+    """Splits by name, the names of the audio features, the clips that were left out; and the extractor.
 
     extractor: what made the audio vectors, one of EXTRACTORS, or "files" for files that name none of them; "" without sound.
     """
 
     splits: dict[str, Split]
     feature_names: tuple[str, ...]
-    skipped: list[tuple[Clip, str]]
+    skipped: list[Clip]
     extractor: str = ""
 
 
@@ -100,32 +99,21 @@ def _features_of(root: str | os.PathLike, clips: dict[str, list[Clip]], wanted: 
 
 
 def _read_all(clips: Sequence[Clip], see: Callable[[Path], np.ndarray] | None, hear: Callable[[Clip], np.ndarray] | None,
-              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, tuple], list[tuple[Clip, str]]]:
-    """Of each clip (frames by `see`, vector by `hear`, sha256), many at once; and (clip, reason) where that is a DataError.
+              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, tuple], list[Clip]]:
+    """Of each clip (frames by `see`, vector by `hear`, sha256), many at once; and the clips that are left out."""
+    def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+        frames = see(clip.path) if see else None
+        audio = hear(clip) if hear else None
+        return frames, audio, content_key(clip.path) if see else ""
 
-    on_error "stop" raises the first of these errors, in the order of the clips.
-    """
-    def attempt(clip: Clip) -> tuple | DataError:
-        try:
-            frames = see(clip.path) if see else None
-            audio = hear(clip) if hear else None
-            return frames, audio, content_key(clip.path) if see else ""
-        except DataError as error:
-            return error
-
-    readings, skipped = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = zip(clips, pool.map(attempt, clips), strict=True)
-        for clip, result in tqdm(results, "reading clips", len(clips), unit="clip", leave=False, disable=None):
-            if not isinstance(result, DataError):
-                readings[clip] = result
-            elif on_error == "stop":
-                pool.shutdown(cancel_futures=True)
-                raise DataError(f"{result} (--on-error skip leaves such clips out)")
-            else:
-                skipped.append((clip, str(result)))
-                log(f"left out: {result}")
-    return readings, skipped
+        results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
+        bar = tqdm(results, "reading clips", len(clips), unit="clip", leave=False, disable=None)
+        try:
+            readings = dict(usable(bar, on_error, log))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return readings, [clip for clip in clips if clip not in readings]
 
 
 def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, tuple]) -> Split:

@@ -305,6 +305,7 @@ def _match(text: str, split: str | None, index: Mapping[tuple[str, str], Clip]) 
 
 
 def _difference(first: Path, names: Sequence[str], path: Path, others: Sequence[str]) -> str:
+    """What tells the columns of two files apart, as a line: how many there are, or the first of another name."""
     if len(names) != len(others):
         what = f"{len(others)} feature columns, {str(first)!r} has {len(names)}"
     else:
@@ -314,6 +315,7 @@ def _difference(first: Path, names: Sequence[str], path: Path, others: Sequence[
 
 
 def _raise_first(problems: Sequence[str]) -> None:
+    """DataError with the first problem, and how many more there are; nothing where there is none."""
     if problems:
         more = f" (and {len(problems) - 1} more: run `emonet doctor`)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)

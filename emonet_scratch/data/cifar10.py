@@ -51,6 +51,7 @@ def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.nd
 
 
 def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """A folder as published, unpacked, itself or one level below; or one of pictures, a folder a class."""
     for root in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin"):
         for kind, files in FILES.items():
             if (root / files["test"][0]).exists():
@@ -80,12 +81,14 @@ def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _published(kind: str, split: str, read: Callable[[str], bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The files of a split in one of the published forms, "py" or "bin": images (N, 32, 32, 3) uint8, labels (N,)."""
     parts = [(_batch_py if kind == "py" else _batch_bin)(name, read(name)) for name in FILES[kind][split]]
     planes, labels = (np.concatenate(p) for p in zip(*parts, strict=True))
     return planes.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1), labels
 
 
 def _batch_bin(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Planes (N, 3072) and labels (N,), both uint8, of a file of 3,073 bytes a record; ValueError for another length."""
     record = 1 + 3 * SIZE * SIZE
     if not content or len(content) % record:
         raise ValueError(f"{name} has {len(content)} bytes, no multiple of {record}")
@@ -94,6 +97,7 @@ def _batch_bin(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batch_py(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """As `_batch_bin`, of a pickle; ValueError where it holds anything but images and labels."""
     batch = _Batch(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array):
         raise ValueError(f"{name} holds no images")
@@ -101,6 +105,7 @@ def _batch_py(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(name: str, planes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as they are; ValueError unless planes are (N, 3072) and labels (N,) integers 0..9."""
     if planes.ndim != 2 or planes.shape[1] != 3 * SIZE * SIZE or labels.shape != planes.shape[:1]:
         raise ValueError(f"{name} has images of shape {planes.shape} and labels of shape {labels.shape}")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(CLASSES):
@@ -127,6 +132,7 @@ class _Array:
         self.state = state
 
     def array(self) -> np.ndarray:
+        """The array (any shape) uint8; ValueError for another type, before anything is built."""
         _version, shape, kind, fortran, raw = self.state
         if not isinstance(kind, _Type) or kind.name not in ("u1", b"u1") or not isinstance(raw, bytes):
             raise ValueError("an array that is not of bytes")
@@ -149,6 +155,7 @@ class _Batch(pickle.Unpickler):
 
 
 def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) uint8 and labels (N,) of an .npz of JPEG files; ValueError where its parts do not fit."""
     with np.load(path, allow_pickle=False) as file:
         if f"{split}_jpeg" not in file:
             raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {', '.join(file.files)}")

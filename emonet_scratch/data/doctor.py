@@ -136,12 +136,14 @@ def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) ->
 
 
 def _size(header: Probe) -> str:
+    """Width and height in pixels, as coded and, where that differs, as shown."""
     shown = f"{header.display_width}x{header.display_height}"
     coded = f"{header.width}x{header.height}"
     return coded if coded == shown else f"{coded} (shown as {shown})"
 
 
 def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> None:
+    """Clips cut short or without sound, and those that hold the same bytes: between splits they spoil what is measured."""
     report.add("clips cut short", (f"{_name(r.clip, root)}: {r.cut}" for r in readings if r.cut))
     report.add("clips without sound", (_name(r.clip, root) for r in readings if not r.header.has_sound))
     between, within = [], []
@@ -159,6 +161,7 @@ def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> Non
 
 
 def _check_features(report: Report, root: Path, clips: Sequence[Clip], features: Features | None) -> None:
+    """Which clips have no vector or several, and the feature files and rows that serve none."""
     if features is None:
         report.facts.append("features: no feature file (.arff, openSMILE's .csv) below this folder")
         return

@@ -139,6 +139,7 @@ class _Journal:
 
 
 def _write(out: Path, extractor: str, clips: Sequence[Path], vectors: Sequence[np.ndarray]) -> None:
+    """The file as a whole, in the format of its suffix: a row a clip, vectors (D,) in the order of the extractor's names."""
     feature_names = EXTRACTORS[extractor][1]
     stems = [clip.stem for clip in clips]
     names = stems if len(set(stems)) == len(stems) else [clip.as_posix() for clip in clips]

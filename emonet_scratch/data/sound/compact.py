@@ -101,6 +101,7 @@ def describe(x: np.ndarray, rate: int) -> dict[str, np.ndarray]:
 
 
 def _describe_block(frames: np.ndarray, rate: int) -> dict[str, np.ndarray]:
+    """Descriptors, as in `describe` but for the smoothed pitch, of frames (N, L): name -> (N,), "mfcc" -> (N, 12)."""
     length = frames.shape[1]
     frames = frames - frames.mean(axis=1, keepdims=True)
     # A full-scale square wave has power 1. A constant offset is not sound and was taken away above.

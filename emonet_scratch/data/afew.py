@@ -174,14 +174,16 @@ def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
     Any other file holds rows that are named after clips. A file under no split is for the one split that has
     the id, so `clips` are those of all splits; of a split that is not in `splits` no file is read. DataError for
     clips with different feature columns and for an unreadable file; with on_error "skip" that is logged and left out.
+    A class that is another than that of the clip's folder is logged.
     """
     features = scan_features(root, clips, splits)
-    if features and on_error == "skip":
-        _raise_first(features.conflicts)
-        for problem in features.problems:
-            log(f"feature file left out: {problem}")
-    else:
-        _raise_first(features.problems if features else [])
+    if features is None:
+        return None
+    _raise_first(features.conflicts if on_error == "skip" else features.problems)
+    for problem in features.problems:
+        log(f"feature file left out: {problem}")
+    for line in features.disagreements:
+        log(f"warning: {line}; the folder is believed")
     return features
 
 
@@ -248,9 +250,9 @@ def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Seq
             raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {label!r}")
         names.append(label if isinstance(label, str) else CLASSES[label])
         writer.writerow([id, names[-1], *(f"{p:.6f}" for p in row)])
-    id, times = max(Counter(ids).items(), key=lambda item: item[1], default=("", 1))
-    if times > 1:
-        raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
+    for id, times in Counter(ids).items():
+        if times > 1:
+            raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for id, name in zip(ids, names, strict=True):

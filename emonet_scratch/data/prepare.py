@@ -54,7 +54,10 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     clips, everything = _find(root, wanted, log)
     features, see, hear, faceless = None, None, None, []
     if sound:
-        features = _features_of(root, clips, wanted, on_error, extractor, log)
+        features = load_features(root, clips, wanted, on_error, log)
+        if features is None:
+            log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from "
+                f"sound tracks ({extractor})")
         hear = partial(audio_vector, features=features, extractor=extractor, missing=video)
     if video:
         see = partial(clip_frames, frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop,
@@ -84,18 +87,6 @@ def _find(root: str | os.PathLike, wanted: Sequence[str],
     if "train" in wanted and (missing := missing_classes(clips["train"])):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     return clips, [clip for name in wanted for clip in clips[name]]
-
-
-def _features_of(root: str | os.PathLike, clips: dict[str, list[Clip]], wanted: Sequence[str], on_error: str,
-                 extractor: str, log: Callable[[str], None]) -> Features | None:
-    """The data set's feature files, as `load_features`, and a line on what in them a user should know."""
-    features = load_features(root, clips, wanted, on_error, log)
-    if features is None:
-        log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from sound "
-            f"tracks ({extractor})")
-    for line in features.disagreements if features else ():
-        log(f"warning: {line}; the folder is believed")
-    return features
 
 
 def _read_all(clips: Sequence[Clip], see: Callable[[Path], np.ndarray] | None, hear: Callable[[Clip], np.ndarray] | None,

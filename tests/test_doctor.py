@@ -137,7 +137,8 @@ def test_a_clip_cut_short_still_counts_but_is_noted(tree):
 
 @pytest.mark.parametrize(("name", "codec", "sound_codec", "options"), [
     ("x.avi", "mpeg2", "mp3", []), ("x.mp4", "h264", "aac", []), ("x.mp4", "h264", "aac", ["-movflags", "faststart"]),
-    ("x.mkv", "h264", "flac", []), ("x.mov", "mjpeg", "pcm", []), ("x.flv", "flv", "mp3", []), ("x.mpg", "mpeg2", "mp3", [])])
+    ("x.mkv", "h264", "flac", []), ("x.mov", "mjpeg", "pcm", []), ("x.flv", "flv", "mp3", []),
+    ("x.mpg", "mpeg2", "mp3", [])])
 def test_sound_that_outlasts_the_pictures_is_no_cut_but_half_a_file_is(tmp_path, name, codec, sound_codec, options):
     """1 s of pictures and 3 s of sound; and the first half of the bytes, where the container says how much is gone."""
     pictures = np.random.default_rng(0).integers(0, 256, (25, 48, 64, 3), np.uint8)

@@ -89,8 +89,8 @@ class Features:
             given = class_of(folders)
             given = class_of([row.label or ""]) if given is None else given
             if None not in (given, clip.label) and given != clip.label:
-                self.disagreements.append(f"{_show(path)} says {CLASSES[given]}, the folder of "
-                                          f"{_show(clip.path)} says {CLASSES[clip.label]}")
+                self.disagreements.append(f"{str(path)!r} says {CLASSES[given]}, the folder of "
+                                          f"{str(clip.path)!r} says {CLASSES[clip.label]}")
 
 
 def find_clips(root: str | os.PathLike) -> dict[str, list[Clip]]:
@@ -126,9 +126,9 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
             elif _is_feature_file(path):
                 filled.add(split)
     if not first:
-        raise DataError(f"{_show(root)}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
+        raise DataError(f"{str(root)!r}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
                         f"{', '.join(map(repr, tops[:5])) or 'no folder'}: name the folder that holds them")
-    problems += [f"{_show(folder)}: expected clips of the {split} split, got none: unpack or remove it"
+    problems += [f"{str(folder)!r}: expected clips of the {split} split, got none: unpack or remove it"
                  for split, folder in first.items() if split not in filled]
     clips = sorted(found.values(), key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
@@ -137,10 +137,10 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
 def _misplaced(clip: Clip, namesake: Clip | None) -> list[str]:
     """What is wrong with the place of a clip, one line at most; `namesake` has its id in its split, and came before."""
     if namesake:
-        return [f"{_show(namesake.path)} and {_show(clip.path)} are two clips with the id {clip.id!r} in the "
+        return [f"{str(namesake.path)!r} and {str(clip.path)!r} are two clips with the id {clip.id!r} in the "
                 f"{clip.split} split: expected one; remove or rename the other"]
     if clip.label is None and clip.split != "test":
-        return [f"{_show(clip.path)}: expected a {clip.split} clip in a folder named after its class "
+        return [f"{str(clip.path)!r}: expected a {clip.split} clip in a folder named after its class "
                 f"({', '.join(CLASSES)}), got none in its path: move it into one"]
     return []
 
@@ -174,14 +174,16 @@ def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
     Any other file holds rows that are named after clips. A file under no split is for the one split that has
     the id, so `clips` are those of all splits; of a split that is not in `splits` no file is read. DataError for
     clips with different feature columns and for an unreadable file; with on_error "skip" that is logged and left out.
+    A class that is another than that of the clip's folder is logged.
     """
     features = scan_features(root, clips, splits)
-    if features and on_error == "skip":
-        _raise_first(features.conflicts)
-        for problem in features.problems:
-            log(f"feature file left out: {problem}")
-    else:
-        _raise_first(features.problems if features else [])
+    if features is None:
+        return None
+    _raise_first(features.conflicts if on_error == "skip" else features.problems)
+    for problem in features.problems:
+        log(f"feature file left out: {problem}")
+    for line in features.disagreements:
+        log(f"warning: {line}; the folder is believed")
     return features
 
 
@@ -221,7 +223,7 @@ def _rows_by_clip(path: Path, table: Table, split: str | None,
         return {clip: row for clip, row in pairs if clip}, [row.name for clip, row in pairs if not clip]
     for clip, _ in pairs:
         if clip not in (own, None):
-            raise DataError(f"{_show(path)}: expected features of clip {own.id!r}, as the file is named, "
+            raise DataError(f"{str(path)!r}: expected features of clip {own.id!r}, as the file is named, "
                             f"got a row of {clip.id!r}: rename the file or correct the row")
     return {own: table.rows[-1]}, []
 
@@ -248,22 +250,22 @@ def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Seq
             raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {label!r}")
         names.append(label if isinstance(label, str) else CLASSES[label])
         writer.writerow([id, names[-1], *(f"{p:.6f}" for p in row)])
-    id, times = max(Counter(ids).items(), key=lambda item: item[1], default=("", 1))
-    if times > 1:
-        raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
+    for id, times in Counter(ids).items():
+        if times > 1:
+            raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for id, name in zip(ids, names, strict=True):
             write_whole(folder / f"{id}.txt", f"{name}\n".encode())
         write_whole(folder / "predictions.csv", table.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise DataError(f"{_show(error.filename)}: cannot write: {error.strerror}") from None
+        raise DataError(f"{str(error.filename)!r}: cannot write: {error.strerror}") from None
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """(folder, names of its files), sorted, without hidden files and without what macOS adds to archives."""
     if not root.is_dir():
-        raise DataError(f"{_show(root)}: expected a folder with the splits of a data set, got "
+        raise DataError(f"{str(root)!r}: expected a folder with the splits of a data set, got "
                         f"{'a file' if root.exists() else 'nothing of that name'}: name the folder itself")
 
     def stop(error: OSError) -> None:
@@ -305,19 +307,17 @@ def _match(text: str, split: str | None, index: Mapping[tuple[str, str], Clip]) 
 
 
 def _difference(first: Path, names: Sequence[str], path: Path, others: Sequence[str]) -> str:
+    """What tells the columns of two files apart, as a line: how many there are, or the first of another name."""
     if len(names) != len(others):
-        what = f"{len(others)} feature columns, {_show(first)} has {len(names)}"
+        what = f"{len(others)} feature columns, {str(first)!r} has {len(names)}"
     else:
         k = next(k for k in range(len(names)) if names[k] != others[k])
-        what = f"the feature {others[k]!r} in column {k + 1}, {_show(first)} has {names[k]!r}"
-    return f"{_show(path)} has {what}: expected the same for every clip; move one kind of file elsewhere"
+        what = f"the feature {others[k]!r} in column {k + 1}, {str(first)!r} has {names[k]!r}"
+    return f"{str(path)!r} has {what}: expected the same for every clip; move one kind of file elsewhere"
 
 
 def _raise_first(problems: Sequence[str]) -> None:
+    """DataError with the first problem, and how many more there are; nothing where there is none."""
     if problems:
         more = f" (and {len(problems) - 1} more: run `emonet doctor`)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
-
-
-def _show(path: str | os.PathLike) -> str:
-    return repr(os.fspath(path))

@@ -73,6 +73,7 @@ def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0,
 
 
 def _audio(audio: np.ndarray, clips: np.ndarray, seed: int, epoch: int, rate: float) -> np.ndarray:
+    """The vectors (N, D) of `clips`, all zeros where the clip's own draw falls below `rate`."""
     if rate == 0:
         return audio
     kept = [np.random.default_rng([seed, epoch, i, 1]).uniform() >= rate for i in clips]
@@ -81,6 +82,7 @@ def _audio(audio: np.ndarray, clips: np.ndarray, seed: int, epoch: int, rate: fl
 
 def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None, jitter: bool, window: int,
           windows: int) -> np.ndarray:
+    """The frames of one clip that a batch takes, all where `frames` is None; (T, H, W, 3) are jittered if asked for."""
     if frames is not None:
         clip = clip[sample_frames(len(clip), frames, rng, window, windows)]
     return augment(clip, rng) if jitter and rng is not None and clip.ndim == 4 else clip

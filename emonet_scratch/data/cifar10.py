@@ -9,8 +9,6 @@
 The pickles are read by an unpickler that builds lists, dictionaries and arrays of bytes only.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import os
@@ -39,13 +37,9 @@ def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.nd
     path, name = Path(path), repr(str(path))
     if not path.exists():
         raise DataError(f"CIFAR-10 {name} does not exist")
+    read = _folder if path.is_dir() else _packed if path.suffix == ".npz" else _archive
     try:
-        if path.is_dir():
-            images, labels = _folder(path, split)
-        elif path.suffix == ".npz":
-            images, labels = _packed(path, split)
-        else:
-            images, labels = _archive(path, split)
+        images, labels = read(path, split)
     except DataError:
         raise
     except Exception as error:                  # damaged archives, pickles and pictures raise nearly anything
@@ -57,6 +51,7 @@ def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.nd
 
 
 def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """A folder as published, unpacked, itself or one level below; or one of pictures, a folder a class."""
     for root in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin"):
         for kind, files in FILES.items():
             if (root / files["test"][0]).exists():
@@ -68,7 +63,7 @@ def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     order = [c for c in CLASSES if c in classes] if set(classes) <= set(CLASSES) else classes
     found = [(p, order.index(c)) for c in order for p in sorted((path / split / c).iterdir())
              if p.suffix.lower() in PICTURES]
-    return _pictures([p.read_bytes() for p, _ in found], lambda k: str(found[k][0])), np.array([label for _, label in found])
+    return _pictures({str(p): p.read_bytes() for p, _ in found}), np.array([label for _, label in found])
 
 
 def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,12 +81,14 @@ def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _published(kind: str, split: str, read: Callable[[str], bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The files of a split in one of the published forms, "py" or "bin": images (N, 32, 32, 3) uint8, labels (N,)."""
     parts = [(_batch_py if kind == "py" else _batch_bin)(name, read(name)) for name in FILES[kind][split]]
     planes, labels = (np.concatenate(p) for p in zip(*parts, strict=True))
     return planes.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1), labels
 
 
 def _batch_bin(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Planes (N, 3072) and labels (N,), both uint8, of a file of 3,073 bytes a record; ValueError for another length."""
     record = 1 + 3 * SIZE * SIZE
     if not content or len(content) % record:
         raise ValueError(f"{name} has {len(content)} bytes, no multiple of {record}")
@@ -100,6 +97,7 @@ def _batch_bin(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batch_py(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """As `_batch_bin`, of a pickle; ValueError where it holds anything but images and labels."""
     batch = _Batch(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array):
         raise ValueError(f"{name} holds no images")
@@ -107,6 +105,7 @@ def _batch_py(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(name: str, planes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as they are; ValueError unless planes are (N, 3072) and labels (N,) integers 0..9."""
     if planes.ndim != 2 or planes.shape[1] != 3 * SIZE * SIZE or labels.shape != planes.shape[:1]:
         raise ValueError(f"{name} has images of shape {planes.shape} and labels of shape {labels.shape}")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(CLASSES):
@@ -133,6 +132,7 @@ class _Array:
         self.state = state
 
     def array(self) -> np.ndarray:
+        """The array (any shape) uint8; ValueError for another type, before anything is built."""
         _version, shape, kind, fortran, raw = self.state
         if not isinstance(kind, _Type) or kind.name not in ("u1", b"u1") or not isinstance(raw, bytes):
             raise ValueError("an array that is not of bytes")
@@ -155,26 +155,26 @@ class _Batch(pickle.Unpickler):
 
 
 def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) uint8 and labels (N,) of an .npz of JPEG files; ValueError where its parts do not fit."""
     with np.load(path, allow_pickle=False) as file:
         if f"{split}_jpeg" not in file:
             raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {', '.join(file.files)}")
         jpeg, offsets, labels = (file[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
     if len(offsets) != len(labels) + 1 or (np.diff(offsets) <= 0).any() or offsets[0] < 0 or offsets[-1] > len(jpeg):
         raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets into {len(jpeg)} bytes do not belong together")
-    parts = [jpeg[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
-    return _pictures(parts, lambda k: f"image {k}"), labels
+    parts = {f"image {k}": jpeg[a:b].tobytes() for k, (a, b) in enumerate(itertools.pairwise(offsets))}
+    return _pictures(parts), labels
 
 
-def _pictures(files: list[bytes], name: Callable[[int], str]) -> np.ndarray:
-    """PNG, JPEG or BMP files, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB; `name` of the k-th."""
+def _pictures(files: dict[str, bytes]) -> np.ndarray:
+    """PNG, JPEG or BMP files by name, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB."""
     images = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
-    for k, content in enumerate(files):
+    for k, (name, content) in enumerate(files.items()):
         try:
             picture = iio.imread(content, plugin="pillow", mode="RGB", index=0)
         except Exception as error:              # damaged pictures raise nearly anything
-            raise ValueError(f"{name(k)}: cannot identify a picture in it") from error
-        height, width = picture.shape[:2]
-        if (height, width) != (SIZE, SIZE):
-            raise ValueError(f"{name(k)}: {width} x {height} pixels, expected {SIZE} x {SIZE}")
+            raise ValueError(f"{name}: cannot identify a picture in it") from error
+        if picture.shape[:2] != (SIZE, SIZE):
+            raise ValueError(f"{name}: {picture.shape[1]} x {picture.shape[0]} pixels, expected {SIZE} x {SIZE}")
         images[k] = picture
     return images

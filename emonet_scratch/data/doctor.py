@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import SPLITS, Clip, Features, missing_classes, scan, scan_features
+from .left_out import attempt
 from .video import Probe, content_key, probe, read_sound, stream_frames
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
@@ -49,14 +51,13 @@ class Report:
 
 @dataclass
 class Reading:
-    """One clip, read to its end: the reason why that failed, or header, frames, sha256 of the file and what is gone."""
+    """One clip, read to its end: sha256 of the file, header, number of frames at FPS, and what is gone, if it is cut."""
 
     clip: Clip
-    error: str = ""
-    key: str = ""
-    header: Probe | None = None
-    frames: int = 0
-    cut: str = ""
+    key: str
+    header: Probe
+    frames: int
+    cut: str
 
 
 def examine(root: str | os.PathLike, read: bool = True) -> Report:
@@ -67,30 +68,30 @@ def examine(root: str | os.PathLike, read: bool = True) -> Report:
     report = Report()
     clips, problems = scan(root)
     every = [clip for split in SPLITS for clip in clips[split]]
-    readings = {reading.clip.key: reading for reading in _read_all(every)} if read else {}
+    readings, unreadable = _read_all(every) if read else ([], [])
     report.facts.append(f"{os.fspath(root)!r}: {len(every)} clips")
     for split in SPLITS:
-        report.facts += _describe(split, clips[split], [r for r in readings.values() if r.clip.split == split])
+        report.facts += _describe(split, clips[split], [r for r in readings if r.clip.split == split])
     report.add("clips and folders out of place", problems)
     if clips["train"]:
         report.add("classes without a training clip", missing_classes(clips["train"]))
-    _check_clips(report, Path(root), list(readings.values()))
+    report.add("clips that cannot be read", unreadable)
+    _check_clips(report, Path(root), readings)
     _check_features(report, Path(root), every, scan_features(root, clips))
     return report
 
 
-def _read_all(clips: Sequence[Clip]) -> list[Reading]:
+def _read_all(clips: Sequence[Clip]) -> tuple[list[Reading], list[str]]:
+    """What is read of the clips, and why it is not of the others."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:     # the work is done by ffmpeg, not by threads
-        return list(tqdm(pool.map(_read, clips), total=len(clips), desc="reading", unit="clip", disable=None))
+        results = list(tqdm(pool.map(partial(attempt, _read), clips), "reading", len(clips), unit="clip", disable=None))
+    return [r for r in results if isinstance(r, Reading)], [str(r) for r in results if isinstance(r, DataError)]
 
 
 def _read(clip: Clip) -> Reading:
-    try:
-        key, header = content_key(clip.path), probe(clip.path)
-        frames = sum(1 for _ in stream_frames(clip.path, 16, fps=FPS))
-        return Reading(clip, "", key, header, frames, _cut(clip.path, header.duration, frames / FPS))
-    except DataError as error:
-        return Reading(clip, str(error))
+    key, header = content_key(clip.path), probe(clip.path)
+    frames = sum(1 for _ in stream_frames(clip.path, 16, fps=FPS))
+    return Reading(clip, key, header, frames, _cut(clip.path, header.duration, frames / FPS))
 
 
 def _cut(path: Path, duration: float, pictures: float) -> str:
@@ -112,11 +113,8 @@ def _cut(path: Path, duration: float, pictures: float) -> str:
 
 def _sound(path: Path) -> float:
     """How many seconds of sound can be decoded, 0 where none can."""
-    try:
-        sound = read_sound(path, rate=1000)
-    except DataError:
-        return 0.0
-    return 0.0 if sound is None else len(sound) / 1000
+    sound = attempt(read_sound, path, 1000)
+    return len(sound) / 1000 if isinstance(sound, np.ndarray) else 0.0
 
 
 def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) -> list[str]:
@@ -126,46 +124,44 @@ def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) ->
     counts = Counter(clip.label for clip in clips)
     classes = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(CLASSES))
     lines = [f"{split}: {len(clips)} clips: " + (classes if set(counts) != {None} else "without classes")]
-    good = [reading for reading in readings if not reading.error]
-    if good:
-        frames = np.array([reading.frames for reading in good])
+    if readings:
+        frames = np.array([reading.frames for reading in readings])
         low, middle, high = frames.min(), np.median(frames), frames.max()
         lines.append(f"{split}: shortest, median, longest clip {low / FPS:.2f}, {middle / FPS:.2f}, "
                      f"{high / FPS:.2f} seconds: {low}, {middle:g}, {high} frames at {FPS} a second")
-        sizes = Counter(_size(reading.header) for reading in good)
+        sizes = Counter(_size(reading.header) for reading in readings)
         lines.append(f"{split}: pictures " + ", ".join(f"{size} in {n}" for size, n in sizes.most_common(5))
                      + (f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""))
     return lines
 
 
 def _size(header: Probe) -> str:
+    """Width and height in pixels, as coded and, where that differs, as shown."""
     shown = f"{header.display_width}x{header.display_height}"
     coded = f"{header.width}x{header.height}"
     return coded if coded == shown else f"{coded} (shown as {shown})"
 
 
 def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> None:
-    good = [reading for reading in readings if not reading.error]
-    report.add("clips that cannot be read", (reading.error for reading in readings if reading.error))
-    report.add("clips cut short", (f"{_name(r.clip, root)}: {r.cut}" for r in good if r.cut))
-    report.add("clips without sound", (_name(r.clip, root) for r in good if not r.header.has_sound))
-    _check_copies(report, root, good)
-
-
-def _check_copies(report: Report, root: Path, readings: Sequence[Reading]) -> None:
-    """Clips that hold the same bytes: between splits they spoil what is measured, within one they count twice."""
-    same, between, within = defaultdict(list), [], []
+    """Clips cut short or without sound, and those that hold the same bytes: between splits they spoil what is measured."""
+    report.add("clips cut short", (f"{_name(r.clip, root)}: {r.cut}" for r in readings if r.cut))
+    report.add("clips without sound", (_name(r.clip, root) for r in readings if not r.header.has_sound))
+    between, within = [], []
+    same = defaultdict(list)
     for reading in readings:
         same[reading.key].append(reading.clip)
     for clips in same.values():
-        if len(clips) > 1:
-            copies = within if len({clip.split for clip in clips}) == 1 else between
-            copies.append(" = ".join(_name(clip, root) for clip in clips))
+        names = " = ".join(_name(clip, root) for clip in clips)
+        if len({clip.split for clip in clips}) > 1:
+            between.append(names)
+        elif len(clips) > 1:
+            within.append(names)
     report.add("the same content in several splits", between)
     report.add("the same content twice in one split", within)
 
 
 def _check_features(report: Report, root: Path, clips: Sequence[Clip], features: Features | None) -> None:
+    """Which clips have no vector or several, and the feature files and rows that serve none."""
     if features is None:
         report.facts.append("features: no feature file (.arff, openSMILE's .csv) below this folder")
         return

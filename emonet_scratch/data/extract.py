@@ -1,7 +1,5 @@
 """Audio vectors of many clips into one feature file: several processes, one clip at a time, and nothing is done twice."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +16,7 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
 from .afew import class_of
+from .left_out import attempt, usable
 from .opensmile import write_arff, write_csv
 from .sound import compact, is10
 from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
@@ -74,14 +73,10 @@ def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extracto
         todo = [clip for clip, identity in clips.items() if identity not in journal.vectors]
         if len(todo) < len(clips):
             log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
-        for clip, vector in tqdm(_work(todo, extractor, workers), total=len(clips), initial=len(clips) - len(todo),
-                                 unit="clip", desc="audio features", leave=False, disable=None):
-            if not isinstance(vector, str):
-                journal.add(clips[clip], vector)
-            elif on_error == "stop":
-                raise DataError(f"{vector} (--on-error skip leaves such clips out)")
-            else:
-                log(f"left out: {vector}")
+        bar = tqdm(_work(todo, extractor, workers), "audio features", len(clips), initial=len(clips) - len(todo),
+                   unit="clip", leave=False, disable=None)
+        for clip, vector in usable(bar, on_error, log):
+            journal.add(clips[clip], vector)
     done = {clip: journal.vectors[identity] for clip, identity in clips.items() if identity in journal.vectors}
     if not done:
         raise DataError(f"none of the {len(clips)} clips can be used")
@@ -90,27 +85,20 @@ def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extracto
     return len(done), len(clips) - len(done)
 
 
-def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterator[tuple[Path, np.ndarray | str]]:
+def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterator[tuple[Path, np.ndarray | DataError]]:
     """(clip, vector or the reason why there is none), as they come."""
     workers = min(workers or os.cpu_count() or 1, max(1, len(clips)))
     if workers == 1:
-        yield from ((clip, _try(clip, extractor)) for clip in clips)
+        yield from ((clip, attempt(vector_of, clip, extractor)) for clip in clips)
         return
     # Started afresh: a copy of a process that has threads may wait for locks that nobody holds.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(_try, clip, extractor): clip for clip in clips}
+        jobs = {pool.submit(attempt, vector_of, clip, extractor): clip for clip in clips}
         try:
             for job in as_completed(jobs):
                 yield jobs.pop(job), job.result()            # popped, so that the vector is not kept
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _try(clip: Path, extractor: str) -> np.ndarray | str:
-    try:
-        return vector_of(clip, extractor)
-    except DataError as error:
-        return str(error)
 
 
 def _identity(clip: Path) -> str:
@@ -151,6 +139,7 @@ class _Journal:
 
 
 def _write(out: Path, extractor: str, clips: Sequence[Path], vectors: Sequence[np.ndarray]) -> None:
+    """The file as a whole, in the format of its suffix: a row a clip, vectors (D,) in the order of the extractor's names."""
     feature_names = EXTRACTORS[extractor][1]
     stems = [clip.stem for clip in clips]
     names = stems if len(set(stems)) == len(stems) else [clip.as_posix() for clip in clips]

@@ -10,8 +10,6 @@ Clips are decoded at DETAIL times the size that is wanted, so that a face is cut
 end.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable
@@ -106,12 +104,11 @@ def read_face(path: str | os.PathLike, size: int, *, max_frames: int | None = No
     DataError as `read_clip`, and without OpenCV.
     """
     import_cv2()
-    keys = []
     if cache:
         keys = [cache.key(path, size=size, max_frames=max_frames, crop=f"faces/{part}") for part in ("clip", "boxes")]
-    known = [cache.load(key) for key in keys] if cache else []
-    if known and all(a is not None for a in known):
-        return known[0], len(known[1]) > 0
+        clip, boxes = map(cache.load, keys)
+        if clip is not None and boxes is not None:
+            return clip, len(boxes) > 0
     frames = read_clip(path, DETAIL * size, max_frames=max_frames)
     boxes = track([(t, search(frames[t])) for t in range(0, len(frames), STEP)], len(frames))
     clip = crop(frames, boxes, size)

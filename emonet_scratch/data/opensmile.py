@@ -158,6 +158,7 @@ def _values(vector: Sequence[float]) -> list[str]:
 
 
 def _write_lines(path: str | os.PathLike, lines: Sequence[str]) -> None:
+    """The lines as a file, whole or not at all; DataError for a disk that does not take it."""
     try:
         write_whole(path, "\n".join([*lines, ""]).encode("utf-8", "surrogateescape"))
     except OSError as error:
@@ -230,6 +231,7 @@ def _label_column(attributes: list[tuple[str, str]]) -> int | None:
 
 
 def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> list[Row]:
+    """The rows from line `start` on, blank lines and comments left out; _Fault where there is none."""
     rows = [_row(line.strip(), i, columns, separator) for i, line in enumerate(lines[start:], start)
             if line.strip()[:1] not in ("", "%")]
     if not rows:
@@ -238,6 +240,7 @@ def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> lis
 
 
 def _row(line: str, number: int, columns: Columns, separator: str) -> Row:
+    """One line of values by its columns; _Fault for a sparse row, too few or too many values, and a text for a number."""
     if line[0] == "{":
         raise _Fault(number, "expected a row of values, got a sparse row '{...}': save it as a dense ARFF file")
     cells = _cells(line, separator, number)
@@ -278,6 +281,7 @@ def _cells(line: str, separator: str, number: int) -> list[str | None]:
 
 
 def _quote(text: str, always: bool = False) -> str:
+    """A text as a value of a file: bare where that is safe, else in single quotes with Weka's escapes."""
     if not always and re.fullmatch(r"[A-Za-z0-9_.\[\]()+-]+", text):
         return text
     return "'" + "".join(ESCAPES.get(character, character) for character in text) + "'"
@@ -297,4 +301,5 @@ def _is_number(text: str) -> bool:
 
 
 def _clip(text: str) -> str:
+    """The text for a message, 40 characters at most."""
     return repr(text if len(text) <= 40 else text[:37] + "...")

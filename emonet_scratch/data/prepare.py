@@ -1,15 +1,11 @@
 """From a folder in AFEW's layout to splits in memory: decode, collect audio vectors, account for every clip."""
 
-from __future__ import annotations
-
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -19,28 +15,21 @@ from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
 from .extract import DEFAULT, EXTRACTORS, vector_of
 from .faces import import_cv2, read_face
+from .left_out import attempt, usable
 from .video import FrameCache, content_key, read_clip
 
 
 @dataclass
 class Dataset:
-    """Splits by name, the names of the audio features, the clips that were left out: (clip, reason); and the extractor.
+    """Splits by name, the names of the audio features, the clips that were left out; and the extractor.
 
     extractor: what made the audio vectors, one of EXTRACTORS, or "files" for files that name none of them; "" without sound.
     """
 
     splits: dict[str, Split]
     feature_names: tuple[str, ...]
-    skipped: list[tuple[Clip, str]]
+    skipped: list[Clip]
     extractor: str = ""
-
-
-class Reading(NamedTuple):
-    """Of one clip: frames (T, H, W, 3) uint8, vector (D,), None where not asked for; sha256, "" without frames."""
-
-    frames: np.ndarray | None
-    audio: np.ndarray | None
-    key: str
 
 
 def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
@@ -65,7 +54,10 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     clips, everything = _find(root, wanted, log)
     features, see, hear, faceless = None, None, None, []
     if sound:
-        features = _features_of(root, clips, wanted, on_error, extractor, log)
+        features = load_features(root, clips, wanted, on_error, log)
+        if features is None:
+            log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from "
+                f"sound tracks ({extractor})")
         hear = partial(audio_vector, features=features, extractor=extractor, missing=video)
     if video:
         see = partial(clip_frames, frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop,
@@ -97,49 +89,25 @@ def _find(root: str | os.PathLike, wanted: Sequence[str],
     return clips, [clip for name in wanted for clip in clips[name]]
 
 
-def _features_of(root: str | os.PathLike, clips: dict[str, list[Clip]], wanted: Sequence[str], on_error: str,
-                 extractor: str, log: Callable[[str], None]) -> Features | None:
-    """The data set's feature files, as `load_features`, and a line on what in them a user should know."""
-    features = load_features(root, clips, wanted, on_error, log)
-    if features is None:
-        log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from sound "
-            f"tracks ({extractor})")
-    for line in features.disagreements if features else ():
-        log(f"warning: {line}; the folder is believed")
-    return features
-
-
 def _read_all(clips: Sequence[Clip], see: Callable[[Path], np.ndarray] | None, hear: Callable[[Clip], np.ndarray] | None,
-              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[tuple[Clip, str]]]:
-    """Frames by `see` and audio vectors by `hear`, many clips at once, and (clip, reason) of those that raise DataError.
+              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, tuple], list[Clip]]:
+    """Of each clip (frames by `see`, vector by `hear`, sha256), many at once; and the clips that are left out."""
+    def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+        frames = see(clip.path) if see else None
+        audio = hear(clip) if hear else None
+        return frames, audio, content_key(clip.path) if see else ""
 
-    on_error "stop" raises the first of these errors, in the order of the clips.
-    """
-    def attempt(clip: Clip) -> Reading | DataError:
-        try:
-            frames = see(clip.path) if see else None
-            audio = hear(clip) if hear else None
-            return Reading(frames, audio, content_key(clip.path) if see else "")
-        except DataError as error:
-            return error
-
-    readings, skipped = {}, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(attempt, clips), total=len(clips), unit="clip", desc="reading clips", leave=False,
-                       disable=not sys.stderr.isatty())
-        for clip, result in zip(clips, results, strict=True):
-            if isinstance(result, Reading):
-                readings[clip] = result
-                continue
-            if on_error == "stop":
-                pool.shutdown(cancel_futures=True)
-                raise DataError(f"{result} (--on-error skip leaves such clips out)")
-            skipped.append((clip, str(result)))
-            log(f"left out: {result}")
-    return readings, skipped
+        results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
+        bar = tqdm(results, "reading clips", len(clips), unit="clip", leave=False, disable=None)
+        try:
+            readings = dict(usable(bar, on_error, log))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return readings, [clip for clip in clips if clip not in readings]
 
 
-def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:
+def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, tuple]) -> Split:
     """Those of the clips that were read; DataError where none was."""
     used = [clip for clip in clips if clip in readings]
     if not used:

@@ -75,22 +75,14 @@ def features(sound: np.ndarray, rate: int = 16000) -> np.ndarray:
     kept = active if active.any() else np.ones(n, bool)
     t = np.arange(n) * HOP
 
-    out = [_functionals(d[name], t, kept) for name in _DESCRIPTORS]
-    out.append(_functionals(d["pitch"], t, voiced))
     mfcc = d["mfcc"][kept]
-    out.append(np.stack([mfcc.mean(axis=0), mfcc.std(axis=0)], axis=1).ravel())
-
     starts = np.count_nonzero(voiced[1:] & ~voiced[:-1]) + int(voiced[0])
-    out.append(np.array([
-        _curvature(d["pitch"][voiced], t[voiced]),
-        _roughness(d["pitch"], voiced),
-        _roughness(energy, voiced),
-        voiced.sum() / kept.sum(),
-        starts / (n * HOP),
-        active.mean(),
-    ]))
-    out.append(_rhythm(energy, active))
-    return np.concatenate(out)
+    return np.concatenate([
+        *(_functionals(d[name], t, kept) for name in _DESCRIPTORS), _functionals(d["pitch"], t, voiced),
+        np.stack([mfcc.mean(axis=0), mfcc.std(axis=0)], axis=1).ravel(),
+        [_curvature(d["pitch"][voiced], t[voiced]), _roughness(d["pitch"], voiced), _roughness(energy, voiced),
+         voiced.sum() / kept.sum(), starts / (n * HOP), active.mean()],
+        _rhythm(energy, active)])
 
 
 def describe(x: np.ndarray, rate: int) -> dict[str, np.ndarray]:
@@ -109,6 +101,7 @@ def describe(x: np.ndarray, rate: int) -> dict[str, np.ndarray]:
 
 
 def _describe_block(frames: np.ndarray, rate: int) -> dict[str, np.ndarray]:
+    """Descriptors, as in `describe` but for the smoothed pitch, of frames (N, L): name -> (N,), "mfcc" -> (N, 12)."""
     length = frames.shape[1]
     frames = frames - frames.mean(axis=1, keepdims=True)
     # A full-scale square wave has power 1. A constant offset is not sound and was taken away above.

@@ -95,6 +95,7 @@ def delta(contours: np.ndarray) -> np.ndarray:
 
 
 def _samples(sound: np.ndarray, rate: int) -> np.ndarray:
+    """The samples (S,) float32, S >= 1440, in the unit that the descriptors count in; ValueError as `features`."""
     x = np.asarray(sound)
     if x.ndim != 1:
         raise ValueError(f"sound has shape {x.shape}, expected (S,): average the channels first")

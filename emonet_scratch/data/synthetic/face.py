@@ -48,7 +48,8 @@ class _Canvas:
         return np.clip(.5 - distance * self.unit, 0, 1)
 
     def paint(self, coverage: np.ndarray, colour: np.ndarray | Sequence[float]) -> None:
-        _paint(self.image, coverage, colour)
+        """The image becomes `colour` (3,) where coverage (..., H, W) is 1."""
+        self.image += np.float32(coverage)[..., None] * (np.float32(colour) - self.image)
 
     def patch(self, left: float, right: float, top: float, bottom: float) -> _Canvas:
         """The part within a rectangle; painting it paints this one."""
@@ -65,7 +66,8 @@ def draw_face(cues: np.ndarray, person: Person, scene: Scene, size: tuple[int, i
     unit = scene.scale * height
     x = (np.arange(width, dtype=np.float32) + .5 - scene.x * width)[None, :] / unit
     y = (np.arange(height, dtype=np.float32) + .5 - scene.y * height)[:, None] / unit
-    still = _Canvas(_background(scene, height, width), x, y, unit)
+    still = _Canvas(np.empty((height, width, 3), np.float32), x, y, unit)
+    _draw_background(still, scene)
     _draw_head(still, person)
     moving = _Canvas(np.repeat(still.image[None], len(cues), axis=0), x[None], y[None], unit)
     c = {name: cues[:, i, None, None] for i, name in enumerate(FACE_CUES)}
@@ -78,6 +80,17 @@ def draw_face(cues: np.ndarray, person: Person, scene: Scene, size: tuple[int, i
     shade = 1 + scene.light[0] * np.clip(x, -1.3, 1.3) + scene.light[1] * np.clip(y, -1.3, 1.3)
     moving.image *= (shade[:, :, None] * scene.gain).astype(np.float32)
     return moving.image
+
+
+def _draw_background(canvas: _Canvas, scene: Scene) -> None:
+    """A wall whose colour changes from left to right, and lights out of focus on it."""
+    height, width = canvas.image.shape[:2]
+    x = np.linspace(0, 1, width, dtype=np.float32)
+    y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    canvas.image[:] = scene.walls[0] + (scene.walls[1] - scene.walls[0]) * x[:, None]
+    for bx, by, radius, strength, *colour in scene.blobs:
+        distance = np.hypot((x - bx) * width / height, y - by)
+        canvas.paint(strength * np.clip((radius - distance) * 20, 0, 1), colour)
 
 
 def _draw_head(canvas: _Canvas, p: Person) -> None:
@@ -184,20 +197,3 @@ def _box(x: np.ndarray, y: np.ndarray, a: float | np.ndarray, b: float | np.ndar
     """The distance to the rectangle |x| <= a, |y| <= b, a segment where b = 0: minus r, its corners are round."""
     dx, dy = np.abs(x) - a, np.abs(y) - b
     return np.hypot(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0)
-
-
-def _paint(image: np.ndarray, coverage: np.ndarray, colour: np.ndarray | Sequence[float]) -> None:
-    """image (..., H, W, 3) becomes colour (3,) where coverage (..., H, W) is 1."""
-    image += np.float32(coverage)[..., None] * (np.float32(colour) - image)
-
-
-def _background(scene: Scene, height: int, width: int) -> np.ndarray:
-    """A wall that changes its colour from left to right, with lights out of focus on it: (H, W, 3) float32."""
-    x = np.linspace(0, 1, width, dtype=np.float32)[None, :, None]
-    y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    image = scene.walls[0] + (scene.walls[1] - scene.walls[0]) * x + np.zeros((height, 1, 1))
-    image = image.astype(np.float32)
-    for bx, by, radius, strength, *colour in scene.blobs:
-        d = np.hypot((x[..., 0] - bx) * width / height, y - by)
-        _paint(image, strength * np.clip((radius - d) * 20, 0, 1), colour)
-    return image

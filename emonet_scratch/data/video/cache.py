@@ -42,7 +42,6 @@ class FrameCache:
     def __init__(self, folder: PathLike):
         self.folder = os.path.abspath(os.fsdecode(folder))
         self.writable = True
-        self._checked = set()         # (file, size, time of change): each file's CRC is computed once a process
         try:
             os.makedirs(self.folder, exist_ok=True)
         except OSError as error:
@@ -57,13 +56,9 @@ class FrameCache:
         """The array of `key`, read-only, mapped from disk; None where it is absent or damaged."""
         file = self._file(key)
         try:
-            info = os.stat(file)
-            state = file, info.st_size, info.st_mtime_ns
-            if state not in self._checked:
-                raw = np.memmap(file, np.uint8, "r")
-                if zlib.crc32(raw[:-4]).to_bytes(4, "little") != raw[-4:].tobytes():
-                    return None
-                self._checked.add(state)
+            raw = np.memmap(file, np.uint8, "r")
+            if zlib.crc32(raw[:-4]).to_bytes(4, "little") != raw[-4:].tobytes():
+                return None
             return np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
             return None

@@ -219,6 +219,7 @@ def video_filters(size: int, fps: float = 25, fit: str = "pad") -> str:
 
 
 def _frames(path: PathLike, size: int, filters: str, max_frames: int | None, limit: int) -> Iterator[np.ndarray]:
+    """As `stream_frames`, of checked arguments; DataError, too, after `limit` frames where no max_frames ends them."""
     wanted = limit + 1 if max_frames is None else max_frames
     options = ["-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough", "-frames:v", str(wanted),
                "-pix_fmt", "rgb24", "-f", "rawvideo"]

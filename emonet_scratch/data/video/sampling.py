@@ -70,9 +70,7 @@ def _window(length: int, cut: float, place: float) -> tuple[np.ndarray, np.ndarr
 
 def _blend(lines: np.ndarray, first: np.ndarray, second: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
     """(256 - weight) * first + weight * second along an axis of (rows, columns) uint8; 255 * 256 + 128 fits."""
-    if not weight.any():              # no crop: only the order may differ
-        return np.take(lines, first, axis, mode="clip")           # mode: "raise" would check each index again
-    mixed = np.take(lines, first, axis, mode="clip") * (256 - weight)
+    mixed = np.take(lines, first, axis, mode="clip") * (256 - weight)     # mode: "raise" would check each index again
     mixed += np.take(lines, second, axis, mode="clip") * weight
     mixed += 128
     mixed >>= 8

@@ -18,6 +18,7 @@ import yaml
 from emonet_scratch import cli, layers, losses, models, optim
 from emonet_scratch.data import sound
 from emonet_scratch.data.extract import EXTRACTORS
+from emonet_scratch.kernels import takes
 from emonet_scratch.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -230,10 +231,27 @@ def test_every_concept_of_the_core_has_a_row():
     wanted = {f"layers.{name}" for file in files
               for name, value in vars(importlib.import_module(f"emonet_scratch.layers.{file}")).items()
               if inspect.isclass(value) and issubclass(value, layers.Layer) and value is not layers.Layer}
-    for module, helpers in ((losses, set()), (optim, {"Optimizer", "Together", "all_finite"})):
+    for module, helpers in ((losses, set()), (optim, {"Optimizer"})):
         wanted |= {f"{module.__name__.split('.')[-1]}.{name}" for name, value in vars(module).items() if name[0] != "_"
                    and getattr(value, "__module__", "") == module.__name__ and callable(value) and name not in helpers}
     assert wanted <= known, f"docs/concepts.md has no row for {', '.join(sorted(wanted - known))}"
+
+
+def test_every_kernel_stands_beside_its_definition():
+    """What is marked `@definition`, what the kernels take, what they register, and what the table names, are the same."""
+    marked = set()
+    for path in (ROOT / "emonet_scratch").rglob("*.py"):
+        for scope in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            inside = f"{scope.name}." if isinstance(scope, ast.ClassDef) else ""
+            marked |= {inside + node.name for node in getattr(scope, "body", []) if isinstance(node, ast.ClassDef | ast.FunctionDef)
+                       and any(isinstance(d, ast.Name) and d.id == "definition" for d in node.decorator_list)}
+    assert marked == set(takes.TABLE)
+    launch = "".join(path.read_text(encoding="utf-8") for path in Path(takes.__file__).parent.rglob("*.py"))
+    assert [name for name in takes.TABLE if f'.kernel("{name}"' not in launch] == []
+    cells = {row[2].strip("`").split(".")[1]: row[3] for row in concepts()}
+    for name in takes.TABLE:
+        for row in {"Optimizer.step": ("SGD", "Adam")}.get(name, (name,)):
+            assert cells[row] != "-", f"docs/concepts.md says that {row} has no kernel"
 
 
 def test_the_matrices_of_winograd_are_those_of_the_kernel():

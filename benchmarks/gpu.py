@@ -257,7 +257,7 @@ def main() -> int:
     extra = ("--out", dict(type=Path, default=Path("gpu.json"), help="where the figures go")), \
             ("--seconds", dict(type=float, default=470, help="when to stop beginning new parts")), \
             ("--only", dict(nargs="+", default=[], metavar="WORD", help="the parts with WORD in their names"))
-    options = arguments(__doc__, *extra, threads=False)
+    options = arguments(__doc__, *extra, threads=False, before=False)
     started = time.monotonic()
     device, line = choose_device()
     if device == "cpu" and not options.quick:

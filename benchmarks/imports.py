@@ -41,6 +41,8 @@ def main() -> None:
     options = arguments(__doc__, threads=False)
     machine()
     entries = [(f"`{line}`", line, None) for line in LINES]
+    if options.before:
+        entries[2:2] = [(f"before: `{line}`", line, options.before) for line in LINES[:2]]
     found: dict[str, list] = {name: [] for name, _, _ in entries}
     for name, line, folder in entries:
         if isinstance(reason := probe(line, folder), str):

@@ -5,12 +5,17 @@ its contestant, hands back an answer (logits, gradients) that must agree with th
 it has the threads it was given, and warms up. Then they take turns, A, B, C, A, B, C, ..., so that whatever slows the
 machine down slows all of them. A turn is one untimed call, and as many timed ones as fill --turn seconds; or a single timed
 one, where a call takes longer.
+
+With --before DIR, another checkout of the package takes turns, too: every contestant that runs the package, with its kernels
+or with the definitions alone, is followed by one whose worker imports `emonet_scratch` from DIR. What a script names of
+the package has to be in both.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import resource
@@ -18,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,13 +41,16 @@ class Contestant(NamedTuple):
     answer() a dictionary of arrays (or of dictionaries of arrays) to compare, called once, before the first step; an empty
     one where nothing can be compared.
     kind: "ours"; "eager", "compile", "float32": peers of the same precision; "exact", "definitions": other ways of ours;
-    "bf16", "other": peers that do less or other work, whose answers are not held to ours.
+    "before", "definitions before": those of the checkout that --before names; "bf16", "other": peers that do less or other
+    work, whose answers are not held to ours.
+    package: the folder to import emonet_scratch from; None: from where this process would.
     """
 
     name: str
     build: Callable[[Any], tuple[Callable[[], Any], Callable[[], dict]]]
     kind: str
     environment: dict[str, str] | None = None
+    package: str | None = None
 
 
 class Measured(NamedTuple):
@@ -74,8 +83,11 @@ def contestants(ours: Callable, theirs: Callable, exact: bool = True) -> list[Co
             Contestant("PyTorch bf16", partial(theirs, half=True), "bf16", TUNED_MALLOC)]
 
 
-def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True) -> argparse.Namespace:
-    """The command line that all scripts share, and `extra` pairs of an option and its settings."""
+def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True, before: bool = True) -> argparse.Namespace:
+    """The command line that all scripts share, and `extra` pairs of an option and its settings.
+
+    threads, before: whether the script has --threads and --before.
+    """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     if threads:
         parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}),
@@ -85,12 +97,37 @@ def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True) -> argpa
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between turns: spinning threads fall asleep")
     parser.add_argument("--skip", nargs="+", default=[], metavar="WORD", help="leave out contestants with WORD in the name")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works, measures nothing")
+    if before:
+        parser.add_argument("--before", type=_checkout, metavar="DIR",
+                            help="another checkout of the package, built in place, to measure beside this one")
     for option, settings in extra:
         parser.add_argument(option, **settings)
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 15)
     options.turn = options.turn or (0.02 if options.quick else 0.3)
+    options.before = options.before if before else None
     return options
+
+
+def _checkout(folder: str) -> str:
+    """The absolute path of a checkout of the package that is not the one in use."""
+    path, spec = Path(folder).resolve(), importlib.util.find_spec("emonet_scratch")
+    if not (path / "emonet_scratch/__init__.py").exists():
+        raise argparse.ArgumentTypeError(f"{folder!r} has no emonet_scratch/__init__.py")
+    if spec and spec.origin and Path(spec.origin).resolve().is_relative_to(path):
+        raise argparse.ArgumentTypeError(f"{folder!r} is what emonet_scratch is imported from anyway")
+    return str(path)
+
+
+def _with_before(entries: Sequence[Contestant], before: str | None) -> list[Contestant]:
+    """Each contestant of ours followed by the same from the checkout in `before`."""
+    kinds, found = {"ours": "before", "definitions": "definitions before"} if before else {}, []
+    for entry in entries:
+        found.append(entry)
+        if entry.kind in kinds:
+            name = entry.name.replace("ours", "before", 1) if "ours" in entry.name else f"before: {entry.name}"
+            found.append(entry._replace(name=name, kind=kinds[entry.kind], package=before))
+    return found
 
 
 # ---- in the worker ----
@@ -98,6 +135,8 @@ def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True) -> argpa
 def _serve(pipe: Any, contestant: Contestant, case: Any, threads: int | None, turn: float) -> None:
     """The worker: build, answer, warm up, then one timed turn for every message."""
     try:
+        if contestant.package:
+            _assert_package(contestant.package)
         step, answer = contestant.build(case)
         answered = answer()
         step()
@@ -129,6 +168,15 @@ def _processor_time() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def _assert_package(folder: str) -> None:
+    """An installed package may come before the folders of sys.path."""
+    import emonet_scratch
+
+    found = Path(emonet_scratch.__file__).resolve()
+    if not found.is_relative_to(folder):
+        raise RuntimeError(f"emonet_scratch was imported from {found.parent}, expected the one in {folder}")
+
+
 def _assert_threads(threads: int | None) -> None:
     """Every library of this process that computes in threads must have the number asked for."""
     if threads is None:
@@ -150,7 +198,8 @@ def _kernels() -> Any:
     """The library of the CPU kernels that this worker has loaded, or None."""
     if "emonet_scratch.kernels.cpu.library" in sys.modules:
         return sys.modules["emonet_scratch.kernels.cpu.library"].find()[0]
-    return None
+    before = sys.modules.get("emonet_scratch.kernels")                # once one file, the registry
+    return before.library() if hasattr(before, "library") else None
 
 
 def _details() -> str:
@@ -160,23 +209,32 @@ def _details() -> str:
         return f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
     if "emonet_scratch.dispatch" in sys.modules:
         return sys.modules["emonet_scratch.dispatch"].why("cpu")
+    if "emonet_scratch.kernels" in sys.modules:
+        return sys.modules["emonet_scratch.kernels"].why()
     return f"NumPy {np.__version__}"
 
 
 # ---- in the parent ----
 
 @contextlib.contextmanager
-def _inherited(environment: dict[str, str]) -> Iterator[None]:
-    """os.environ with these changes, which a process that is started meanwhile inherits."""
-    before = dict(os.environ)
+def _inherited(environment: dict[str, str], package: str | None) -> Iterator[None]:
+    """What a process that is started meanwhile inherits: os.environ with these changes, and sys.path with `package` first.
+
+    A spawned process replaces its own sys.path, to which PYTHONPATH has contributed, by that of its parent; so both are set.
+    """
+    old_environment, old_path = dict(os.environ), list(sys.path)
     for name in CLEARED:
         os.environ.pop(name, None)
     os.environ.update(environment)
+    if package:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        sys.path.insert(0, package)
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(old_environment)
+        sys.path[:] = old_path
 
 
 class _Worker:
@@ -187,7 +245,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "EMONET_THREADS") if threads else ()
-        with _inherited(dict.fromkeys(names, str(threads)) | (contestant.environment or {})):
+        with _inherited(dict.fromkeys(names, str(threads)) | (contestant.environment or {}), contestant.package):
             self.process = context.Process(target=_serve, args=(theirs, contestant, case, threads, turn), daemon=False)
             self.process.start()
         theirs.close()
@@ -196,7 +254,8 @@ class _Worker:
         except EOFError:
             state, *rest = "failed", "its process ended", ""
         if state == "ready":
-            self.answer, self.details = rest
+            self.answer, details = rest
+            self.details = f"before: {details}" if contestant.package else details
         else:
             self.failure = rest[0]
             self.close()
@@ -224,7 +283,7 @@ def measure(entries: Sequence[Contestant], case: Any, options: argparse.Namespac
     """
     workers: list[_Worker] = []
     try:
-        for entry in entries:
+        for entry in _with_before(entries, options.before):
             if not any(word in entry.name for word in options.skip):
                 workers.append(_Worker(entry, case, threads, options.turn))
         ready = _ready(workers)
@@ -257,10 +316,12 @@ def _take_turns(workers: Sequence[_Worker], options: argparse.Namespace) -> list
 
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
-    """Those that can run; the others are named."""
+    """Those that can run; the others are named. SystemExit where the checkout of --before cannot."""
     for worker in workers:
         if not worker.failure:
             continue
+        if worker.contestant.package:
+            raise SystemExit(f"{worker.contestant.name}: {worker.failure}")
         if worker.failure.endswith("is not installed"):
             _say_once(f"{worker.failure}: those who need it are left out")
         else:

@@ -1,7 +1,8 @@
 """What was measured, as Markdown.
 
-"over ours" and "ours vs ..." are seconds of the peer over seconds of ours: above 1, ours is faster. A ratio is that of the
-medians; its quartiles, in brackets, are those of the ratios within each round.
+"over ours" and "ours vs ..." are seconds of the peer over seconds of ours, "before / after" those of the checkout that
+--before names over ours: above 1, ours is faster. A ratio is that of the medians; its quartiles, in brackets, are those of
+the ratios within each round.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ AGAINST_PYTORCH = {"ours vs eager": (["eager"], ["ours"]),
                    "vs strongest float32": (["eager", "compile", "float32"], ["ours"]),
                    "vs bf16": (["bf16"], ["ours"]),
                    "NumPy definitions vs eager": (["eager"], ["definitions"])}
+BEFORE = {"before / after": (["before"], ["ours"]),
+          "before / after, definitions": (["definitions before"], ["definitions"])}
 
 
 def summarise(rows: Sequence[tuple[str, Sequence[Measured]]],
@@ -91,6 +94,7 @@ def summarise(rows: Sequence[tuple[str, Sequence[Measured]]],
 
     Of several contestants of the same kinds the fastest counts, and is named where it could be one of several kinds.
     """
+    ratios = ratios | BEFORE
     cells = {head: [_summary_cell(found, *kinds) for _, found in rows] for head, kinds in ratios.items()}
     shown = {head: column for head, column in cells.items() if set(column) != {"-"}}
     markdown("Summary", ["work", *shown], zip((title for title, _ in rows), *shown.values(), strict=True))

@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-# script, and which of --threads, --rounds and --skip it takes; all take --quick
-SCRIPTS = {"imports.py": ("rounds",),
-           "decode.py": ("rounds", "skip"),
-           "layers_cpu.py": ("threads", "rounds", "skip"),
-           "resnet_cpu.py": ("threads", "rounds", "skip"),
-           "lstm_cpu.py": ("threads", "rounds", "skip"),
-           "small_epoch.py": ("threads", "rounds", "skip"),
-           "lda.py": ("threads", "rounds", "skip"),
+# script, and which of --threads, --rounds, --skip and --before it takes; all take --quick
+SCRIPTS = {"imports.py": ("rounds", "before"),
+           "decode.py": ("rounds", "skip", "before"),
+           "layers_cpu.py": ("threads", "rounds", "skip", "before"),
+           "resnet_cpu.py": ("threads", "rounds", "skip", "before"),
+           "lstm_cpu.py": ("threads", "rounds", "skip", "before"),
+           "small_epoch.py": ("threads", "rounds", "skip", "before"),
+           "lda.py": ("threads", "rounds", "skip", "before"),
            "memory.py": ()}
 
 
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--threads", nargs="+")
     parser.add_argument("--rounds", nargs=1)
     parser.add_argument("--skip", nargs="+", help="contestants to leave out: words of their names")
+    parser.add_argument("--before", nargs=1, metavar="DIR", help="another checkout of the package, to measure beside this")
     parser.add_argument("--quick", action="store_true")
     options, failed = parser.parse_args(), []
     with options.out.open("w", encoding="utf-8") as out:

@@ -35,7 +35,8 @@ def _trainer(case: dict, dropout: float | None = None) -> Any:
 
 
 def _step_of(trainer: Any) -> Callable:
-    return trainer._step
+    """Trainer.step, which had another name in checkouts from before."""
+    return trainer.step if hasattr(trainer, "step") else trainer._step
 
 
 def _batches(case: dict, trainer: Any) -> list[Any]:

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch_nets
 from peers import difference
-from torch.nn import functional as F
 
 from emonet_scratch.data.cifar10 import read_cifar10
 from emonet_scratch.files import write_whole
@@ -31,15 +30,13 @@ from emonet_scratch.training.images import MEAN, STD, ImageTrainer, Recipe, ten_
 
 def pixels(images: np.ndarray) -> torch.Tensor:
     """(N, H, W, 3) bytes to normalised (N, 3, H, W), channels last in memory."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (x - torch.tensor(MEAN).reshape(3, 1, 1)) / torch.tensor(STD).reshape(3, 1, 1)
+    return torch_nets.normalize(torch_nets.images(images), *(torch.tensor(a).reshape(3, 1, 1) for a in (MEAN, STD)))
 
 
 def check_first_batch(trainer: ImageTrainer, net: torch.nn.Module) -> None:
     """Both compute the same from the same weights."""
     images, labels = next(trainer.batches(0))
-    loss = F.cross_entropy(net(pixels(images)), torch.from_numpy(labels))
-    loss.backward()
+    _, loss = torch_nets.forward_backward(net, [pixels(images)], torch.from_numpy(labels))
     buffers, model = trainer.model.save_buffers(), trainer.model
     logits, cache = model.train().forward(images)
     mine, dlogits = softmax_cross_entropy(logits, labels)
@@ -68,12 +65,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--limit", type=int, help="the first images of both splits only, for a trial")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--quick", action="store_true", help="few images, one epoch: shows that the script works")
     options = parser.parse_args()
+    if options.quick:
+        options.limit, options.epochs = 256, 1
     train, test = (tuple(a[:options.limit] for a in read_cifar10(options.data, split)) for split in ("train", "test"))
     trainer = ImageTrainer(train, test, options.out / "unused", Recipe(epochs=options.epochs))
     r, file = trainer.recipe, options.out / "last.pt"
     net = torch_nets.load(torch_nets.ResNet(r.depth, r.width), trainer.resnet.state_dict())
-    net = net.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), r.lr, r.momentum, weight_decay=r.weight_decay, nesterov=True)
     rows: list[dict] = []
     if file.exists():
@@ -83,17 +82,14 @@ def main() -> None:
         rows = json.loads(saved["rows"])
     else:
         check_first_batch(trainer, torch_nets.load(torch_nets.ResNet(r.depth, r.width), trainer.resnet.state_dict()))
-    run, steps = torch.compile(net) if options.compile else net, -(-len(train[1]) // r.batch_size)
+    run, steps = torch_nets.as_run(net, "compile" if options.compile else "eager"), -(-len(train[1]) // r.batch_size)
     for epoch in range(len(rows), r.epochs):
         started, correct = time.perf_counter(), 0
         net.train()
         for k, (images, labels) in enumerate(trainer.batches(epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = trainer.rate(epoch * steps + k)
-            optimizer.zero_grad()
-            logits, y = run(pixels(images)), torch.from_numpy(labels)
-            F.cross_entropy(logits, y).backward()
-            optimizer.step()
+            torch_nets.set_rate(optimizer, trainer.rate(epoch * steps + k))
+            y = torch.from_numpy(labels)
+            logits, _ = torch_nets.training_step(run, optimizer, [pixels(images)], y)
             correct += int((logits.argmax(1) == y).sum())
         seconds = time.perf_counter() - started
         rows.append({"epoch": epoch + 1, "train": correct / len(train[1]), "test": accuracy(net, *test),

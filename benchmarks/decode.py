@@ -15,9 +15,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-from peers import Contestant, arguments, machine, measure, quartiles, table
+from machine import machine
+from peers import Contestant, arguments, measure
+from report import summarise, table
 
 
 def ours(case: dict) -> tuple[Callable, Callable]:
@@ -60,17 +63,13 @@ def imageio_ffmpeg(case: dict) -> tuple[Callable, Callable]:
 
 def _command(clip: str, size: int) -> list[str]:
     """Plain ffmpeg, with the very filters that our decoder asks for."""
-    import imageio_ffmpeg as peer
+    from emonet_scratch.data.video import read_clip
 
-    from emonet_scratch.data import video
-
-    asked, blocks = [], video._blocks
-    video._blocks = lambda path, options, block: asked.append(options) or blocks(path, options, block)
-    video.read_clip(clip, size)
-    video._blocks = blocks
-    options = asked[0]
-    shown = ["-map", "0:V:0", "-vf", options[options.index("-vf") + 1], "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
-    return [peer.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-i", clip, *shown, "-f", "null", "-"]
+    with mock.patch("subprocess.Popen", side_effect=subprocess.Popen) as started:
+        read_clip(clip, size)
+    asked = next(words for (words,), _ in started.call_args_list if "-vf" in words)
+    shown = ["-map", "0:V:0", "-vf", asked[asked.index("-vf") + 1], "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
+    return [asked[0], "-nostdin", "-v", "error", "-i", clip, *shown, "-f", "null", "-"]
 
 
 CONTESTANTS = [Contestant("ours", ours, "ours"),
@@ -106,12 +105,8 @@ def main() -> None:
                 found = measure(CONTESTANTS, {"clip": str(clip), "size": size}, options, None, {"frames": 0})
                 title = f"{clip.name}, {size} x {size}"
                 table(title, found, unit=("frames", float(found[0].answer["frames"])))
-                plainly = next((m for m in found if m.contestant.kind == "eager"), None)
-                if plainly:
-                    rate = plainly.seconds / found[0].seconds
-                    middle = np.median(plainly.seconds) / np.median(found[0].seconds)
-                    rows.append(f"| {title} | {quartiles(rate, middle=middle)} |")
-    print("\n### Summary\n\n| clip | frames a second, ours over plain ffmpeg |\n| --- | --- |", *rows, sep="\n")
+                rows.append((title, found))
+    summarise(rows, {"frames a second, ours over plain ffmpeg": (["eager"], ["ours"])})
 
 
 if __name__ == "__main__":

@@ -25,303 +25,136 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lstm_cpu
 import numpy as np
 import resnet_cpu
-from peers import Contestant, Measured, Work, arguments, machine, measure, ratio, table
+from machine import machine
+from peers import Contestant, Measured, arguments, measure
+from report import Work, ratio, table
 
 from emonet_scratch import dispatch
-from emonet_scratch.backend import choose_device, import_cupy, to_device
+from emonet_scratch.backend import choose_device, import_cupy
 from emonet_scratch.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 LR = 1e-6
-CLIPS, FRAMES, AUDIO = 16, 50, 6
-# how far logits and gradients of the same network may be apart in the Euclidean norm, when both round this way
+AUDIO = 6                           # inputs of the audio branch
+PYTORCH = {"eager": "PyTorch eager", "compile": "torch.compile", "reduce-overhead": "torch.compile, reduce-overhead"}
+# how far outputs and gradients of the same network may be apart in the Euclidean norm, when both round this way
 FAR = {"fp32": (1e-3, 5e-2), "tf32": (1e-2, 1e-1), "bf16": (5e-2, 3e-1)}
 
 
-# ---- ours, in a worker ----
+# ---- contestants, built in a worker ----
 
-def _waiting(run: Callable[[], Any], device: str) -> Callable[[], Any]:
-    """run, and wait until the GPU has done it."""
-    if device == "cpu":
-        return run
-
-    def step() -> Any:
-        result = run()
-        import_cupy().cuda.Device().synchronize()
-        return result
-    return step
-
-
-def _gradients(net: Any) -> dict[str, np.ndarray]:
-    return {p.name: np.array(to_device(p.grad, "cpu")) for p in net.parameters()}
-
-
-def _memory(device: str) -> dict:
-    """What CuPy has taken from the GPU so far, GiB."""
-    return {} if device == "cpu" else {"memory": np.array(import_cupy().get_default_memory_pool().total_bytes() / 2**30)}
-
-
-def _ours(net: Any, case: dict, inputs: list[Any]) -> tuple[Callable, Callable]:
-    from emonet_scratch.losses import softmax_cross_entropy
-    from emonet_scratch.optim import SGD
-
+def _ours(case: dict, build: Callable) -> tuple[Callable, Callable]:
+    """build(case), in the precision of the case; the answer has the memory that CuPy has taken, GiB."""
     device = case["device"]
     dispatch.use_precision(case["precision"], device)
-    net.load_state_dict(case["state"])
-    net.to_device(device).train(case["kind"] == "training")
-    inputs = [to_device(a, device) for a in inputs]
-    optimizer = SGD(net.parameters(), LR)
+    step, answer = build(case)
 
-    def gradients() -> Any:
-        net.zero_grad()
-        logits, cache = net.forward(*inputs)
-        net.backward(softmax_cross_entropy(logits, case["labels"])[1], cache)
-        return logits
-
-    def train() -> None:
-        gradients()
-        optimizer.step()
-
-    def answer() -> dict:
-        if case["kind"] == "evaluation":
-            return {"logits": to_device(net.forward(*inputs)[0], "cpu")}
-        logits = to_device(gradients(), "cpu")
-        return {"logits": logits, "gradients": _gradients(net)} | _memory(device)
-    return _waiting(train if case["kind"] == "training" else lambda: net.forward(*inputs), device), answer
+    def with_memory() -> dict:
+        found = answer()
+        return found if device == "cpu" else found | {
+            "memory": np.array(import_cupy().get_default_memory_pool().total_bytes() / 2**30)}
+    return step, with_memory
 
 
-def resnet(case: dict) -> tuple[Callable, Callable]:
-    """ResNet-20 on float32 images."""
-    from emonet_scratch.models import ResNet
-
-    net = ResNet(rng=np.random.default_rng(0))
-    net.features.conv.input_gradient = False                                  # PyTorch computes none, either
-    return _ours(net, case, [case["x"]])
-
-
-def emonet(case: dict) -> tuple[Callable, Callable]:
-    """The whole network on bytes, the trunk in chunks that are computed again in backward."""
-    from emonet_scratch.models import EmoNet, EmoNetConfig
-
-    net = EmoNet(EmoNetConfig().replace(**case["config"]), AUDIO, np.random.default_rng(0))
-    net.trunk.layer.resnet.conv.input_gradient = False
-    return _ours(net, case, [case["x"], case["lengths"], case["audio"]])
-
-
-def lstm(case: dict) -> tuple[Callable, Callable]:
-    """3 layers, forward and backward; the recurrence is float32 in every precision."""
-    from emonet_scratch.layers import LSTM
-
-    device = case["device"]
-    net = LSTM(case["x"].shape[2], case["dy"].shape[2], num_layers=3)
-    net.load_state_dict(case["state"])
-    net.to_device(device)
-    x, dy = to_device(case["x"], device), to_device(case["dy"], device)
-
-    def step() -> tuple[Any, Any]:
-        net.zero_grad()
-        (y, _), cache = net.forward(x)
-        return y, net.backward(dy, None, cache)[0]
-
-    def answer() -> dict:
-        y, dx = (to_device(a, "cpu") for a in step())
-        return {"logits": y, "gradients": _gradients(net) | {"x": dx}}
-    return _waiting(step, device), answer
-
-
-# ---- PyTorch, in a worker ----
-
-def _torch(case: dict) -> Any:
-    """PyTorch, told the precision."""
+def _theirs(case: dict, build: Callable, variant: str) -> tuple[Callable, Callable]:
+    """build(case, variant, half), in the precision of the case; the answer has the most memory that PyTorch held, GiB."""
     import torch
 
-    exact = case["precision"] == "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case["precision"] != "fp32"
     torch.backends.cudnn.benchmark = True
-    return torch
+    step, answer = build(case, variant, case["precision"] == "bf16")
+
+    def with_memory() -> dict:
+        found = answer()
+        return found if case["device"] == "cpu" else found | {"memory": np.array(torch.cuda.max_memory_allocated() / 2**30)}
+    return step, with_memory
 
 
-def _theirs(net: Any, case: dict, inputs: list[Any], how: str) -> tuple[Callable, Callable]:
-    import torch_nets
-    from torch.nn import functional as F
+def our_emonet(case: dict) -> tuple[Callable, Callable]:
+    """The whole network on bytes, the trunk in chunks that are computed again in backward."""
+    import our_nets
 
-    torch, half = _torch(case), case["precision"] == "bf16"
-    device = "cpu" if case["device"] == "cpu" else "cuda"
-    net = torch_nets.load(net, case["state"]).to(device, memory_format=torch.channels_last)
-    inputs = [torch.from_numpy(a).to(device) for a in inputs]
-    if case["x"].dtype == np.float32:
-        inputs[0] = inputs[0].permute(0, 3, 1, 2)                             # as it lies, that is channels last
-    labels = torch.from_numpy(case["labels"]).to(device)
-    net.train(case["kind"] == "training")
-    run = net if how == "eager" else torch.compile(net, mode=None if how == "compile" else how)
+    from emonet_scratch.models import EmoNet, EmoNetConfig
+    from emonet_scratch.optim import SGD
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    if case["kind"] == "evaluation":
-        if half:
-            net.bfloat16()
-            inputs = [a.bfloat16() for a in inputs]
-
-        def evaluate() -> Any:
-            with torch.no_grad():
-                logits = run(*inputs)
-            wait()
-            return logits
-        return evaluate, lambda: {"logits": evaluate().float().cpu().numpy()}
-
-    optimizer = torch.optim.SGD(net.parameters(), LR, fused=how != "eager")
-
-    def gradients() -> Any:
-        optimizer.zero_grad()
-        with torch_nets.autocast(half, device):
-            logits = run(*inputs)
-        F.cross_entropy(logits.float(), labels).backward()
-        return logits
-
-    def step() -> None:
-        gradients()
-        optimizer.step()
-        wait()
-
-    def answer() -> dict:
-        logits = gradients().detach().float().cpu().numpy()
-        memory = {"memory": np.array(torch.cuda.max_memory_allocated() / 2**30)} if device == "cuda" else {}
-        return {"logits": logits, "gradients": torch_nets.gradients(net, case["state"])} | memory
-    return step, answer
+    net = EmoNet(EmoNetConfig().replace(**case["config"]), AUDIO, np.random.default_rng(0))
+    net.load_state_dict(case["state"])
+    net.trunk.layer.resnet.conv.input_gradient = False                        # PyTorch computes none, either
+    net.to_device(case["device"]).train()
+    inputs = [case["x"], case["lengths"], case["audio"]]
+    return our_nets.training(net, inputs, case["labels"], SGD(net.parameters(), LR), case["device"])
 
 
-def _their_net(case: dict, how: str) -> tuple[Callable, Callable]:
+def their_emonet(case: dict, variant: str, half: bool) -> tuple[Callable, Callable]:
+    """The same in PyTorch."""
+    import torch
     import torch_nets
 
-    if "config" in case:
-        frames = case["x"]
-        return _theirs(torch_nets.EmoNet(case["config"], AUDIO), case, [frames, case["audio"]], how)
-    return _theirs(torch_nets.ResNet(), case, [case["x"]], how)
-
-
-def eager(case: dict) -> tuple[Callable, Callable]:
-    """As one writes it, channels last."""
-    return _their_net(case, "eager")
-
-
-def compiled(case: dict) -> tuple[Callable, Callable]:
-    """torch.compile and, in training, the fused optimizer."""
-    return _their_net(case, "compile")
-
-
-def replayed(case: dict) -> tuple[Callable, Callable]:
-    """torch.compile with CUDA graphs."""
-    return _their_net(case, "reduce-overhead")
-
-
-def cudnn(case: dict) -> tuple[Callable, Callable]:
-    """torch.nn.LSTM, which is cuDNN's on a GPU."""
-    import torch_nets
-
-    torch, device = _torch(case), "cpu" if case["device"] == "cpu" else "cuda"
-    state, net = {f"lstm.{name}": a for name, a in case["state"].items()}, torch.nn.Module()
-    net.lstm = torch.nn.LSTM(case["x"].shape[2], case["dy"].shape[2], num_layers=3)
-    torch_nets.load(net, state).to(device)
-    net.lstm.flatten_parameters()
-    x, dy = torch.from_numpy(case["x"]).to(device).requires_grad_(), torch.from_numpy(case["dy"]).to(device)
-
-    def step() -> Any:
-        net.zero_grad()
-        x.grad = None
-        y, _ = net.lstm(x)
-        y.backward(dy)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return y
-
-    def answer() -> dict:
-        y = step().detach().cpu().numpy()
-        found = {name.removeprefix("lstm."): g for name, g in torch_nets.gradients(net, state).items()}
-        return {"logits": y, "gradients": found | {"x": x.grad.cpu().numpy()}}
-    return step, answer
+    device = case["device"].partition(":")[0]
+    net = torch_nets.load(torch_nets.EmoNet(case["config"], AUDIO), case["state"], device).train()
+    *inputs, labels = (torch.from_numpy(case[name]).to(device) for name in ("x", "audio", "labels"))
+    optimizer = torch.optim.SGD(net.parameters(), LR, fused=variant != "eager")
+    return torch_nets.training(net, case["state"], inputs, labels, optimizer, variant, half)
 
 
 # ---- the table ----
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table: what runs, against whom, and what is hoped for."""
+    """One line of the table: what runs, in which precision, and what is hoped for.
+
+    case(*sizes), with --quick case(*tiny), is what ours and theirs are built from. goals: variants of PyTorch
+    (torch_nets.as_run), each with the ratio to reach.
+    """
 
     work: str
-    case: Callable[[bool], dict]            # of `quick`
+    precision: str
+    case: Callable[..., dict]
+    sizes: tuple
+    tiny: tuple
     ours: Callable
-    peers: tuple[tuple[str, Callable, str], ...]
-    goals: dict[str, float]                 # kind of a peer -> ratio
+    theirs: Callable
+    goals: dict[str, float]
     unit: str
-    graph: bool = False                     # ours with EMONET_GRAPH=1
 
 
-def _images(N: int, size: int, kind: str, precision: str) -> Callable[[bool], dict]:
-    def case(quick: bool) -> dict:
-        from emonet_scratch.models import ResNet
+def clips(N: int, T: int, changes: dict) -> dict:
+    """A case: clips of T frames for the preset `paper` with `changes`."""
+    from emonet_scratch.models import EmoNet, EmoNetConfig
 
-        rng, n, s = np.random.default_rng(0), min(N, 2) if quick else N, 16 if quick else size
-        state = ResNet(rng=rng).state_dict()
-        for name, a in state.items():                                         # batch norms that have seen something
-            if name.endswith(("gamma", "running_var")):
-                a[...] = rng.uniform(0.5, 1.5, a.shape)
-        return {"kind": kind, "precision": precision, "state": state, "labels": rng.integers(0, 10, n),
-                "x": rng.standard_normal((n, s, s, 3), np.float32)}
-    return case
+    # no dropout: both sides would draw other masks, and the gradients could not be compared
+    config = EmoNetConfig.preset("paper").replace(dropout=0.0, lda_components=None, **changes)
+    rng, size = np.random.default_rng(0), config.frame_size
+    return {"kind": "training", "config": dataclasses.asdict(config), "state": EmoNet(config, AUDIO, rng).state_dict(),
+            "labels": rng.integers(0, 7, N), "x": rng.integers(0, 256, (N * T, size, size, 3), np.uint8),
+            "lengths": np.full(N, T), "audio": rng.standard_normal((N, AUDIO), np.float32)}
 
 
-def _paper(precision: str) -> Callable[[bool], dict]:
-    def case(quick: bool) -> dict:
-        from emonet_scratch.models import EmoNet, EmoNetConfig
-
-        # no dropout: both sides would draw other masks, and the gradients could not be compared
-        config = EmoNetConfig.preset("paper").replace(dropout=0.0, lda_components=None)
-        if quick:
-            config = config.replace(frame_size=16, lstm_size=8)
-        N, T, rng = (2, 3, np.random.default_rng(0)) if quick else (CLIPS, FRAMES, np.random.default_rng(0))
-        size = config.frame_size
-        return {"kind": "training", "precision": precision, "config": dataclasses.asdict(config),
-                "state": EmoNet(config, AUDIO, rng).state_dict(), "labels": rng.integers(0, 7, N),
-                "x": rng.integers(0, 256, (N * T, size, size, 3), np.uint8), "lengths": np.full(N, T),
-                "audio": rng.standard_normal((N, AUDIO), np.float32)}
-    return case
-
-
-def _sequences(T: int, N: int, D: int, H: int, precision: str) -> Callable[[bool], dict]:
-    def case(quick: bool) -> dict:
-        from emonet_scratch.layers import LSTM
-
-        t, n, d, h = (3, 2, 4, 8) if quick else (T, N, D, H)
-        rng = np.random.default_rng(0)
-        return {"kind": "training", "precision": precision, "state": LSTM(d, h, num_layers=3, rng=rng).state_dict(),
-                "x": rng.standard_normal((t, n, d), np.float32), "dy": rng.standard_normal((t, n, h), np.float32)}
-    return case
+def resnet(N: int, kind: str, precision: str, goals: dict[str, float]) -> Row:
+    """ResNet-20 on N images of 256 x 256; kind: "training" or "evaluation"."""
+    return Row(f"ResNet-20, {N} of 256 x 256, {kind}, {precision}", precision, resnet_cpu.images, (N, 256, kind),
+               (min(N, 2), 16, kind), resnet_cpu.ours, resnet_cpu.theirs, goals, "images")
 
 
 def rows() -> Iterator[Row]:
     """The most wanted first: the time may be over before the last."""
-    both = ("PyTorch eager", eager, "eager"), ("torch.compile", compiled, "compile")
     for precision in ("bf16", "tf32"):
-        yield Row(f"ResNet-20, 32 of 256 x 256, training step, {precision}", _images(32, 256, "training", precision), resnet,
-                  both, {"eager": 1.5, "compile": 1.0}, "images")
-        yield Row(f"ResNet-20, 64 of 256 x 256, evaluation, {precision}", _images(64, 256, "evaluation", precision), resnet,
-                  both, {"eager": 2.5, "compile": 1.2}, "images")
-        yield Row(f"ResNet-20, one of 256 x 256, evaluation, {precision}", _images(1, 256, "evaluation", precision), resnet,
-                  (both[0], ("torch.compile, reduce-overhead", replayed, "compile")), {"eager": 3.0, "compile": 1.0},
-                  "images", graph=True)
+        yield resnet(32, "training", precision, {"eager": 1.5, "compile": 1.0})
+        yield resnet(64, "evaluation", precision, {"eager": 2.5, "compile": 1.2})
+        yield resnet(1, "evaluation", precision, {"eager": 3.0, "reduce-overhead": 1.0})
         if precision == "bf16":
-            yield Row("3-layer LSTM, D 64, H 256, T 50, N 16, forward + backward, fp32", _sequences(50, 16, 64, 256, "fp32"),
-                      lstm, (("torch.nn.LSTM (cuDNN)", cudnn, "eager"),), {"eager": 1.0}, "steps")
-            yield Row(f"EmoNet `paper`, {CLIPS} clips of {FRAMES} frames of 256 x 256, training step, {precision}",
-                      _paper(precision), emonet, both[:1], {"eager": 1.3}, "frames")
+            yield Row("3-layer LSTM, D 64, H 256, T 50, N 16, forward + backward, fp32", "fp32", lstm_cpu.sequences,
+                      (50, 16, 64, 256), (3, 2, 4, 8), lstm_cpu.ours, lstm_cpu.theirs, {"eager": 1.0}, "steps")
+            yield Row("EmoNet `paper`, 16 clips of 50 frames of 256 x 256, training step, bf16", "bf16", clips,
+                      (16, 50, {}), (2, 3, {"frame_size": 16, "lstm_size": 8}), our_emonet, their_emonet,
+                      {"eager": 1.3}, "frames")
 
 
 def work_of(case: dict) -> Work:
@@ -333,14 +166,15 @@ def work_of(case: dict) -> Work:
 
 
 def _measure(row: Row, options: Any, device: str, roofline: dict) -> dict:
-    case = row.case(options.quick) | {"device": device} | ({"precision": "fp32"} if device == "cpu" else {})
-    logits, gradients = FAR[case["precision"]]
-    units = case["dy"].shape[0] * case["dy"].shape[1] if "dy" in case else len(case["x"])
-    limits = {"logits": logits} | ({"gradients": gradients} if case["kind"] == "training" else {})
-    contestants = [Contestant("ours", row.ours, "ours", {"EMONET_GRAPH": "1"} if row.graph else None),
-                   *(Contestant(*peer) for peer in row.peers)]
-    found = measure(contestants, case, options, None, limits)
+    precision = "fp32" if device == "cpu" else row.precision
+    case = row.case(*(row.tiny if options.quick else row.sizes)) | {"device": device, "precision": precision}
+    outputs, gradients = FAR[precision]
+    contestants = [Contestant("ours", partial(_ours, build=row.ours), "ours"),
+                   *(Contestant(PYTORCH[variant], partial(_theirs, build=row.theirs, variant=variant), variant)
+                     for variant in row.goals)]
+    found = measure(contestants, case, options, None, {"logits": outputs, "y": outputs, "gradients": gradients})
     memory = {m.contestant.name: round(float(m.answer.pop("memory")), 2) for m in found if "memory" in m.answer}
+    units = case["dy"].shape[0] * case["dy"].shape[1] if "dy" in case else len(case["x"])
     table(("tiny: " if options.quick else "") + row.work, found, unit=(row.unit, units))
 
     work, top = work_of(case), roofline if isinstance(roofline, dict) else {}
@@ -348,14 +182,13 @@ def _measure(row: Row, options: Any, device: str, roofline: dict) -> dict:
     def line(m: Measured) -> dict:
         entry: dict[str, Any] = {"ms": [round(1e3 * float(q), 4) for q in np.quantile(m.seconds, [0.25, 0.5, 0.75])]}
         if top:
-            seconds = float(np.median(m.seconds))
-            entry |= {"of the matrix rate": round(work.flops / seconds / 1e12 / top[f"{case['precision']}, TFLOP/s"], 3),
-                      "of the copy rate": round(work.bytes / seconds / 1e12 / top["copy, TB/s"], 3)}
+            entry |= {"of the matrix rate": round(work.flops / m.median / 1e12 / top[f"{precision}, TFLOP/s"], 3),
+                      "of the copy rate": round(work.bytes / m.median / 1e12 / top["copy, TB/s"], 3)}
         if m is not found[0]:
-            entry |= {"over ours": ratio(m, found[0]), "goal": row.goals.get(m.contestant.kind)}
+            entry |= {"over ours": ratio(m, found[0]), "goal": row.goals[m.contestant.kind]}
         return entry
     return {"contestants": {m.contestant.name: line(m) for m in found}, "GiB": memory,
-            f"{row.unit} a second": round(units / float(np.median(found[0].seconds)), 1),
+            f"{row.unit} a second": round(units / found[0].median, 1),
             "left out": [c.name for c in contestants if c not in [m.contestant for m in found]]}
 
 
@@ -411,7 +244,7 @@ def _roofline(device: str) -> dict:
 
 
 def _facts(device: str, line: str) -> dict:
-    facts = {"device": line.removeprefix("device: "), "date": time.strftime("%Y-%m-%d"), "kernels": dispatch.why_gpu()}
+    facts = {"device": line.removeprefix("device: "), "date": time.strftime("%Y-%m-%d"), "kernels": dispatch.why("cuda")}
     if device != "cpu":
         cupy = import_cupy()
         properties = cupy.cuda.runtime.getDeviceProperties(int(device.split(":")[1]))
@@ -424,7 +257,7 @@ def main() -> int:
     extra = ("--out", dict(type=Path, default=Path("gpu.json"), help="where the figures go")), \
             ("--seconds", dict(type=float, default=470, help="when to stop beginning new parts")), \
             ("--only", dict(nargs="+", default=[], metavar="WORD", help="the parts with WORD in their names"))
-    options = arguments(__doc__, *extra, threads=False)
+    options = arguments(__doc__, *extra, threads=False, before=False)
     started = time.monotonic()
     device, line = choose_device()
     if device == "cpu" and not options.quick:

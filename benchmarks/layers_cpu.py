@@ -15,61 +15,51 @@ additions of the definition, whatever is really done, so Winograd may pass the m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from peers import (
-    TUNED_MALLOC,
-    Contestant,
-    Work,
-    arguments,
-    difference,
-    machine,
-    measure,
-    peak,
-    quartiles,
-    ratio,
-)
+from machine import machine, peak
+from peers import TUNED_MALLOC, Contestant, Measured, arguments, difference, measure
+from report import NAME_AND_TIME, Peak, Work, markdown, rates, ratio
 
 OFF, EXACT = {"EMONET_KERNELS": "off"}, {"EMONET_EXACT": "1"}
-
-
-def _conv(case: dict) -> Any:
-    from emonet_scratch.layers import Conv2d
-
-    layer = Conv2d(case["C"], case["C"], 3, padding=1)
-    layer.W.value[...] = case["W"][0]
-    return layer
-
-
-def _block(case: dict) -> Any:
-    from emonet_scratch.layers import ResidualBlock
-
-    layer = ResidualBlock(case["C"], case["C"])
-    layer.body.conv1.W.value[...], layer.body.conv2.W.value[...] = case["W"]
-    return layer
+EPS = float(np.finfo(np.float32).eps)
 
 
 def conv(case: dict) -> tuple[Callable, Callable]:
     """The package's convolution; the environment says with which kernels."""
-    layer = _conv(case)
-    return lambda: layer.forward(case["x"]), lambda: {"conv": layer.forward(case["x"])[0]}
+    return _ours("conv", case)
 
 
 def block(case: dict) -> tuple[Callable, Callable]:
     """The package's residual block in training; the environment says with which kernels."""
-    layer = _block(case)
-    return lambda: layer.forward(case["x"]), lambda: {"block": layer.forward(case["x"])[0]}
+    return _ours("block", case)
+
+
+def _ours(kind: str, case: dict) -> tuple[Callable, Callable]:
+    import our_nets
+
+    layer = _layer(kind, case["C"])
+    layer.load_state_dict(case[kind])
+    step, answer = our_nets.forward(layer, [case["x"]])
+    return step, lambda: {kind: answer()["logits"]}
+
+
+def _layer(kind: str, C: int) -> Any:
+    from emonet_scratch.layers import Conv2d, ResidualBlock
+
+    return Conv2d(C, C, 3, padding=1) if kind == "conv" else ResidualBlock(C, C)
 
 
 def unfused(case: dict) -> tuple[Callable, Callable]:
     """The residual block with the C kernel of its convolutions, everything else in NumPy."""
     from emonet_scratch import dispatch
 
-    if dispatch.library():
-        for name in dispatch._twins.keys() - {"Conv2d"}:
-            del dispatch._twins[name]
+    if dispatch.loaded("cpu"):
+        for name in dispatch.registered("cpu").keys() - {"Conv2d"}:
+            dispatch.unregister("cpu", name)
     return block(case)
 
 
@@ -78,7 +68,7 @@ def im2col(case: dict) -> tuple[Callable, Callable]:
     x, C = case["x"], case["C"]
     N, H, W, _ = x.shape
     padded, columns = np.zeros((N, H + 2, W + 2, C), np.float32), np.empty((N, H, W, 9, C), np.float32)
-    filters, y = case["W"][0].reshape(9 * C, C), np.empty((N * H * W, C), np.float32)
+    filters, y = case["conv"]["W"].reshape(9 * C, C), np.empty((N * H * W, C), np.float32)
 
     def step() -> np.ndarray:
         padded[:, 1:-1, 1:-1] = x
@@ -88,32 +78,25 @@ def im2col(case: dict) -> tuple[Callable, Callable]:
     return step, lambda: {"conv": step().reshape(x.shape).copy()}
 
 
-def _torch(case: dict) -> tuple[Any, list]:
-    """(x, filters) with channels last in memory."""
+def torch_conv(case: dict) -> tuple[Callable, Callable]:
+    """nn.Conv2d"""
     import torch
 
-    torch.set_grad_enabled(False)
-    filters = [torch.from_numpy(W.transpose(3, 2, 0, 1).copy()).to(memory_format=torch.channels_last) for W in case["W"]]
-    return torch.from_numpy(case["x"]).permute(0, 3, 1, 2), filters
-
-
-def torch_conv(case: dict) -> tuple[Callable, Callable]:
-    """conv2d"""
-    x, (W, _) = _torch(case)
-    from torch.nn.functional import conv2d
-    return lambda: conv2d(x, W, padding=1), lambda: {"conv": conv2d(x, W, padding=1).permute(0, 2, 3, 1).numpy()}
+    return _theirs(torch.nn.Conv2d(case["C"], case["C"], 3, padding=1, bias=False), "conv", case)
 
 
 def torch_block(case: dict) -> tuple[Callable, Callable]:
     """A residual block in training."""
-    x, filters = _torch(case)
-    import torch
-    from torch_nets import ResidualBlock
+    import torch_nets
 
-    net = ResidualBlock(case["C"], case["C"], 1).to(memory_format=torch.channels_last)
-    for layer, W in zip((net.body.conv1, net.body.conv2), filters, strict=True):
-        layer.weight.copy_(W)
-    return lambda: net(x), lambda: {"block": net(x).permute(0, 2, 3, 1).numpy()}
+    return _theirs(torch_nets.ResidualBlock(case["C"], case["C"], 1), "block", case)
+
+
+def _theirs(net: Any, kind: str, case: dict) -> tuple[Callable, Callable]:
+    import torch_nets
+
+    step, answer = torch_nets.forward(torch_nets.load(net, case[kind]), [torch_nets.images(case["x"])])
+    return step, lambda: {kind: answer()["logits"].transpose(0, 2, 3, 1)}
 
 
 STEPS = 6                           # the first so many are the ladder; the others are there to compare with
@@ -131,35 +114,61 @@ LADDER = [Contestant("NumPy, shifted products (the definition)", conv, "definiti
           Contestant("PyTorch, half a residual block, tuned malloc", torch_block, "float32", TUNED_MALLOC)]
 
 
+def filters(N: int, size: int, C: int) -> dict:
+    """A case: images, the weights of one convolution and of one residual block, and what both give in float64."""
+    rng = np.random.default_rng(0)
+    case: dict[str, Any] = {"C": C, "x": rng.standard_normal((N, size, size, C), np.float32), "exact": {}}
+    for kind in ("conv", "block"):
+        layer = _layer(kind, C)
+        for p in layer.parameters():
+            if p.value.ndim == 4:
+                p.value[...] = rng.standard_normal(p.value.shape) * (2 / (9 * C))**0.5
+        case[kind] = layer.state_dict()
+        case["exact"][kind] = layer.astype(np.float64).forward(case["x"].astype(np.float64))[0]
+    return case
+
+
+def error(m: Measured, exact: dict[str, np.ndarray]) -> float:
+    """Distance from float64. SystemExit where it is more than rounding."""
+    (kind, y), = m.answer.items()
+    off = difference(y, exact[kind])
+    if off > 1e-4:
+        raise SystemExit(f"{m.contestant.name} is off by {off:.1e}: not the same work")
+    return off
+
+
+def show(title: str, found: list[Measured], exact: dict[str, np.ndarray], work: Work, top: Peak) -> None:
+    """The table; `found` in seconds a convolution."""
+    by_name = {m.contestant.name: m for m in found}
+    line_before = {after.name: by_name.get(before.name) for before, after in itertools.pairwise(LADDER[:STEPS])}
+
+    def gain(m: Measured) -> str:
+        last = line_before.get(m.contestant.name)
+        return ratio(last, m) if last else "-"
+
+    def off(m: Measured) -> str:
+        return f"{error(m, exact):.1e} = {error(m, exact) / EPS:.1f} eps"
+
+    columns = NAME_AND_TIME | rates(work, top) | {
+        "gain over the line before": gain,
+        "over the first": lambda m: "1" if m is found[0] else ratio(found[0], m),
+        "error": off}
+    markdown(title, columns, ([cell(m) for cell in columns.values()] for m in found))
+
+
 def main() -> None:
     options = arguments(__doc__)
     machine()
-    rng = np.random.default_rng(0)
     for threads in options.threads:
         top = peak(options, threads)
         for N, size, C in [(1, 16, 16)] if options.quick else [(16, 64, 16), (128, 8, 64)]:
-            x = rng.standard_normal((N, size, size, C)).astype(np.float32)
-            W = [(rng.standard_normal((3, 3, C, C)) * (2 / (9 * C))**0.5).astype(np.float32) for _ in range(2)]
-            work, case = Work(2 * 9 * x.size * C, 4 * (2 * x.size + W[0].size)), {"x": x, "W": W, "C": C}
-            exact = {kind: build(case).astype(np.float64).forward(x.astype(np.float64))[0]
-                     for kind, build in (("conv", _conv), ("block", _block))}
+            case = filters(N, size, C)
+            exact, images = case.pop("exact"), N * size * size * C
+            work = Work(2 * 9 * images * C, 4 * (2 * images + 9 * C * C))
             found = [m._replace(seconds=m.seconds / (2 if "block" in m.answer else 1))
                      for m in measure(LADDER, case, options, threads)]
-            print(f"\n### 3x3, {C} to {C} channels, {N} images of {size} x {size}, {threads} thread(s)\n\n"
-                  f"{work.flops / 1e6:.0f} MFLOP, {work.bytes / 1e6:.1f} MB\n\n| | ms | GFLOP/s | of sgemm | GB/s | "
-                  "of copy | gain over the line before | over the first | error |\n|" + " --- |" * 9)
-            for k, m in enumerate(found):
-                t, (kind, y) = float(np.median(m.seconds)), next(iter(m.answer.items()))
-                error = difference(y, exact[kind])
-                if error > 1e-4:
-                    raise SystemExit(f"{m.contestant.name} is off by {error:.1e}: not the same work")
-                step = 0 < k < STEPS and found[k - 1].contestant == LADDER[k - 1]
-                cells = [m.contestant.name, quartiles(1e3 * m.seconds, ".3g"),
-                         f"{work.flops / t / 1e9:.1f}", f"{work.flops / t / top.flops:.2f}",
-                         f"{work.bytes / t / 1e9:.1f}", f"{work.bytes / t / top.bytes:.2f}",
-                         ratio(found[k - 1], m) if step else "-", ratio(found[0], m) if k else "1",
-                         f"{error:.1e} = {error / np.finfo(np.float32).eps:.1f} eps"]
-                print(f"| {' | '.join(cells)} |", flush=True)
+            show(f"3x3, {C} to {C} channels, {N} images of {size} x {size}, {threads} thread(s), "
+                 f"{work.flops / 1e6:.0f} MFLOP, {work.bytes / 1e6:.1f} MB", found, exact, work, top)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,14 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--chunk", type=int, default=8)
     parser.add_argument("--picture")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works, measures nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(step(*json.loads(options.one))))
         return
+    if options.quick:
+        options.size, options.lengths = 32, [4]
     print(f"{'frames':>7}{f'chunks of {options.chunk}':>22}{'whole clip':>22}{'ratio':>8}")
     rows = []
     for frames in options.lengths:

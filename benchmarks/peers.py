@@ -6,23 +6,24 @@ it has the threads it was given, and warms up. Then they take turns, A, B, C, A,
 machine down slows all of them. A turn is one untimed call, and as many timed ones as fill --turn seconds; or a single timed
 one, where a call takes longer.
 
-Ratios are seconds of the peer over seconds of the first contestant ("ours"): above 1, ours is faster. The ratio is that of
-the medians; its quartiles are those of the ratios within each round.
+With --before DIR, another checkout of the package takes turns, too: every contestant that runs the package, with its kernels
+or with the definitions alone, is followed by one whose worker imports `emonet_scratch` from DIR. What a script names of
+the package has to be in both.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
+import importlib.util
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,15 +38,19 @@ class Contestant(NamedTuple):
     """One way to do the work.
 
     build(case) runs in the worker, imports what it needs there, and returns (step, answer): step() is what is timed,
-    answer() a dictionary of arrays (or of dictionaries of arrays) to compare, called once, before the first step.
+    answer() a dictionary of arrays (or of dictionaries of arrays) to compare, called once, before the first step; an empty
+    one where nothing can be compared.
     kind: "ours"; "eager", "compile", "float32": peers of the same precision; "exact", "definitions": other ways of ours;
-    "bf16", "other": peers that do less or other work.
+    "before", "definitions before": those of the checkout that --before names; "bf16", "other": peers that do less or other
+    work, whose answers are not held to ours.
+    package: the folder to import emonet_scratch from; None: from where this process would.
     """
 
     name: str
     build: Callable[[Any], tuple[Callable[[], Any], Callable[[], dict]]]
     kind: str
     environment: dict[str, str] | None = None
+    package: str | None = None
 
 
 class Measured(NamedTuple):
@@ -56,23 +61,33 @@ class Measured(NamedTuple):
     answer: dict
     busy: float
 
-
-class Work(NamedTuple):
-    """What one call does, from the shapes: floating-point operations, and bytes that have to move at the least."""
-
-    flops: float = 0.0
-    bytes: float = 0.0
+    @property
+    def median(self) -> float:
+        """Seconds a call."""
+        return float(np.median(self.seconds))
 
 
-class Peak(NamedTuple):
-    """What the machine can do: a large float32 matrix product and a large copy (read and write), a second."""
+def contestants(ours: Callable, theirs: Callable, exact: bool = True) -> list[Contestant]:
+    """Ours, first, and PyTorch in the ways that every script compares.
 
-    flops: float
-    bytes: float
+    ours: a `build`; theirs: one that also takes `variant` and `half`, see torch_nets.py. exact: there are convolutions.
+    """
+    found = [Contestant("ours", ours, "ours")]
+    if exact:
+        found.append(Contestant("ours, exact convolution", ours, "exact", {"EMONET_EXACT": "1"}))
+    return [*found,
+            Contestant("ours, NumPy definitions", ours, "definitions", {"EMONET_KERNELS": "off"}),
+            Contestant("PyTorch eager", theirs, "eager"),
+            Contestant("PyTorch eager, tuned malloc", theirs, "float32", TUNED_MALLOC),
+            Contestant("torch.compile", partial(theirs, variant="compile"), "compile", TUNED_MALLOC),
+            Contestant("PyTorch bf16", partial(theirs, half=True), "bf16", TUNED_MALLOC)]
 
 
-def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True) -> argparse.Namespace:
-    """The command line that all scripts share, and `extra` pairs of an option and its settings."""
+def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True, before: bool = True) -> argparse.Namespace:
+    """The command line that all scripts share, and `extra` pairs of an option and its settings.
+
+    threads, before: whether the script has --threads and --before.
+    """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     if threads:
         parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}),
@@ -82,20 +97,47 @@ def arguments(doc: str, *extra: tuple[str, dict], threads: bool = True) -> argpa
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between turns: spinning threads fall asleep")
     parser.add_argument("--skip", nargs="+", default=[], metavar="WORD", help="leave out contestants with WORD in the name")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works, measures nothing")
+    if before:
+        parser.add_argument("--before", type=_checkout, metavar="DIR",
+                            help="another checkout of the package, built in place, to measure beside this one")
     for option, settings in extra:
         parser.add_argument(option, **settings)
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 15)
     options.turn = options.turn or (0.02 if options.quick else 0.3)
+    options.before = options.before if before else None
     return options
+
+
+def _checkout(folder: str) -> str:
+    """The absolute path of a checkout of the package that is not the one in use."""
+    path, spec = Path(folder).resolve(), importlib.util.find_spec("emonet_scratch")
+    if not (path / "emonet_scratch/__init__.py").exists():
+        raise argparse.ArgumentTypeError(f"{folder!r} has no emonet_scratch/__init__.py")
+    if spec and spec.origin and Path(spec.origin).resolve().is_relative_to(path):
+        raise argparse.ArgumentTypeError(f"{folder!r} is what emonet_scratch is imported from anyway")
+    return str(path)
+
+
+def _with_before(entries: Sequence[Contestant], before: str | None) -> list[Contestant]:
+    """Each contestant of ours followed by the same from the checkout in `before`."""
+    kinds, found = {"ours": "before", "definitions": "definitions before"} if before else {}, []
+    for entry in entries:
+        found.append(entry)
+        if entry.kind in kinds:
+            name = entry.name.replace("ours", "before", 1) if "ours" in entry.name else f"before: {entry.name}"
+            found.append(entry._replace(name=name, kind=kinds[entry.kind], package=before))
+    return found
 
 
 # ---- in the worker ----
 
-def _serve(pipe: Any, build: Callable, case: Any, threads: int | None, turn: float) -> None:
+def _serve(pipe: Any, contestant: Contestant, case: Any, threads: int | None, turn: float) -> None:
     """The worker: build, answer, warm up, then one timed turn for every message."""
     try:
-        step, answer = build(case)
+        if contestant.package:
+            _assert_package(contestant.package)
+        step, answer = contestant.build(case)
         answered = answer()
         step()
         _assert_threads(threads)
@@ -126,6 +168,15 @@ def _processor_time() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def _assert_package(folder: str) -> None:
+    """An installed package may come before the folders of sys.path."""
+    import emonet_scratch
+
+    found = Path(emonet_scratch.__file__).resolve()
+    if not found.is_relative_to(folder):
+        raise RuntimeError(f"emonet_scratch was imported from {found.parent}, expected the one in {folder}")
+
+
 def _assert_threads(threads: int | None) -> None:
     """Every library of this process that computes in threads must have the number asked for."""
     if threads is None:
@@ -133,7 +184,7 @@ def _assert_threads(threads: int | None) -> None:
     have = {}
     if "torch" in sys.modules:
         have["PyTorch"] = sys.modules["torch"].get_num_threads()
-    if "emonet_scratch.kernels" in sys.modules and (library := sys.modules["emonet_scratch.kernels"].library()):
+    if library := _kernels():
         have["the CPU kernels"] = library.threads
     with contextlib.suppress(ImportError):
         from threadpoolctl import threadpool_info
@@ -143,11 +194,21 @@ def _assert_threads(threads: int | None) -> None:
             raise RuntimeError(f"{name} runs {count} thread(s), expected {threads}")
 
 
+def _kernels() -> Any:
+    """The library of the CPU kernels that this worker has loaded, or None."""
+    if "emonet_scratch.kernels.cpu.library" in sys.modules:
+        return sys.modules["emonet_scratch.kernels.cpu.library"].find()[0]
+    before = sys.modules.get("emonet_scratch.kernels")                # once one file, the registry
+    return before.library() if hasattr(before, "library") else None
+
+
 def _details() -> str:
     """What this worker computes with, in words."""
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         return f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    if "emonet_scratch.dispatch" in sys.modules:
+        return sys.modules["emonet_scratch.dispatch"].why("cpu")
     if "emonet_scratch.kernels" in sys.modules:
         return sys.modules["emonet_scratch.kernels"].why()
     return f"NumPy {np.__version__}"
@@ -156,17 +217,24 @@ def _details() -> str:
 # ---- in the parent ----
 
 @contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """os.environ with these changes, which a process that is started meanwhile inherits."""
-    before = dict(os.environ)
+def _inherited(environment: dict[str, str], package: str | None) -> Iterator[None]:
+    """What a process that is started meanwhile inherits: os.environ with these changes, and sys.path with `package` first.
+
+    A spawned process replaces its own sys.path, to which PYTHONPATH has contributed, by that of its parent; so both are set.
+    """
+    old_environment, old_path = dict(os.environ), list(sys.path)
     for name in CLEARED:
         os.environ.pop(name, None)
-    os.environ.update(changes)
+    os.environ.update(environment)
+    if package:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        sys.path.insert(0, package)
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(old_environment)
+        sys.path[:] = old_path
 
 
 class _Worker:
@@ -177,8 +245,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "EMONET_THREADS") if threads else ()
-        with _environment(dict.fromkeys(names, str(threads)) | (contestant.environment or {})):
-            self.process = context.Process(target=_serve, args=(theirs, contestant.build, case, threads, turn), daemon=False)
+        with _inherited(dict.fromkeys(names, str(threads)) | (contestant.environment or {}), contestant.package):
+            self.process = context.Process(target=_serve, args=(theirs, contestant, case, threads, turn), daemon=False)
             self.process.start()
         theirs.close()
         try:
@@ -186,7 +254,8 @@ class _Worker:
         except EOFError:
             state, *rest = "failed", "its process ended", ""
         if state == "ready":
-            self.answer, self.details = rest
+            self.answer, details = rest
+            self.details = f"before: {details}" if contestant.package else details
         else:
             self.failure = rest[0]
             self.close()
@@ -205,7 +274,7 @@ class _Worker:
             self.process.join()
 
 
-def measure(contestants: Sequence[Contestant], case: Any, options: argparse.Namespace, threads: int | None,
+def measure(entries: Sequence[Contestant], case: Any, options: argparse.Namespace, threads: int | None,
             tolerance: dict[str, float] | None = None) -> list[Measured]:
     """Run all contestants on `case` in turns. A contestant that cannot run is named, with the reason, and left out.
 
@@ -214,39 +283,63 @@ def measure(contestants: Sequence[Contestant], case: Any, options: argparse.Name
     """
     workers: list[_Worker] = []
     try:
-        for contestant in contestants:
-            if any(word in contestant.name for word in options.skip):
-                continue
-            worker = _Worker(contestant, case, threads, options.turn)
-            if worker.failure and worker.failure.endswith("is not installed"):
-                _say_once(f"{worker.failure}: those who need it are left out")
-            elif worker.failure:
-                print(f"{contestant.name}: left out ({worker.failure})", flush=True)
-            else:
-                workers.append(worker)
-        if not workers or workers[0].contestant != contestants[0]:
-            raise SystemExit(f"{contestants[0].name} cannot be left out: all others are compared with it")
-        for worker in workers[1:]:
-            for name, limit in (tolerance or {}).items():
-                off = difference(worker.answer[name], workers[0].answer[name])
-                if not off <= limit and worker.contestant.kind not in ("bf16", "other"):
-                    raise SystemExit(f"{worker.contestant.name}: {name} differ by {off:.1e} from those of "
-                                     f"{workers[0].contestant.name}, expected at most {limit:.0e}: not the same work")
-        turns: list[list[tuple[float, float]]] = [[] for _ in workers]
-        for _ in range(options.rounds):
-            for worker, row in zip(workers, turns, strict=True):
-                time.sleep(options.pause)
-                row.append(worker.turn())
+        for entry in _with_before(entries, options.before):
+            if not any(word in entry.name for word in options.skip):
+                workers.append(_Worker(entry, case, threads, options.turn))
+        ready = _ready(workers)
+        if not ready or ready[0].contestant != entries[0]:
+            raise SystemExit(f"{entries[0].name} cannot be left out: all others are compared with it")
+        _assert_agreement(ready, tolerance or {})
+        found = _take_turns(ready, options)
     finally:
         for worker in workers:
             worker.close()
-    _say_once("; ".join(dict.fromkeys(worker.details for worker in workers)))
-    found = [Measured(worker.contestant, np.array([t for t, _ in row]), worker.answer, float(np.median([b for _, b in row])))
-             for worker, row in zip(workers, turns, strict=True)]
+    _say_once("; ".join(dict.fromkeys(worker.details for worker in ready)))
     for m in found:
         if threads and m.busy > threads + 0.2:
             print(f"{m.contestant.name}: kept {m.busy:.1f} processors busy with {threads} thread(s)")
     return found
+
+
+def _take_turns(workers: Sequence[_Worker], options: argparse.Namespace) -> list[Measured]:
+    """A, B, C, A, B, C, ..., options.rounds times, all asleep in between."""
+    turns: list[list[tuple[float, float]]] = [[] for _ in workers]
+    for _ in range(options.rounds):
+        for worker, row in zip(workers, turns, strict=True):
+            time.sleep(options.pause)
+            row.append(worker.turn())
+    found = []
+    for worker, row in zip(workers, turns, strict=True):
+        seconds, busy = np.array(row).T
+        found.append(Measured(worker.contestant, seconds, worker.answer, float(np.median(busy))))
+    return found
+
+
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Those that can run; the others are named. SystemExit where the checkout of --before cannot."""
+    for worker in workers:
+        if not worker.failure:
+            continue
+        if worker.contestant.package:
+            raise SystemExit(f"{worker.contestant.name}: {worker.failure}")
+        if worker.failure.endswith("is not installed"):
+            _say_once(f"{worker.failure}: those who need it are left out")
+        else:
+            print(f"{worker.contestant.name}: left out ({worker.failure})", flush=True)
+    return [worker for worker in workers if not worker.failure]
+
+
+def _assert_agreement(workers: Sequence[_Worker], tolerance: dict[str, float]) -> None:
+    """SystemExit where a contestant that should compute the same as the first one does not."""
+    first = workers[0]
+    for worker in workers[1:]:
+        if worker.contestant.kind in ("bf16", "other"):
+            continue
+        for name in tolerance.keys() & worker.answer.keys():
+            off = difference(worker.answer[name], first.answer[name])
+            if not off <= tolerance[name]:
+                raise SystemExit(f"{worker.contestant.name}: {name} differ by {off:.1e} from those of "
+                                 f"{first.contestant.name}, expected at most {tolerance[name]:.0e}: not the same work")
 
 
 def difference(a: Any, b: Any) -> float:
@@ -258,64 +351,6 @@ def difference(a: Any, b: Any) -> float:
     return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1))
 
 
-def quartiles(values: np.ndarray, digits: str = ".2f", middle: float | None = None) -> str:
-    """ "median (lower..upper)" """
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{median if middle is None else middle:{digits}} ({low:{digits}}..{high:{digits}})"
-
-
-def ratio(peer: Measured, ours: Measured) -> str:
-    """Of the medians, and the quartiles of the ratios of each round."""
-    return quartiles(peer.seconds / ours.seconds, middle=np.median(peer.seconds) / np.median(ours.seconds))
-
-
-def table(title: str, found: Sequence[Measured], work: Work | None = None, top: Peak | None = None,
-          unit: tuple[str, float] | None = None) -> None:
-    """Print all contestants as a Markdown table. unit: ("frames", how many a call makes) adds a column frames/s."""
-    heads, ours = ["", "ms", "over ours"], found[0]
-    shown = [name for name in ours.answer if all(name in m.answer for m in found)]
-    heads += [f"{unit[0]}/s"] if unit else []
-    heads += ["GFLOP/s", "of sgemm", "GB/s", "of copy"] if work and top else []
-    heads += ["cores busy", *(f"{name} differ" for name in shown)]
-    print(f"\n### {title}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
-    for m in found:
-        t = float(np.median(m.seconds))
-        cells = [m.contestant.name, quartiles(1e3 * m.seconds, ".3g" if t < 1 else ".0f")]
-        cells += ["1" if m is ours else ratio(m, ours)]
-        cells += [f"{unit[1] / t:.0f}"] if unit else []
-        if work and top:
-            cells += [f"{work.flops / t / 1e9:.1f}", f"{work.flops / t / top.flops:.2f}",
-                      f"{work.bytes / t / 1e9:.1f}", f"{work.bytes / t / top.bytes:.2f}"]
-        cells += [f"{m.busy:.1f}"]
-        cells += ["-" if m is ours else f"{difference(m.answer[name], ours.answer[name]):.0e}" for name in shown]
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-SUMMARY = """
-| work | ours vs eager | vs torch.compile | vs strongest float32 | vs bf16 | NumPy definitions vs eager |
-| --- | --- | --- | --- | --- | --- |"""
-
-
-def summary_row(title: str, found: Sequence[Measured]) -> str:
-    """The row of RESULTS.md: ours against eager, the better torch.compile, the best peer of the same precision, bf16."""
-    def best(*kinds: str) -> Measured | None:
-        return min((m for m in found if m.contestant.kind in kinds), key=lambda m: float(np.median(m.seconds)), default=None)
-
-    ours, eager, strongest = best("ours"), best("eager"), best("eager", "compile", "float32")
-    pairs = [(eager, ours), (best("compile"), ours), (strongest, ours), (best("bf16"), ours), (eager, best("definitions"))]
-    cells = [ratio(a, b) if a and b else "-" for a, b in pairs]
-    if strongest:
-        cells[2] += f" {strongest.contestant.name}"
-    return f"| {title} | {' | '.join(cells)} |"
-
-
-def summarise(rows: Sequence[str]) -> None:
-    """Print the rows of `summary_row` as one table."""
-    print("\n### Summary", SUMMARY, *rows, sep="\n", flush=True)
-
-
-# ---- the machine ----
-
 _said: set[str] = set()
 
 
@@ -323,51 +358,3 @@ def _say_once(line: str) -> None:
     if line and line not in _said:
         _said.add(line)
         print(f"\n{line}", flush=True)
-
-
-def machine() -> None:
-    """Print processor, versions and the settings that decide speed."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    versions = [f"Python {platform.python_version()}"]
-    for package in ("numpy", "scipy", "emonet_scratch", "torch", "scikit-learn", "imageio-ffmpeg"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-    print(f"{name}, {os.cpu_count()} core(s), {platform.system()} {platform.release()}, "
-          f"{' '.join(platform.libc_ver())}\n{', '.join(versions)}")
-    own = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("OMP_", "MKL_", "MALLOC_", "EMONET_", "KMP_"))
-           and k != "EMONET_TEST_DATA"]
-    print(f"environment: {' '.join(own) or 'nothing set'}; workers set OMP_, OPENBLAS_, MKL_NUM_THREADS and EMONET_THREADS; "
-          f"\"tuned malloc\": {' '.join(f'{k}={v}' for k, v in TUNED_MALLOC.items())}")
-    with contextlib.suppress(OSError):
-        load = os.getloadavg()[0]
-        print(f"load before the start: {load:.2f}"
-              + (" (the machine is busy: these figures mean little)" if load > 0.5 else ""))
-    sys.stdout.flush()
-
-
-def _sgemm(case: dict) -> tuple[Callable, Callable]:
-    A = np.ones((case["size"], case["size"]), np.float32)
-    out = np.empty_like(A)
-    return lambda: np.matmul(A, A, out=out), dict
-
-
-def _copy(case: dict) -> tuple[Callable, Callable]:
-    sources = np.array_split(np.ones(case["bytes"] // 4, np.float32), case["threads"])
-    targets = [np.ones_like(s) for s in sources]
-    pool = ThreadPoolExecutor(case["threads"])                        # copyto runs without the interpreter's lock
-    return lambda: list(pool.map(np.copyto, targets, sources)), dict
-
-
-def peak(options: argparse.Namespace, threads: int) -> Peak:
-    """Measure the machine with so many threads, print it, and return the best round of each."""
-    case = {"size": 256 if options.quick else 3072, "bytes": 2**20 if options.quick else 2**28, "threads": threads}
-    found = measure([Contestant("sgemm", _sgemm, "ours"), Contestant("copy", _copy, "other")],
-                    case, argparse.Namespace(**vars(options) | {"skip": [], "rounds": min(options.rounds, 7)}), threads)
-    product, copy = (float(m.seconds.min()) for m in found)
-    top = Peak(2 * case["size"]**3 / product, 2 * case["bytes"] / copy)
-    print(f"\n## {threads} thread(s)\n\nThe machine's own peak: sgemm of {case['size']} x {case['size']} "
-          f"{top.flops / 1e9:.0f} GFLOP/s, copy of {case['bytes'] >> 20} MiB {top.bytes / 1e9:.1f} GB/s (read and write)",
-          flush=True)
-    return top

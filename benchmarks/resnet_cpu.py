@@ -11,11 +11,13 @@ everybody runs: channels last, malloc as it comes. All its other contestants als
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from peers import TUNED_MALLOC, Contestant, Work, arguments, machine, measure, peak, summarise, summary_row, table
+from machine import machine, peak
+from peers import TUNED_MALLOC, Contestant, arguments, contestants, measure
+from report import Work, summarise, table
 
 LR, MOMENTUM = 1e-4, 0.9
 TOLERANCE = {"evaluation": {"logits": 1e-3}, "training": {"logits": 1e-3, "gradients": 5e-2}}
@@ -23,110 +25,41 @@ TOLERANCE = {"evaluation": {"logits": 1e-3}, "training": {"logits": 1e-3, "gradi
 
 def ours(case: dict) -> tuple[Callable, Callable]:
     """The package; the environment says with which kernels."""
-    from emonet_scratch.losses import softmax_cross_entropy
+    import our_nets
+
     from emonet_scratch.models import ResNet
     from emonet_scratch.optim import SGD
 
-    net = ResNet(rng=np.random.default_rng(0))
+    device, net = case["device"], ResNet(rng=np.random.default_rng(0))
     net.load_state_dict(case["state"])
-    net.train(case["kind"] == "training")
     net.features.conv.input_gradient = False                                  # PyTorch computes none, either
-    x, labels = case["x"], case["labels"]
-    optimizer = SGD(net.parameters(), LR, MOMENTUM)
-
-    def gradients() -> np.ndarray:
-        net.zero_grad()
-        logits, cache = net.forward(x)
-        net.backward(softmax_cross_entropy(logits, labels)[1], cache)
-        return logits
-
-    def step() -> None:
-        gradients()
-        optimizer.step()
-
-    def answer() -> dict:
-        logits = gradients()
-        return {"logits": logits, "gradients": {p.name: p.grad.copy() for p in net.parameters()}}
-
+    net.to_device(device).train(case["kind"] == "training")
     if case["kind"] == "evaluation":
-        return lambda: net.forward(x), lambda: {"logits": net.forward(x)[0]}
-    return step, answer
+        return our_nets.forward(net, [case["x"]], device)
+    return our_nets.training(net, [case["x"]], case["labels"], SGD(net.parameters(), LR, MOMENTUM), device)
 
 
-def _peer(case: dict, how: str) -> tuple[Callable, Callable]:
+def theirs(case: dict, variant: str = "eager", half: bool = False) -> tuple[Callable, Callable]:
+    """The same network in PyTorch; half: the whole network in bfloat16 in evaluation, autocast in training."""
     import torch
     import torch_nets
-    from torch.nn import functional as F
 
-    net = torch_nets.load(torch_nets.ResNet(), case["state"]).to(memory_format=torch.channels_last)
-    net.train(case["kind"] == "training")
-    x = torch.from_numpy(case["x"]).permute(0, 3, 1, 2)               # as it lies, that is channels last
-    labels, bf16 = torch.from_numpy(case["labels"]), how == "bf16"
+    state, device = case["state"], case["device"].partition(":")[0]
+    net, x = torch_nets.load(torch_nets.ResNet(), state, device), torch_nets.images(case["x"]).to(device)
     if case["kind"] == "evaluation":
-        if bf16:
-            net, x = net.bfloat16(), x.bfloat16()
-        if how == "jit":
-            with torch.no_grad():
-                net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(net, x)))
-        run = torch.compile(net) if how == "compile" else net
-
-        def evaluate() -> Any:
-            with torch.no_grad():
-                return run(x)
-        return evaluate, lambda: {"logits": evaluate().float().numpy()}
-
-    optimizer = torch.optim.SGD(net.parameters(), LR, MOMENTUM, fused=how == "compile")
-    run = torch.compile(net) if how == "compile" else net
-
-    def gradients() -> Any:
-        optimizer.zero_grad()
-        with torch_nets.autocast(bf16):
-            logits = run(x)
-        F.cross_entropy(logits.float(), labels).backward()
-        return logits
-
-    def step() -> None:
-        gradients()
-        optimizer.step()
-
-    def answer() -> dict:
-        logits = gradients().detach().float().numpy()
-        return {"logits": logits, "gradients": torch_nets.gradients(net, case["state"])}
-    return step, answer
+        return torch_nets.forward(net.eval(), [x], variant, half)
+    optimizer = torch.optim.SGD(net.parameters(), LR, MOMENTUM, fused=variant != "eager")
+    return torch_nets.training(net, state, [x], torch.from_numpy(case["labels"]).to(device), optimizer, variant, half)
 
 
-def eager(case: dict) -> tuple[Callable, Callable]:
-    """As one writes it."""
-    return _peer(case, "eager")
-
-
-def jit(case: dict) -> tuple[Callable, Callable]:
-    """Traced, frozen, batch norm folded into the filters."""
-    return _peer(case, "jit")
-
-
-def compiled(case: dict) -> tuple[Callable, Callable]:
-    """torch.compile and, in training, the fused optimizer."""
-    return _peer(case, "compile")
-
-
-def bf16(case: dict) -> tuple[Callable, Callable]:
-    """Half the bits: the whole network in evaluation, autocast in training."""
-    return _peer(case, "bf16")
-
-
-def contestants(kind: str) -> Iterator[Contestant]:
-    """Ours first."""
-    yield Contestant("ours", ours, "ours")
-    yield Contestant("ours, exact convolution", ours, "exact", {"EMONET_EXACT": "1"})
-    yield Contestant("ours, NumPy definitions", ours, "definitions", {"EMONET_KERNELS": "off"})
-    yield Contestant("PyTorch eager", eager, "eager")
-    yield Contestant("PyTorch eager, tuned malloc", eager, "float32", TUNED_MALLOC)
+def all_contestants(kind: str) -> list[Contestant]:
+    """Ours first; in evaluation PyTorch also with everything folded that training would change."""
+    found = contestants(ours, theirs)
     if kind == "evaluation":
-        yield Contestant("PyTorch folded + jit", jit, "float32", TUNED_MALLOC)
-        yield Contestant("torch.compile, frozen", compiled, "compile", TUNED_MALLOC | {"TORCHINDUCTOR_FREEZING": "1"})
-    yield Contestant("torch.compile", compiled, "compile", TUNED_MALLOC)
-    yield Contestant("PyTorch bf16", bf16, "bf16", TUNED_MALLOC)
+        frozen = TUNED_MALLOC | {"TORCHINDUCTOR_FREEZING": "1"}
+        found += [Contestant("PyTorch folded + jit", partial(theirs, variant="jit"), "float32", TUNED_MALLOC),
+                  Contestant("torch.compile, frozen", partial(theirs, variant="compile"), "compile", frozen)]
+    return found
 
 
 def work(N: int, size: int, kind: str) -> Work:
@@ -142,8 +75,8 @@ def work(N: int, size: int, kind: str) -> Work:
     return Work(times * flops, times * bytes_)
 
 
-def _case(N: int, size: int, kind: str) -> dict:
-    """Images, labels, and weights with batch norms that have seen something."""
+def images(N: int, size: int, kind: str) -> dict:
+    """A case: images, labels, and weights with batch norms that have seen something."""
     from emonet_scratch.models import ResNet
 
     rng = np.random.default_rng(0)
@@ -153,7 +86,7 @@ def _case(N: int, size: int, kind: str) -> dict:
             a[...] = rng.uniform(0.5, 1.5, a.shape)
         elif name.endswith(("beta", "running_mean")):
             a[...] = 0.2 * rng.standard_normal(a.shape)
-    return {"kind": kind, "state": state, "x": rng.standard_normal((N, size, size, 3)).astype(np.float32),
+    return {"device": "cpu", "kind": kind, "state": state, "x": rng.standard_normal((N, size, size, 3), np.float32),
             "labels": rng.integers(0, 10, N)}
 
 
@@ -169,9 +102,9 @@ def main() -> None:
             for size in ["2x16"] if options.quick else options.sizes:
                 N, side = map(int, size.split("x"))
                 title = f"ResNet-20 {kind}, {N} images of {side} x {side}, {threads} thread(s)"
-                found = measure(list(contestants(kind)), _case(N, side, kind), options, threads, TOLERANCE[kind])
+                found = measure(all_contestants(kind), images(N, side, kind), options, threads, TOLERANCE[kind])
                 table(title, found, work(N, side, kind), top, ("images", N))
-                rows.append(summary_row(title, found))
+                rows.append((title, found))
     summarise(rows)
 
 

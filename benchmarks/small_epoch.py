@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import TUNED_MALLOC, Contestant, arguments, machine, measure, summarise, summary_row, table
+from machine import machine
+from peers import arguments, contestants, measure
+from report import summarise, table
 
 
 def _trainer(case: dict, dropout: float | None = None) -> Any:
@@ -32,6 +34,11 @@ def _trainer(case: dict, dropout: float | None = None) -> Any:
     return Trainer(config, split, split, Path("unused"), projection=projection)
 
 
+def _step_of(trainer: Any) -> Callable:
+    """Trainer.step, which had another name in checkouts from before."""
+    return trainer.step if hasattr(trainer, "step") else trainer._step
+
+
 def _batches(case: dict, trainer: Any) -> list[Any]:
     from emonet_scratch.data.batches import batches
 
@@ -40,87 +47,52 @@ def _batches(case: dict, trainer: Any) -> list[Any]:
 
 
 def ours(case: dict) -> tuple[Callable, Callable]:
-    """`Trainer._step` on every batch; the environment says with which kernels."""
+    """The trainer's step on every batch; the environment says with which kernels."""
     trainer = _trainer(case)
-    drawn = _batches(case, trainer)
+    drawn, step = _batches(case, trainer), _step_of(trainer)
 
     def answer() -> dict:
         calm = _trainer(case, dropout=0.0)
         calm.config = calm.config.replace(clip_norm=None)
-        loss, _, _ = calm._step(drawn[0])
+        loss, _, _ = _step_of(calm)(drawn[0])
         return {"loss": np.array(loss), "gradients": {p.name: p.grad.copy() for p in calm.model.parameters()}}
 
-    def step() -> None:
+    def epoch() -> None:
         for batch in drawn:
-            trainer._step(batch)
-    return step, answer
+            step(batch)
+    return epoch, answer
 
 
-def _peer(case: dict, how: str) -> tuple[Callable, Callable]:
+def theirs(case: dict, variant: str = "eager", half: bool = False) -> tuple[Callable, Callable]:
+    """The same epoch in PyTorch; half: autocast."""
     import math
 
     import torch
     import torch_nets
-    from torch.nn import functional as F
 
     c, weights = case["config"], torch.from_numpy(case["class_weights"])
     drawn = [[torch.from_numpy(a) for a in batch] for batch in case["batches"]]
 
-    def network(dropout: float) -> torch_nets.EmoNet:
-        net = torch_nets.EmoNet(c | {"dropout": dropout}, drawn[0][1].shape[1])
-        return torch_nets.load(net, case["state"]).to(memory_format=torch.channels_last)
-
-    def backward(net: Any, batch: list) -> torch.Tensor:
-        frames, audio, labels = batch
-        with torch_nets.autocast(how == "bf16"):
-            logits = net(frames, audio)
-        loss = F.cross_entropy(logits.float(), labels, weights)
-        loss.backward()
-        return loss.detach()
+    def network(dropout: float) -> torch.nn.Module:
+        return torch_nets.load(torch_nets.EmoNet(c | {"dropout": dropout}, drawn[0][1].shape[1]), case["state"])
 
     net = network(c["dropout"])
-    run = torch.compile(net, dynamic=False) if how == "compile" else net
-    optimizer = torch.optim.AdamW(net.parameters(), c["lr"], weight_decay=c["weight_decay"], fused=how == "compile")
+    run = torch_nets.as_run(net, variant)
+    optimizer = torch.optim.AdamW(net.parameters(), c["lr"], weight_decay=c["weight_decay"], fused=variant != "eager")
     steps = c["epochs"] * len(drawn)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: (1 + math.cos(math.pi * min(1, t / (steps - 1)))) / 2)
 
     def epoch() -> None:
-        for batch in drawn:
-            optimizer.zero_grad()
-            backward(run, batch).item()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), c["clip_norm"])
-            optimizer.step()
+        for *inputs, labels in drawn:
+            _, loss = torch_nets.training_step(run, optimizer, inputs, labels, weights, c["clip_norm"], half)
+            loss.item()
             schedule.step()
 
     def answer() -> dict:
-        calm = network(0.0)
-        loss = backward(calm, drawn[0]).numpy()
-        return {"loss": loss, "gradients": torch_nets.gradients(calm, case["state"])}
+        calm, (*inputs, labels) = network(0.0), drawn[0]
+        _, loss = torch_nets.forward_backward(calm, inputs, labels, weights, half)
+        return {"loss": loss.numpy(), "gradients": torch_nets.gradients(calm, case["state"])}
     return epoch, answer
-
-
-def eager(case: dict) -> tuple[Callable, Callable]:
-    """As one writes it."""
-    return _peer(case, "eager")
-
-
-def compiled(case: dict) -> tuple[Callable, Callable]:
-    """torch.compile and the fused optimizer."""
-    return _peer(case, "compile")
-
-
-def bf16(case: dict) -> tuple[Callable, Callable]:
-    """Autocast."""
-    return _peer(case, "bf16")
-
-
-CONTESTANTS = [Contestant("ours", ours, "ours"),
-               Contestant("ours, exact convolution", ours, "exact", {"EMONET_EXACT": "1"}),
-               Contestant("ours, NumPy definitions", ours, "definitions", {"EMONET_KERNELS": "off"}),
-               Contestant("PyTorch eager", eager, "eager"),
-               Contestant("PyTorch eager, tuned malloc", eager, "float32", TUNED_MALLOC),
-               Contestant("torch.compile", compiled, "compile", TUNED_MALLOC),
-               Contestant("PyTorch bf16", bf16, "bf16", TUNED_MALLOC)]
 
 
 def _case(clips: int) -> dict:
@@ -143,9 +115,9 @@ def main() -> None:
     clips, rows = 16 if options.quick else options.clips, []
     for threads in options.threads:
         title = f"EmoNet `small`, one epoch of {clips} clips, {threads} thread(s)"
-        found = measure(CONTESTANTS, _case(clips), options, threads, {"loss": 1e-4, "gradients": 5e-2})
+        found = measure(contestants(ours, theirs), _case(clips), options, threads, {"loss": 1e-4, "gradients": 5e-2})
         table(title, found, unit=("clips", clips))
-        rows.append(summary_row(title, found))
+        rows.append((title, found))
     summarise(rows)
 
 

@@ -1,9 +1,12 @@
-"""The package's networks in PyTorch, with the same names inside, so that weights and gradients are compared by name.
+"""All that the scripts need of PyTorch: the package's networks, their weights and gradients by name, and what is timed.
 
-Imported by workers only: PyTorch is no dependency of the package.
+The networks carry the package's names inside. A script says which network, which optimizer, and which `variant` of PyTorch
+(`as_run`); `half` means bfloat16. Imported by workers only: PyTorch is no dependency of the package.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -95,7 +98,7 @@ class EmoNet(nn.Module):
 
     def trunk(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 -> (B, D)"""
-        x = (frames.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std       # channels last in memory
+        x = normalize(frames.permute(0, 3, 1, 2), self.mean, self.std)                # channels last in memory
         return self.norm(self.resnet(x).permute(0, 2, 3, 1).flatten(1))
 
     def forward(self, frames: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
@@ -137,29 +140,33 @@ def dense_stack(sizes: tuple[int, ...], dropout: float, open_end: bool) -> nn.Se
     return stack
 
 
+# ---- weights and gradients by the package's names ----
+
 def theirs(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
     """A parameter or buffer of the package under PyTorch's name(s) and in its layout; nothing for what PyTorch lacks."""
-    name = name.removeprefix("trunk.layer.")
-    path, _, kind = name.rpartition(".")
-    if path.startswith("lstm.cells."):
-        layer = path.rpartition(".")[2]
+    path, dot, kind = name.removeprefix("trunk.layer.").rpartition(".")
+    lstm, cells, layer = path.rpartition("cells.")
+    if cells:
         if kind == "b":                                               # PyTorch adds two biases up
-            return {f"lstm.bias_ih_l{layer}": array, f"lstm.bias_hh_l{layer}": np.zeros_like(array)}
-        return {f"lstm.weight_{kind[2:]}_l{layer}": array.T}
+            return {f"{lstm}bias_ih_l{layer}": array, f"{lstm}bias_hh_l{layer}": np.zeros_like(array)}
+        return {f"{lstm}weight_{kind[2:]}_l{layer}": array.T}
     if kind in ("counter", "scale", "shift"):
         return {}
     if kind == "W":
-        return {f"{path}.weight": array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T}
-    return {f"{path}.{dict(gamma='weight', beta='bias', b='bias').get(kind, kind)}": array}
+        return {f"{path}{dot}weight": array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T}
+    return {f"{path}{dot}{dict(gamma='weight', beta='bias', b='bias').get(kind, kind)}": array}
 
 
-def load(net: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
-    """Copy a `state_dict()` of the package into the same network here; every parameter must be met."""
+def load(net: nn.Module, state: dict[str, np.ndarray], device: str = "cpu") -> nn.Module:
+    """Copy a `state_dict()` of the package into the same network here, filters channels last in memory.
+
+    Every parameter must be met. Returns the network, on `device`: "cpu" or "cuda".
+    """
     arrays = {k: torch.from_numpy(np.array(v)) for name, a in state.items() for k, v in theirs(name, a).items()}
     result = net.load_state_dict(arrays, strict=False)
     missing = [k for k in result.missing_keys if not k.endswith("num_batches_tracked") and k not in ("mean", "std")]
     assert not missing and not result.unexpected_keys, (missing, result.unexpected_keys)
-    return net
+    return net.to(device, memory_format=torch.channels_last)
 
 
 def gradients(net: nn.Module, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -169,10 +176,130 @@ def gradients(net: nn.Module, state: dict[str, np.ndarray]) -> dict[str, np.ndar
         p = parameters.get(next(iter(theirs(name, array)), ""))
         if p is not None:
             g = p.grad.permute(2, 3, 1, 0) if p.ndim == 4 else p.grad.T if p.ndim == 2 else p.grad
-            found[name] = g.float().cpu().numpy().copy()
+            found[name] = to_numpy(g)
     return found
 
 
-def autocast(enabled: bool, device: str = "cpu") -> torch.autocast:
-    """Matrix products and convolutions in bfloat16."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+# ---- inputs ----
+
+def images(x: np.ndarray) -> torch.Tensor:
+    """(N, H, W, C) to (N, C, H, W); as it lies, that is channels last in memory."""
+    return torch.from_numpy(x).permute(0, 3, 1, 2)
+
+
+def normalize(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Bytes (N, 3, H, W) as numbers near 0; mean and std are (3, 1, 1), of values between 0 and 1."""
+    return (x.float() / 255 - mean) / std
+
+
+def to_numpy(x: torch.Tensor) -> np.ndarray:
+    """A float32 copy of any tensor."""
+    return np.array(x.detach().float().cpu().numpy())
+
+
+# ---- steps ----
+
+def as_run(net: nn.Module, variant: str, inputs: Sequence[torch.Tensor] = ()) -> Callable[..., torch.Tensor]:
+    """What runs in place of net.
+
+    "eager": net, as one writes it. "jit": traced with `inputs`, frozen, batch norm folded into the filters; for
+    evaluation. "compile": torch.compile; anything else is a mode of it, such as "reduce-overhead" (CUDA graphs).
+    """
+    if variant == "eager":
+        return net
+    if variant == "jit":
+        with torch.no_grad():
+            return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(net, tuple(inputs))))
+    return torch.compile(net, mode=None if variant == "compile" else variant, dynamic=False)
+
+
+def forward_backward(run: Callable, inputs: Sequence[torch.Tensor], labels: torch.Tensor,
+                     weights: torch.Tensor | None = None, half: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits, mean cross-entropy), its gradients added up. half: products and convolutions in bfloat16, by autocast."""
+    with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=half):
+        logits = run(*inputs)
+    loss = F.cross_entropy(logits.float(), labels, weights)
+    loss.backward()
+    return logits.detach(), loss.detach()
+
+
+def training_step(run: Callable, optimizer: torch.optim.Optimizer, inputs: Sequence[torch.Tensor], labels: torch.Tensor,
+                  weights: torch.Tensor | None = None, clip_norm: float | None = None,
+                  half: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """`forward_backward` and one step of the optimizer, gradients clipped to clip_norm."""
+    optimizer.zero_grad()
+    found = forward_backward(run, inputs, labels, weights, half)
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+    optimizer.step()
+    return found
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def wait(x: torch.Tensor) -> None:
+    """Until the GPU that x is on has done all that it was told."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+# ---- contestants: (step, answer) as peers.Contestant has them ----
+
+def forward(net: nn.Module, inputs: Sequence[torch.Tensor], variant: str = "eager",
+            half: bool = False) -> tuple[Callable, Callable]:
+    """A forward pass without gradients, in the mode that net is in. half: weights and inputs in bfloat16."""
+    if half:
+        net, inputs = net.bfloat16(), [x.bfloat16() for x in inputs]
+    run = as_run(net, variant, inputs)
+
+    def step() -> torch.Tensor:
+        with torch.no_grad():
+            logits = run(*inputs)
+        wait(logits)
+        return logits
+    return step, lambda: {"logits": to_numpy(step())}
+
+
+def training(net: nn.Module, state: dict[str, np.ndarray], inputs: Sequence[torch.Tensor], labels: torch.Tensor,
+             optimizer: torch.optim.Optimizer, variant: str = "eager", half: bool = False) -> tuple[Callable, Callable]:
+    """`training_step` on one batch; the answer has the gradients by the names of `state`."""
+    run = as_run(net, variant)
+
+    def step() -> None:
+        logits, _ = training_step(run, optimizer, inputs, labels, half=half)
+        wait(logits)
+
+    def answer() -> dict:
+        optimizer.zero_grad()
+        logits, _ = forward_backward(run, inputs, labels, half=half)
+        return {"logits": to_numpy(logits), "gradients": gradients(net, state)}
+    return step, answer
+
+
+def sequence(lstm: nn.LSTM, state: dict[str, np.ndarray], x: torch.Tensor, dy: torch.Tensor, variant: str = "eager",
+             half: bool = False) -> tuple[Callable, Callable]:
+    """Forward and backward of an LSTM, dy the gradient of its output, to all parameters and to x (T, N, D).
+
+    half: weights, input and states in bfloat16.
+    """
+    if half:
+        lstm, x, dy = lstm.bfloat16(), x.bfloat16(), dy.bfloat16()
+    x.requires_grad_()
+    lstm.flatten_parameters()
+    run = as_run(lstm, variant)
+
+    def step() -> torch.Tensor:
+        lstm.zero_grad()
+        x.grad = None
+        y, _ = run(x)
+        y.backward(dy)
+        wait(y)
+        return y
+
+    def answer() -> dict:
+        return {"y": to_numpy(step()), "gradients": gradients(lstm, state) | {"x": to_numpy(x.grad)}}
+    return step, answer

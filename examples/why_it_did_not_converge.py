@@ -119,21 +119,24 @@ def report(folder: Path, title: str, walks: dict[str, list[tuple[str, EmoNetConf
     writer.writerows(table)
     write_whole(folder / "walk.csv", text.getvalue().encode())
 
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
     lines = [f"{title} Accuracy of chance {chance:.3f}, of the majority class {majority:.3f}."]
-    for name in walks:
-        lines += ["", f"**{name}**", "", "| field | becomes | training loss | validation loss | accuracy | gain |",
-                  "| --- | --- | --- | --- | --- | --- |"]
-        lines += [f"| {r['field'] or 'start'} | {r['value']} | {number(r['train_loss'], '.3f')} | "
-                  f"{number(r['val_loss'], '.3f')} | {number(r['val_accuracy'], '.3f')} | {number(r['gain'], '+.3f')} |"
-                  for r in table if r["walk"] == name]
+    parts = {name: [row for row in table if row["walk"] == name] for name in walks}
+    for name, steps in parts.items():
+        lines += ["", f"**{name}**", "", *markdown(steps)]
     if short := sum(r["seeds"] < len(seeds) for r in table):
         lines += ["", f"{short} rows lack a seed: its training broke down (rows.jsonl says how)."]
     write_whole(folder / "walk.md", ("\n".join(lines) + "\n").encode())
-    drawn = {name: [r for r in table if r["walk"] == name] for name in walks}
-    save_figure(folder / "walk.png", figure, drawn, chance, majority)
+    save_figure(folder / "walk.png", figure, parts, chance, majority)
     return "\n".join(lines)
+
+
+def markdown(steps: list[dict[str, Any]]) -> list[str]:
+    """The lines of a table of one walk. docs/figures/why.py reads it."""
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+    return ["| field | becomes | training loss | validation loss | accuracy | gain |", "| --- | --- | --- | --- | --- | --- |",
+            *(f"| {r['field'] or 'start'} | {r['value']} | {number(r['train_loss'], '.3f')} | {number(r['val_loss'], '.3f')} | "
+              f"{number(r['val_accuracy'], '.3f')} | {number(r['gain'], '+.3f')} |" for r in steps)]
 
 
 def figure(figure_class: Any, walks: dict[str, list[dict[str, Any]]], chance: float, majority: float) -> Any:

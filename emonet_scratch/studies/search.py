@@ -276,27 +276,32 @@ def write_report(study: Any, config: EmoNetConfig, folder: Path, chance: float, 
 def _figure(figure_class: Any, trials: list[Any], chance: float) -> Any:
     """Losses in the order of the trials, and against each parameter. chance: an accuracy; guessing costs ln(1 / chance)."""
     shown = [t for t in trials if t.value is not None and np.isfinite(t.value)]
+    complete = [t for t in shown if t.state.name == "COMPLETE"]
     names = sorted({name for t in shown for name in t.params})
     figure = figure_class(figsize=(3.1 * (1 + len(names)), 4), layout="constrained")
     panels = figure.subplots(1, 1 + len(names), sharey=True)
     guessing = -np.log(chance)
     top = 1.2 * max(np.quantile([t.value for t in shown], 0.9), guessing)     # one that diverged would hide the others
     for axes, name in zip(panels, ["trial", *names], strict=True):
-        places = _places(axes, name, shown)
-        for state, marker, colour, label in (("COMPLETE", "o", BLUE, "trained to the end"),
-                                             ("PRUNED", "x", VERMILION, "stopped early, at its loss then")):
-            some = [k for k, t in enumerate(shown) if t.state.name == state]
-            axes.scatter([places[k] for k in some], [min(shown[k].value, top) for k in some], s=26, marker=marker,
-                         color=colour, alpha=0.7, label=label)
+        _draw_trials(axes, name, shown, top)
         axes.axhline(guessing, color=MUTED, linestyle=":", label=f"chance, ln {1 / chance:.0f}")
         label_axes(axes, "", {"lr": "learning rate", "width": "width (factor on the layers)"}.get(name, name))
-    complete = [t for t in shown if t.state.name == "COMPLETE"]
     panels[0].step([t.number for t in complete], np.minimum.accumulate([t.value for t in complete]), where="post",
                    color=GREEN, label="least so far")
     panels[0].set_ylabel(f"validation loss (nats, drawn up to {top:.1f})", color=MUTED)
     figure.suptitle("a mark is a trial: in order, and against each parameter", fontsize=11, color=INK)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
+
+
+def _draw_trials(axes: Any, name: str, trials: list[Any], top: float) -> None:
+    """A mark for each trial, at its loss or `top`, against the parameter `name` or the order of the trials."""
+    places = _places(axes, name, trials)
+    for state, marker, colour, label in (("COMPLETE", "o", BLUE, "trained to the end"),
+                                         ("PRUNED", "x", VERMILION, "stopped early, at its loss then")):
+        some = [k for k, t in enumerate(trials) if t.state.name == state]
+        axes.scatter([places[k] for k in some], [min(trials[k].value, top) for k in some], s=26, marker=marker, color=colour,
+                     alpha=0.7, label=label)
 
 
 def _places(axes: Any, name: str, trials: list[Any]) -> list[float]:

@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -78,27 +79,24 @@ def main() -> None:
         print(f"\npreset paper, 16 clips of {frames} frames at 256 x 256: {sum(n for _, n in parts) / 2**30:.1f} GiB")
         print("\n".join(f"  {n / 2**30:6.2f} GiB  {name}" for name, n in parts))
     if options.picture:
-        draw(rows, options)
+        from emonet_scratch.training.report import save_figure
+        save_figure(Path(options.picture), draw, rows, options.size, options.chunk)
 
 
-def draw(rows: list, options: argparse.Namespace) -> None:
+def draw(figure_class: type, rows: list, size: int, chunk: int) -> object:
     """Peak memory over clip length, both ways."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from emonet_scratch.training.report import GREEN, VERMILION, label_axes
 
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_class(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for k, (label, colour) in enumerate([(f"chunks of {options.chunk} frames, recomputed", "#2b8a3e"),
-                                         ("whole clip, all activations kept", "#c77700")], 1):
-        axes.plot([r[0] for r in rows], [r[k]["bytes"] / 2**20 for r in rows], "o-", color=colour, label=label)
-    axes.set_xlabel("frames in the clip")
-    axes.set_title(f"peak memory of a training step, {options.size} x {options.size} (MiB)", fontsize=10)
+    for k, (label, look, colour) in enumerate([(f"chunks of {chunk} frames, recomputed", "o-", GREEN),
+                                               ("whole clip, all activations kept", "s--", VERMILION)], 1):
+        axes.plot([r[0] for r in rows], [r[k]["bytes"] / 2**20 for r in rows], look, color=colour, label=label)
+    label_axes(axes, f"memory of one training step on one clip of {size} x {size} pixels", "frames in the clip",
+               "most memory resident (MiB)")
     axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(options.picture, dpi=110)
+    return figure
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def evaluate(options: argparse.Namespace) -> int:
         result = score(split.labels[labelled], probabilities[labelled])
         low, high = result["interval"]
         print(f"{options.split}: {result['clips']} clips, accuracy {result['accuracy']:.3f} ({low:.3f} - {high:.3f}), "
-              f"macro F1 {result['macro_f1']:.3f}, loss {loss:.3f}")
+              f"macro F1 {result['macro_f1']:.3f}, loss {loss:.3f}\n"
+              f"to beat: chance {result['chance']:.3f}, majority class {result['majority']:.3f}")
         width = max(map(len, CLASSES)) + 1
         print("\n".join([" " * width + "".join(name[:5].rjust(6) for name in CLASSES)]
                         + [name.ljust(width) + "".join(f"{n:6}" for n in row)

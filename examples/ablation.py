@@ -41,3 +41,4 @@ for change in CHANGES:
     accuracies = [result["accuracy"] for result in results]
     print(f"{name:26}{np.mean(accuracies):9.3f}{min(accuracies):8.3f}{max(accuracies):8.3f}"
           f"{np.mean([result['loss'] for result in results]):8.3f}", flush=True)
+print(f"{'chance':26}{results[0]['chance']:9.3f}\n{'majority class':26}{results[0]['majority']:9.3f}")

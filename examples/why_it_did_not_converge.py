@@ -12,7 +12,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from emonet_scratch.files import write_whole
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import NonFiniteError, Trainer
 from emonet_scratch.training.experiment import dataset, projection_of
-from emonet_scratch.training.report import INK, MUTED, read_metrics, save_figure
+from emonet_scratch.training.metrics import chance_and_majority
+from emonet_scratch.training.report import BLUE, INK, MUTED, draw_baselines, label_axes, read_metrics, save_figure
 
-LN7 = math.log(7)
 # What makes it small. Both presets get SIZE; `default`, which sees 50 of a clip's frames, gets FRAMES of the --frames kept.
 # The shortcut starts at LDA's rule, before any training, and would hide who learns: both walks go without; it comes last.
 # The paper's own runs keep the width of the LSTM: with a narrow one, the fused layer's few inputs make larger first logits.
@@ -35,7 +34,6 @@ SIZE = {"frame_size": 32, "fit": "crop", "trunk": "random", "trunk_depth": 8, "t
 FRAMES = 3
 PAPERS_OWN = [{"optimizer": optimizer, "lr": lr} for optimizer in ("sgd", "adam") for lr in (1e-8, 1e-7, 1e-6)]
 OWN = "the paper's runs"
-COLOUR, OTHER = "#2a6fbb", "#c77700"
 
 
 def ends(changes: dict[str, Any]) -> tuple[EmoNetConfig, EmoNetConfig]:
@@ -94,13 +92,15 @@ class Rows:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last epoch, on average over seeds."""
+    """The last epoch, on average over seeds, and the accuracy of each seed."""
     keys = ("train_loss", "val_loss", "val_accuracy")
-    return {"seeds": len(rows)} | {key: sum(r[key][-1] for r in rows) / len(rows) if rows else None for key in keys}
+    means = {key: sum(r[key][-1] for r in rows) / len(rows) if rows else None for key in keys}
+    return {"seeds": len(rows)} | means | {"each": [r["val_accuracy"][-1] for r in rows]}
 
 
-def report(folder: Path, title: str, walks: dict[str, list[tuple[str, EmoNetConfig]]], rows: Rows, seeds: list[int]) -> str:
-    """Write the table, twice, and the plot; return the table."""
+def report(folder: Path, title: str, walks: dict[str, list[tuple[str, EmoNetConfig]]], rows: Rows, seeds: list[int],
+           chance: float, majority: float) -> str:
+    """Write the table, twice, and the plot; return the table. chance, majority: what accuracies have to beat."""
     table = []
     for name, steps in walks.items():
         before = None
@@ -119,57 +119,67 @@ def report(folder: Path, title: str, walks: dict[str, list[tuple[str, EmoNetConf
     writer.writerows(table)
     write_whole(folder / "walk.csv", text.getvalue().encode())
 
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
-    lines = [title]
-    for name in walks:
-        lines += ["", f"**{name}**", "", "| field | becomes | training loss | validation loss | accuracy | gain |",
-                  "| --- | --- | --- | --- | --- | --- |"]
-        lines += [f"| {r['field'] or 'start'} | {r['value']} | {number(r['train_loss'], '.3f')} | "
-                  f"{number(r['val_loss'], '.3f')} | {number(r['val_accuracy'], '.3f')} | {number(r['gain'], '+.3f')} |"
-                  for r in table if r["walk"] == name]
+    lines = [f"{title} Accuracy of chance {chance:.3f}, of the majority class {majority:.3f}."]
+    parts = {name: [row for row in table if row["walk"] == name] for name in walks}
+    for name, steps in parts.items():
+        lines += ["", f"**{name}**", "", *markdown(steps)]
     if short := sum(r["seeds"] < len(seeds) for r in table):
         lines += ["", f"{short} rows lack a seed: its training broke down (rows.jsonl says how)."]
     write_whole(folder / "walk.md", ("\n".join(lines) + "\n").encode())
-    save_figure(folder / "walk.png", figure, {name: [(row, rows.of(config, seeds)) for row, (_, config) in zip(
-        [r for r in table if r["walk"] == name], steps, strict=True)] for name, steps in walks.items()})
+    save_figure(folder / "walk.png", figure, parts, chance, majority)
     return "\n".join(lines)
 
 
-def figure(figure_class: Any, walks: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]]) -> Any:
-    """Left: validation loss of the paper's runs. Then for each walk: validation accuracy, a row a step, a dot a seed."""
-    figure = figure_class(figsize=(13, 5.8), layout="constrained")
-    panels = figure.subplots(1, 3)
-    (own, runs), *others = list(walks.items())[:3]
-    for row, finished in runs:
-        for result in finished:
-            panels[0].plot(range(1, len(result["val_loss"]) + 1), result["val_loss"], alpha=0.6, linewidth=1,
-                           color=COLOUR if row["value"].startswith("sgd") else OTHER)
-    for result in others[1][1][0][1]:                                         # the start of the walk from `default`
-        panels[0].plot(range(1, len(result["val_loss"]) + 1), result["val_loss"], color=INK, linewidth=1.5)
-    panels[0].axhline(LN7, linestyle=":", color=MUTED)
-    panels[0].text(0.98, LN7 - 0.09, "ln 7", color=MUTED, fontsize=8, ha="right", transform=panels[0].get_yaxis_transform())
-    panels[0].set_ylim(0, 2.6)
-    panels[0].set_xlabel("epoch", color=MUTED)
-    panels[0].set_title(f"validation loss of {own}\nSGD (blue), Adam (orange); default (black)", fontsize=10, color=INK)
-    for panel, (name, steps) in zip(panels[1:], others, strict=True):
-        means = [(row["val_accuracy"], k) for k, (row, _) in enumerate(steps) if row["seeds"]]
-        if means:
-            panel.plot(*zip(*means, strict=True), color=COLOUR, linewidth=1.5)
-        for k, (_, finished) in enumerate(steps):
-            panel.plot([r["val_accuracy"][-1] for r in finished], [k] * len(finished), "o", color=COLOUR, alpha=0.6, ms=4)
-        panel.axvline(1 / 7, linestyle=":", color=MUTED)
-        panel.text(1 / 7, -0.8, "chance", color=MUTED, fontsize=8, ha="center")
-        panel.set_yticks(range(len(steps)), [f"{r['field']} = {r['value']}" if r["field"] else name.split()[1]
-                                             for r, _ in steps], fontsize=8)
-        panel.invert_yaxis()
-        panel.set_xlim(0, 1)
-        panel.set_xlabel("validation accuracy after the last epoch", color=MUTED)
-        panel.set_title(name, fontsize=10, color=INK)
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
+def markdown(steps: list[dict[str, Any]]) -> list[str]:
+    """The lines of a table of one walk. docs/figures/why.py reads it."""
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+    return ["| field | becomes | training loss | validation loss | accuracy | gain |", "| --- | --- | --- | --- | --- | --- |",
+            *(f"| {r['field'] or 'start'} | {r['value']} | {number(r['train_loss'], '.3f')} | {number(r['val_loss'], '.3f')} | "
+              f"{number(r['val_accuracy'], '.3f')} | {number(r['gain'], '+.3f')} |" for r in steps)]
+
+
+def figure(figure_class: Any, walks: dict[str, list[dict[str, Any]]], chance: float, majority: float) -> Any:
+    """Validation accuracy, a panel a part and a row a step. A walk between the presets has a column, the others share one.
+
+    walks: rows with field, value, val_loss, val_accuracy and, where it is known, `each` seed's accuracy.
+    """
+    long = [name for name in walks if name.startswith("from ")]
+    short = [name for name in walks if name not in long]
+    figure = figure_class(figsize=(16, 8), layout="constrained")
+    columns = figure.subfigures(1, len(long) + 1)
+    panels = {name: column.subplots() for name, column in zip(long, columns, strict=False)}
+    stacked = columns[-1].subplots(len(short), 1, height_ratios=[1 + len(walks[name]) for name in short], squeeze=False)
+    panels |= dict(zip(short, stacked[:, 0], strict=True))
+    for name, axes in panels.items():
+        draw_walk(axes, name, walks[name])
+        draw_baselines(axes.axvline, chance, majority)
+    figure.suptitle("Which of the paper's choices keep it from learning? Each row of a walk changes one field more; "
+                    "the paper's runs stand each by itself.", color=INK)
+    figure.legend(*panels[long[0]].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def draw_walk(axes: Any, name: str, steps: list[dict[str, Any]]) -> None:
+    """The accuracies of one walk, from above to below; the validation loss of each step stands at the right."""
+    seeds = [(accuracy, k) for k, row in enumerate(steps) for accuracy in row.get("each", [])]
+    means = [(row["val_accuracy"], k) for k, row in enumerate(steps) if row["val_accuracy"] is not None]
+    if seeds:
+        axes.plot(*zip(*seeds, strict=True), "o", color=BLUE, alpha=0.4, markersize=4, label="a seed")
+    if means:
+        axes.plot(*zip(*means, strict=True), "D" if name == OWN else "D-", color=BLUE, markersize=4,
+                  label="mean of the seeds")
+    axes.set_yticks(range(len(steps)), [f"{row['field']} = {row['value']}" if row["field"] else "start" for row in steps],
+                    fontsize=8)
+    losses = axes.secondary_yaxis("right")
+    losses.set_yticks(range(len(steps)), ["" if row["val_loss"] is None else f"{row['val_loss']:.3f}" for row in steps],
+                      fontsize=8, color=MUTED)
+    losses.set_ylabel("validation loss (nats)", color=MUTED)
+    losses.spines["right"].set_visible(False)
+    losses.tick_params(length=0)
+    label_axes(axes, name, "validation accuracy after the last epoch")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(steps) - 0.5, -0.5)
 
 
 def main() -> None:
@@ -217,7 +227,7 @@ def main() -> None:
              f"{len(data.splits['train'])} training and {len(data.splits['val'])} validation clips, "
              f"seeds {', '.join(map(str, options.seeds))}. After the last epoch. "
              f"The paper's runs: lstm_size {wide.lstm_size}.")
-    print(report(options.out, title, walks, rows, options.seeds))
+    print(report(options.out, title, walks, rows, options.seeds, *chance_and_majority(data.splits["val"].labels)))
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def test_train_leaves_a_report(trained):
         assert len((trained / name / "metrics.jsonl").read_text().splitlines()) == 4
         assert (trained / name / "best.safetensors").exists() and (trained / name / "last.safetensors").exists()
     header, *lines = (trained / "results.txt").read_text().splitlines()
-    assert header.split()[0] == "accuracy" and [line.split()[0] for line in lines] == ["audio", "video", "fused"]
+    assert header.split()[0] == "accuracy" and [line.split()[0] for line in lines] == [
+        "audio", "video", "fused", "chance", "majority"]
 
 
 def test_lda_and_normalisation_come_from_the_training_split_only(trained, data, tmp_path):
@@ -125,6 +126,7 @@ def test_evaluate_repeats_the_figure_of_the_run(trained, data, capsys):
     accuracy = json.loads((trained / "results.json").read_text())["fused"]["accuracy"]
     out = capsys.readouterr().out
     assert f"val: 7 clips, accuracy {accuracy:.3f}" in out and "Surprise" in out
+    assert "chance 0.143, majority class 0.143" in out
 
 
 def test_evaluate_keeps_frames_where_training_does(trained, data, tmp_path, monkeypatch):
@@ -449,7 +451,8 @@ def test_the_ablation_example_in_a_small_size(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     header, *rows = done.stdout.splitlines()
-    assert header.split() == ["change", "accuracy", "from", "to", "loss"] and [len(row.split()) for row in rows] == [5] * 9
+    assert header.split() == ["change", "accuracy", "from", "to", "loss"]
+    assert [len(row.split()) for row in rows] == [5] * 9 + [2, 3]             # chance and the majority class have no loss
     configs = [json.loads(file.read_text())["config"] for file in (tmp_path / "runs").glob("*/config.json")]
     assert len(configs) == len(set(map(str, configs))) == 9
 

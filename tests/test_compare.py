@@ -152,7 +152,9 @@ def test_the_table_is_that_of_its_predictions(compared, capsys):
     assert [shown[m] for m in (REFERENCE, "audio network", "video network")] == \
         [networks[n]["accuracy"] for n in ("fused", "audio", "video")]
     with open(compared / "compare.csv", newline="") as file:
-        assert [row["method"] for row in csv.DictReader(file)] == list(predicted)
+        assert [row["method"] for row in csv.DictReader(file)] == [*predicted, "chance", "majority class"]
+    assert (content["chance"], content["majority"]) == pytest.approx((1 / 7, 1 / 7))
+    assert (compared / "compare.txt").read_text().count(" 0.143\n") >= 2
     assert (compared / "compare.png").stat().st_size > 5000
     assert "the other four fifths" in (compared / "compare.txt").read_text()
 
@@ -167,6 +169,7 @@ def test_a_run_is_compared_without_training(compared, tmp_path, monkeypatch):
 def test_on_a_labelled_test_split(compared, tmp_path):
     assert main(["compare", "--run", str(compared), "--out", str(tmp_path), "--split", "test"]) == 0
     content = json.loads((tmp_path / "compare.json").read_text())
+    assert content["chance"] == content["majority"] == 1                      # both clips are of one class
     assert content["clips"] == 2 and "come from the validation split" in (tmp_path / "compare.txt").read_text()
 
 

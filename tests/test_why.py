@@ -56,11 +56,13 @@ def test_a_training_that_breaks_down_is_a_row_and_no_end(why, tmp_path):
     rows = why.Rows(tmp_path / "rows.jsonl", "data")
     assert rows.key(default, 0) in rows.known and rows.key(paper, 0) not in rows.known
     assert why.Rows(tmp_path / "rows.jsonl", "other data").of(default, [1]) == []
-    assert why.summary(rows.of(default, [0, 1])) == {"seeds": 1, "train_loss": 1.5, "val_loss": 1.0, "val_accuracy": 0.5}
+    assert why.summary(rows.of(default, [0, 1])) == {"seeds": 1, "train_loss": 1.5, "val_loss": 1.0, "val_accuracy": 0.5,
+                                                   "each": [0.5]}
     walks = {why.OWN: [("", paper)], "from paper to default": why.walk(paper, default),
              "from default to paper": [("", default)]}
-    text = why.report(tmp_path, "title", walks, rows, [0, 1])
+    text = why.report(tmp_path, "title", walks, rows, [0, 1], 1 / 7, 0.2)
     assert "1.500 | 1.000 | 0.500" in text and "rows lack a seed" in text
+    assert "chance 0.143, of the majority class 0.200" in text
 
 
 def test_the_whole_program_in_a_tiny_size(tmp_path):

@@ -18,8 +18,8 @@ from ..files import write_whole
 from ..training.checkpoint import read_checkpoint
 from ..training.experiment import MODALITIES, dataset, load_model, read_settings
 from ..training.fingerprint import check_data, fingerprint
-from ..training.metrics import confusion_matrix, macro_f1, mcnemar, wilson_interval
-from ..training.report import COLOURS, INK, MUTED, save_figure
+from ..training.metrics import chance_and_majority, confusion_matrix, macro_f1, mcnemar, wilson_interval
+from ..training.report import COLOURS, INK, draw_baselines, label_axes, save_figure
 from .late_fusion import find_weights, fuse, fuse_across_folds
 from .svm import LinearSVM, choose_C
 
@@ -63,20 +63,22 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
                  "video network": own["video"].argmax(1), "audio, linear SVM": LinearSVM(C).fit(X, train.labels).predict(Z),
                  "audio, LDA": projection.lda.predict(Z)}
     rows = measure(predicted, shown.labels)
+    chance, majority = chance_and_majority(shown.labels)
     weights_from = "the other four fifths of these clips" if split == "val" else "the validation split"
     notes = [f"{split} split, {len(shown)} clips; 95 % intervals (Wilson); p of McNemar's exact test against {REFERENCE},",
              f"each test by itself; lost: clips that only {REFERENCE} has right, won: those that only the row has right",
              "networks: at the epoch of least validation loss, which flatters them on the validation split",
              f"late fusion: the weights for a clip come from {weights_from}",
              f"linear SVM: C = {C:g}, by five folds of the training split"]
-    text = "\n".join([_table(rows), "", *notes])
+    text = "\n".join([_table(rows, chance, majority), "", *notes])
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "compare.csv", _csv(rows).encode())
+    write_whole(folder / "compare.csv", _csv(rows, chance, majority).encode())
     write_whole(folder / "compare.txt", f"{text}\n".encode())
-    content = {"run": str(run), "split": split, "clips": len(shown), "C": C, "rows": rows, "ids": shown.ids,
-               "labels": shown.labels.tolist(), "predicted": {name: p.tolist() for name, p in predicted.items()}}
+    content = {"run": str(run), "split": split, "clips": len(shown), "C": C, "chance": chance, "majority": majority,
+               "rows": rows, "ids": shown.ids, "labels": shown.labels.tolist(),
+               "predicted": {name: p.tolist() for name, p in predicted.items()}}
     write_whole(folder / "compare.json", json.dumps(content, indent=1).encode())
-    save_figure(folder / "compare.png", _figure, rows)
+    save_figure(folder / "compare.png", _figure, rows, chance, majority)
     return text
 
 
@@ -94,39 +96,41 @@ def measure(predicted: dict[str, np.ndarray], labels: np.ndarray) -> list[dict[s
     return rows
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]], chance: float, majority: float) -> str:
     lines = [f"{'':18}{'accuracy':>9}{'95 % interval':>16}{'macro F1':>10}{'lost':>6}{'won':>6}{'p':>9}"]
     for r in rows:
         interval = f"{r['interval'][0]:.3f} - {r['interval'][1]:.3f}"
         test = f"{r['lost']:6}{r['won']:6}{r['p']:9.2g}" if "p" in r else ""
         lines.append(f"{r['method']:18}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{test}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{'chance':18}{chance:9.3f}", f"{'majority class':18}{majority:9.3f}"])
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]], chance: float, majority: float) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "accuracy", "low", "high", "macro_f1", "lost", "won", "p"])
     writer.writerows([r["method"], r["accuracy"], *r["interval"], r["macro_f1"], r.get("lost"), r.get("won"), r.get("p")]
                      for r in rows)
+    writer.writerows([name, accuracy, *[None] * 6] for name, accuracy in (("chance", chance), ("majority class", majority)))
     return text.getvalue()
 
 
-def _figure(figure_class: Any, rows: list[dict[str, Any]]) -> Any:
+def _figure(figure_class: Any, rows: list[dict[str, Any]], chance: float, majority: float) -> Any:
     """Accuracies with their intervals, one method a line; p of McNemar's test at the right."""
-    figure = figure_class(figsize=(7.5, 3.2), layout="constrained")
+    figure = figure_class(figsize=(8.4, 3.9), layout="constrained")
     axes = figure.add_subplot()
-    for k, r in enumerate(reversed(rows)):
-        colour = COLOURS["fused" if "fusion" in r["method"] else r["method"][:5]]
-        axes.plot(r["interval"], (k, k), color=colour, linewidth=2, alpha=0.6)
-        axes.plot(r["accuracy"], k, "o", color=colour)
-        axes.text(1.02, k, f"p = {r['p']:.2g}" if "p" in r else "", va="center", fontsize=8, color=INK,
+    reads = ["fused" if "fusion" in r["method"] else r["method"][:5] for r in rows]
+    words = {"fused": "reads voice and face", "audio": "reads the voice", "video": "reads the face"}
+    for k, (r, modality) in enumerate(zip(rows, reads, strict=True)):
+        axes.plot(r["interval"], (k, k), color=COLOURS[modality], linewidth=2, alpha=0.6)
+        axes.plot(r["accuracy"], k, "o", color=COLOURS[modality], label=words.pop(modality, None))
+        axes.text(1.02, k, f"p = {r['p']:.2g}" if "p" in r else "", va="center", fontsize=9, color=INK,
                   transform=axes.get_yaxis_transform())
-    axes.axvline(1 / len(CLASSES), linestyle=":", color=MUTED)
-    axes.text(1 / len(CLASSES), len(rows) - 0.45, "chance", ha="center", fontsize=8, color=MUTED)
-    axes.set_yticks(range(len(rows)), [r["method"] for r in reversed(rows)])
+    draw_baselines(axes.axvline, chance, majority)
+    axes.set_yticks(range(len(rows)), [r["method"] for r in rows])
     axes.set_xlim(0, 1)
-    axes.set_xlabel("accuracy, 95 % interval", color=MUTED)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.25)
+    axes.invert_yaxis()
+    label_axes(axes, f"classifiers on the same clips; p of McNemar's test against {REFERENCE}",
+               "accuracy, the bar is its 95 % interval")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return figure

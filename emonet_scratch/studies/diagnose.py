@@ -31,8 +31,9 @@ from ..layers import ReLU
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
 from ..training.experiment import MODALITIES, dataset, projection_of
+from ..training.metrics import chance_and_majority
 from ..training.projection import AudioProjection, missing
-from ..training.report import COLOURS, INK, MUTED, save_figure
+from ..training.report import BLUE, GREEN, MUTED, VERMILION, label_axes, save_figure
 from ..training.trainer import Trainer
 from ..watch import trace
 
@@ -137,7 +138,8 @@ def _lda(projection: AudioProjection | None, train: Split, val: Split) -> dict[s
     return {"eigenvalues": [float(v) for v in lda.eigenvalues_], "components": int(lda.scalings_.shape[1]),
             "rank": int((lda.eigenvalues_ > 1e-9 * max(lda.eigenvalues_[0], 1e-300)).sum()),
             "train score": lda.score(projection.standardise(train.audio), train.labels),
-            "val score": lda.score(projection.standardise(val.audio[known]), val.labels[known]) if len(known) else None}
+            "val score": lda.score(projection.standardise(val.audio[known]), val.labels[known]) if len(known) else None,
+            "chance and majority": chance_and_majority(val.labels[known]) if len(known) else None}
 
 
 def _forward(trainer: Trainer, batch: Batch) -> tuple[Any, Any]:
@@ -301,8 +303,10 @@ def report(found: dict[str, Any], causes: list[Cause]) -> str:
              f"gradient norm  {found['gradient norm']:.3g}"]
     if lda:
         score = "-" if lda["val score"] is None else f"{lda['val score']:.3f}"
+        if lda["chance and majority"]:
+            score += " (chance {:.3f}, majority class {:.3f})".format(*lda["chance and majority"])
         lines.append(f"LDA            {lda['components']} components, rank {lda['rank']}; score {lda['train score']:.3f} on "
-                     f"training clips, {score} on validation clips; eigenvalues "
+                     f"training clips, on validation clips {score}; eigenvalues "
                      + " ".join(f"{v:.3g}" for v in lda["eigenvalues"][:8]))
     lines.append(f"\n{'layer or parameter':44}{'mean':>9}{'std':>9}{'dead':>7}{'gradient':>10}{'update/value':>14}")
     for row in found["layers"]:
@@ -316,30 +320,26 @@ def report(found: dict[str, Any], causes: list[Cause]) -> str:
 
 def _figure(figure_class: Any, found: dict[str, Any]) -> Any:
     """The range test; one batch by heart; the spectrum of LDA; updates of all parameters."""
-    figure = figure_class(figsize=(10, 7), layout="constrained")
-    axes = [figure.add_subplot(2, 2, k) for k in (1, 2, 3, 4)]
-    rates, chance = found["range"], found["chance"]
-    axes[0].semilogx([r for r, _ in rates], [min(loss, 4 * chance) for _, loss in rates], color=COLOURS["video"])
-    for name, label, colour in (("suggested lr", "suggested", "fused"), ("lr", "configured", "audio")):
-        axes[0].axvline(found[name], color=COLOURS[colour], linestyle="--", label=f"{label}, {found[name]:g}")
-    axes[0].set_title("learning-rate range test: loss", fontsize=10, color=INK)
-    for name, label, colour in (("one batch, suggested lr", "suggested lr", "fused"),
-                                ("one batch", "configured lr", "audio")):
-        axes[1].plot([min(v, 4 * chance) for v in found[name]["losses"]], color=COLOURS[colour], label=label)
-    axes[1].axhline(chance, color=MUTED, linewidth=0.8, label="ln 7")
-    axes[1].set_title("one batch by heart: loss", fontsize=10, color=INK)
-    axes[1].set_xlabel("step", color=MUTED)
-    if found["LDA"]:
-        values = found["LDA"]["eigenvalues"]
-        axes[2].bar(range(1, len(values) + 1), values, color=COLOURS["audio"])
-    axes[2].set_title("eigenvalues of LDA" if found["LDA"] else "no audio, no LDA", fontsize=10, color=INK)
-    updates = [row["update / value"] for row in found["layers"] if row.get("update / value")]
-    axes[3].semilogy(range(1, len(updates) + 1), updates, ".", color=COLOURS["video"])
-    axes[3].axhline(1e-3, color=MUTED, linewidth=0.8, label="usual")
-    axes[3].set_title("first step: |update| / |value| of each parameter", fontsize=10, color=INK)
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(alpha=0.25)
-        if one.get_legend_handles_labels()[0]:
-            one.legend(fontsize=8, frameon=False)
+    figure = figure_class(figsize=(10, 7.4), layout="constrained")
+    rates, heart, spectrum, updates = figure.subplots(2, 2).flat
+    chance, rows, lda = found["chance"], found["range"], found["LDA"]
+    rates.semilogx([rate for rate, _ in rows], [loss for _, loss in rows], color=BLUE, label="one step at this rate")
+    for name, label, colour in (("suggested lr", "suggested", GREEN), ("lr", "configured", VERMILION)):
+        rates.axvline(found[name], color=colour, linestyle="--", label=f"{label} rate, {found[name]:g}")
+    label_axes(rates, "range test: the rate grows from step to step", "learning rate", "loss of a batch (nats)")
+    for name, label, colour in (("one batch, suggested lr", "suggested", GREEN), ("one batch", "configured", VERMILION)):
+        heart.plot(found[name]["losses"], color=colour, label=f"at the {label} rate")
+    label_axes(heart, f"one batch of {found['clips in a batch']} clips by heart", "step", "loss of this batch (nats)")
+    for axes in (rates, heart):
+        axes.axhline(chance, color=MUTED, linestyle=":", label="7 equal probabilities, ln 7")
+        axes.set_ylim(0, min(4 * chance, axes.get_ylim()[1]))                 # a loss that explodes hides the rest
+    values = lda["eigenvalues"] if lda else []
+    spectrum.bar(range(1, len(values) + 1), values, color=BLUE)
+    label_axes(spectrum, "spectrum of LDA" if lda else "no audio, no LDA", "component", "spread between / within classes")
+    moved = [row["update / value"] for row in found["layers"] if row.get("update / value")]
+    updates.semilogy(range(1, len(moved) + 1), moved, ".", color=BLUE, label="a parameter")
+    updates.axhline(1e-3, color=MUTED, linestyle="--", label="usual, 0.001")
+    label_axes(updates, "how far the first step moves each parameter", "parameter, as in the table", "|update| / |value|")
+    for axes in (rates, heart, updates):
+        axes.legend(fontsize=9, frameon=False)
     return figure

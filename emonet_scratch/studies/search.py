@@ -22,7 +22,8 @@ from ..files import write_whole
 from ..models import EmoNetConfig
 from ..training.experiment import MODALITIES, dataset, projection_of
 from ..training.fingerprint import fingerprint
-from ..training.report import INK, MUTED, save_figure
+from ..training.metrics import chance_and_majority
+from ..training.report import BLUE, GREEN, INK, MUTED, VERMILION, label_axes, save_figure
 from ..training.trainer import Trainer
 
 # A number is drawn log-uniformly or uniformly between two bounds, or one of several values is. width: a factor on WIDTHS.
@@ -77,7 +78,7 @@ def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log:
                 lock.path.unlink()
     finally:                                                                  # Ctrl-C keeps what is done
         with _Lock(folder / "study.lock"), _one_line(folder):                 # so the last report has what all have done
-            text = write_report(study, config, folder)
+            text = write_report(study, config, folder, *chance_and_majority(val.labels))
     return text
 
 
@@ -241,8 +242,11 @@ def _line(trial: Any) -> str:
             f"epochs {len(trial.intermediate_values):3}  {drawn}")
 
 
-def write_report(study: Any, config: EmoNetConfig, folder: Path) -> str:
-    """Write trials.csv, search.png and, once a trial is complete, best.json; return what there is to say."""
+def write_report(study: Any, config: EmoNetConfig, folder: Path, chance: float, majority: float) -> str:
+    """Write trials.csv, search.png and, once a trial is complete, best.json; return what there is to say.
+
+    chance, majority: accuracies that a trial has to beat.
+    """
     trials = study.get_trials()
     names = sorted({name for trial in trials for name in trial.params})
     table = io.StringIO()
@@ -263,36 +267,55 @@ def write_report(study: Any, config: EmoNetConfig, folder: Path) -> str:
         content = {"trial": best.number, "loss": best.value, "accuracy": best.user_attrs["accuracy"], "params": best.params,
                    "fields": fields, "set": chosen}
         write_whole(folder / "best.json", json.dumps(content, indent=2).encode())
-        lines += [*map(_line, complete[:5]), f"the best on the validation split, so it flatters; with it: {chosen}"]
-        save_figure(folder / "search.png", _figure, trials)
+        lines += [*map(_line, complete[:5]), f"to beat: chance {chance:.3f}, majority class {majority:.3f}",
+                  f"the best on the validation split, so it flatters; with it: {chosen}"]
+        save_figure(folder / "search.png", _figure, trials, chance)
     return "\n".join(lines)
 
 
-def _figure(figure_class: Any, trials: list[Any]) -> Any:
-    """Losses in the order of the trials, with the least so far, and against each parameter; crosses were stopped early."""
+def _figure(figure_class: Any, trials: list[Any], chance: float) -> Any:
+    """Losses in the order of the trials, and against each parameter. chance: an accuracy; guessing costs ln(1 / chance)."""
     shown = [t for t in trials if t.value is not None and np.isfinite(t.value)]
+    complete = [t for t in shown if t.state.name == "COMPLETE"]
     names = sorted({name for t in shown for name in t.params})
-    figure = figure_class(figsize=(3.2 * (1 + len(names)), 3.4), layout="constrained")
-    top = np.quantile([t.value for t in shown], 0.9) * 1.1                    # one that diverged hides the others
-    for k, name in enumerate(["trial", *names], 1):
-        axes = figure.add_subplot(1, 1 + len(names), k)
-        for state, marker, colour in (("COMPLETE", "o", INK), ("PRUNED", "x", "#c77700")):
-            some = [t for t in shown if t.state.name == state]
-            x = [t.number if name == "trial" else t.params[name] for t in some]
-            axes.scatter(x, [min(t.value, top) for t in some], s=22, marker=marker, color=colour, alpha=0.7,
-                         label={"COMPLETE": "complete", "PRUNED": "stopped early"}[state] if some else None)
-        if name == "trial":
-            complete = [t for t in shown if t.state.name == "COMPLETE"]
-            axes.step([t.number for t in complete], np.minimum.accumulate([t.value for t in complete]), where="post",
-                      color="#2b8a3e", label="least so far")
-            axes.set_ylabel("validation loss (nats)", color=MUTED)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(fontsize=7, frameon=False, ncol=3, columnspacing=1, loc="lower left", bbox_to_anchor=(0, 1))
-        elif name == "lr":
-            axes.set_xscale("log")
-        elif isinstance(shown[0].params[name], str):
-            axes.margins(x=0.4)
-        axes.set_xlabel(name, color=MUTED)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+    figure = figure_class(figsize=(3.1 * (1 + len(names)), 4), layout="constrained")
+    panels = figure.subplots(1, 1 + len(names), sharey=True)
+    guessing = -np.log(chance)
+    top = 1.2 * max(np.quantile([t.value for t in shown], 0.9), guessing)     # one that diverged would hide the others
+    for axes, name in zip(panels, ["trial", *names], strict=True):
+        _draw_trials(axes, name, shown, top)
+        axes.axhline(guessing, color=MUTED, linestyle=":", label=f"chance, ln {1 / chance:.0f}")
+        label_axes(axes, "", {"lr": "learning rate", "width": "width (factor on the layers)"}.get(name, name))
+    panels[0].step([t.number for t in complete], np.minimum.accumulate([t.value for t in complete]), where="post",
+                   color=GREEN, label="least so far")
+    panels[0].set_ylabel(f"validation loss (nats, drawn up to {top:.1f})", color=MUTED)
+    figure.suptitle("a mark is a trial: in order, and against each parameter", fontsize=11, color=INK)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
+
+
+def _draw_trials(axes: Any, name: str, trials: list[Any], top: float) -> None:
+    """A mark for each trial, at its loss or `top`, against the parameter `name` or the order of the trials."""
+    places = _places(axes, name, trials)
+    for state, marker, colour, label in (("COMPLETE", "o", BLUE, "trained to the end"),
+                                         ("PRUNED", "x", VERMILION, "stopped early, at its loss then")):
+        some = [k for k, t in enumerate(trials) if t.state.name == state]
+        axes.scatter([places[k] for k in some], [min(trials[k].value, top) for k in some], s=26, marker=marker, color=colour,
+                     alpha=0.7, label=label)
+
+
+def _places(axes: Any, name: str, trials: list[Any]) -> list[float]:
+    """Where each trial stands on the axis of a parameter; the axis gets its scale.
+
+    Trials with the same one of several values stand side by side, in their order, so that none hides another.
+    """
+    if name == "trial":
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        return [t.number for t in trials]
+    rule, values = trials[0].distributions[name], [t.params[name] for t in trials]
+    if not hasattr(rule, "choices"):
+        axes.set_xscale("log" if rule.log else "linear")
+        return values
+    axes.set_xticks(range(len(rule.choices)), rule.choices)
+    last = max(1, trials[-1].number)
+    return [rule.choices.index(value) + 0.6 * (t.number / last - 0.5) for value, t in zip(values, trials, strict=True)]

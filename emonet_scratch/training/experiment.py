@@ -24,7 +24,7 @@ from ..models.emonet import trunk_weights
 from ..version import __version__
 from .checkpoint import expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
-from .metrics import confusion_matrix, macro_f1, wilson_interval
+from .metrics import chance_and_majority, confusion_matrix, macro_f1, wilson_interval
 from .projection import AudioProjection
 from .report import read_metrics, save_pictures, table
 from .trainer import Trainer, evaluate, project
@@ -113,12 +113,13 @@ def _result(trainer: Trainer, folder: Path, device: str) -> dict[str, Any]:
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, macro F1 and the confusion matrix. labels (N,), probabilities (N, 7)."""
+    """Accuracy with its 95 % interval and what it has to beat, macro F1, confusions. labels (N,), probabilities (N, 7)."""
     predicted = probabilities.argmax(axis=1)
     confusion = confusion_matrix(labels, predicted, len(CLASSES))
     correct = int(np.trace(confusion))
+    chance, majority = chance_and_majority(labels)
     return {"accuracy": correct / len(labels), "interval": wilson_interval(correct, len(labels)), "clips": len(labels),
-            "macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
+            "chance": chance, "majority": majority, "macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
 
 
 @dataclasses.dataclass

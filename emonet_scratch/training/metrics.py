@@ -1,4 +1,4 @@
-"""Accuracy with its interval, F1, confusion, and whether two classifiers differ."""
+"""Accuracy with its interval and what it has to beat, F1, confusion, and whether two classifiers differ."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def macro_f1(confusion: np.ndarray) -> float:
     tp, seen, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     there = (seen + said) > 0
     return float((2 * tp[there] / (seen + said)[there]).mean())
+
+
+def chance_and_majority(labels: np.ndarray) -> tuple[float, float]:
+    """What an accuracy has to beat: that of guessing, and that of always naming the most frequent class.
+
+    labels: (N,) integers, N >= 1. Guessing takes each of the classes that are there equally often: 1 / their number.
+    The most frequent class has its share of the N right. ValueError where there is no label.
+
+    >>> chance_and_majority(np.array([0, 0, 0, 5]))
+    (0.5, 0.75)
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    if len(counts) == 0:
+        raise ValueError("chance_and_majority wants at least one label, got none")
+    return 1 / len(counts), float(counts.max() / counts.sum())
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:

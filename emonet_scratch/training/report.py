@@ -1,16 +1,21 @@
-"""A run for people: a table and two pictures."""
+"""A run for people: a table and two pictures. And what all pictures of the package share: colours, axes, baselines."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..emotions import CLASSES
 from ..files import write_whole
 
-INK, MUTED, COLOURS = "#222222", "#888888", {"audio": "#c77700", "video": "#2a6fbb", "fused": "#2b8a3e", "resnet": "#2a6fbb"}
+INK, MUTED = "#222222", "#767676"
+# Of Okabe and Ito (2008, Color Universal Design), made to be told apart with every kind of colour blindness.
+VERMILION, BLUE, GREEN = "#d55e00", "#0072b2", "#009e73"
+COLOURS = {"audio": VERMILION, "video": BLUE, "fused": GREEN, "resnet": BLUE}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -19,76 +24,106 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """One row for each modality, in plain text."""
-    lines = [f"{'':6}{'accuracy':>9}{'95 % interval':>16}{'macro F1':>10}{'loss':>8}{'parameters':>12}{'seconds':>9}"]
+    """One row for each modality, and what accuracy has to beat on these clips, in plain text."""
+    lines = [f"{'':9}{'accuracy':>9}{'95 % interval':>16}{'macro F1':>10}{'loss':>8}{'parameters':>12}{'seconds':>9}"]
     for name, r in results.items():
         interval = f"{r['interval'][0]:.3f} - {r['interval'][1]:.3f}"
-        lines.append(f"{name:6}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{r['loss']:8.3f}"
+        lines.append(f"{name:9}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{r['loss']:8.3f}"
                      f"{r['parameters']:12,}{r['seconds']:9.1f}")
+    lines += [f"{'chance':9}{r['chance']:9.3f}", f"{'majority':9}{r['majority']:9.3f}"]     # the same in every row
     return "\n".join(lines)
 
 
 def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dict[str, list[dict[str, Any]]]) -> None:
     """Draw confusion.png and curves.png."""
     save_figure(folder / "confusion.png", confusion_figure, results)
-    save_curves(folder, metrics)
+    baselines = next(iter(results.values()))                                  # of the split, not of a network
+    save_curves(folder, metrics, baselines["chance"], baselines["majority"])
 
 
-def save_curves(folder: Path, metrics: dict[str, list[dict[str, Any]]]) -> None:
+def save_curves(folder: Path, metrics: dict[str, list[dict[str, Any]]], chance: float, majority: float) -> None:
     """Draw curves.png."""
-    save_figure(folder / "curves.png", curves_figure, metrics)
+    save_figure(folder / "curves.png", curves_figure, metrics, chance, majority)
 
 
-def save_figure(path: Path, draw: Any, what: Any) -> None:
-    """Draw `draw(Figure, what)` into a PNG file, without a display."""
+def save_figure(path: Path, draw: Callable[..., Any], *what: Any) -> None:
+    """Draw `draw(Figure, *what)` into a PNG file, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = draw(Figure, what)
+    figure = draw(Figure, *what)
     FigureCanvasAgg(figure)
     content = io.BytesIO()
     figure.savefig(content, dpi=110)
     write_whole(path, content.getvalue())
 
 
+def label_axes(axes: Any, title: str, x: str, y: str = "") -> None:
+    """Title, names of both axes with their units, a faint grid, and no frame above and to the right."""
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(x, color=MUTED)
+    axes.set_ylabel(y, color=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def draw_baselines(line: Callable[..., Any], chance: float, majority: float) -> None:
+    """Grey lines at the accuracies of chance and the majority class, one where they are equal, with labels for a legend.
+
+    line: axhline or axvline of the axes.
+    """
+    if math.isclose(chance, majority):
+        line(chance, color=MUTED, linestyle=":", label=f"chance and majority class, {chance:.3f}")
+    else:
+        line(chance, color=MUTED, linestyle=":", label=f"chance, {chance:.3f}")
+        line(majority, color=MUTED, linestyle="-.", label=f"majority class, {majority:.3f}")
+
+
 def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:
     """A confusion matrix for each modality: rows are true classes, columns predictions, counts in the cells."""
-    figure = figure_class(figsize=(4.3 * len(results) + 0.6, 4.6), layout="constrained")
-    for k, (name, r) in enumerate(results.items(), 1):
-        axes, counts = figure.add_subplot(1, len(results), k), r["confusion"]
-        shares = [[c / max(1, sum(row)) for c in row] for row in counts]
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure = figure_class(figsize=(4.2 * len(results) + 1.2, 5), layout="compressed")
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for k, (axes, (name, r)) in enumerate(zip(panels, results.items(), strict=True)):
+        counts = r["confusion"]
+        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for i, row in enumerate(counts):
             for j, count in enumerate(row):
                 if count:
                     axes.text(j, i, count, ha="center", va="center", fontsize=9,
-                              color="white" if shares[i][j] > 0.55 else INK)
-        axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, ha="right", fontsize=8)
-        axes.set_yticks(range(len(CLASSES)), CLASSES if k == 1 else [""] * len(CLASSES), fontsize=8)
-        axes.set_title(f"{name}: {r['accuracy']:.1%} of {r['clips']} clips", fontsize=10, color=INK)
-        axes.set_xlabel("predicted", fontsize=9, color=MUTED)
-        if k == 1:
-            axes.set_ylabel("true", fontsize=9, color=MUTED)
+                              color="white" if shares[i][j] > 0.5 else INK)
+        axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, ha="right", fontsize=9)
+        axes.set_yticks(range(len(CLASSES)), CLASSES if k == 0 else [""] * len(CLASSES), fontsize=9)
+        axes.set_title(f"{name}: accuracy {r['accuracy']:.3f}, {r['clips']} clips", fontsize=10, color=INK)
+        axes.set_xlabel("predicted class", color=MUTED)
+    panels[0].set_ylabel("true class", color=MUTED)
+    figure.colorbar(picture, ax=panels, shrink=0.8).set_label("share of the clips of the true class", color=MUTED)
+    figure.suptitle(f"confusions, in clips; accuracy of chance {r['chance']:.3f}, of the majority class {r['majority']:.3f}",
+                    fontsize=11, color=INK)
     return figure
 
 
-def curves_figure(figure_class: Any, metrics: dict[str, list[dict[str, Any]]]) -> Any:
-    """Loss and accuracy over epochs: dashed on the training split (with dropout and jitter), solid on the other."""
-    figure = figure_class(figsize=(10, 3.8), layout="constrained")
-    for k, (key, label) in enumerate([("loss", "cross-entropy (nats)"), ("accuracy", "accuracy")], 1):
-        axes = figure.add_subplot(1, 2, k)
+def curves_figure(figure_class: Any, metrics: dict[str, list[dict[str, Any]]], chance: float, majority: float) -> Any:
+    """Loss and accuracy over epochs: dashed on the training split (with dropout and jitter), solid on the other.
+
+    chance, majority: accuracies on the other split. Guessing costs ln(1 / chance) nats.
+    """
+    figure = figure_class(figsize=(10, 4.6), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for axes, key in ((loss, "loss"), (accuracy, "accuracy")):
         for name, rows in metrics.items():
             for split in dict.fromkeys(row["split"] for row in rows):
-                style = "--" if split == "train" else "-"
                 chosen = [row for row in rows if row["split"] == split]
-                axes.plot([row["epoch"] for row in chosen], [row[key] for row in chosen], style, color=COLOURS[name],
-                          linewidth=1 if split == "train" else 1.8, alpha=0.6 if split == "train" else 1,
-                          marker="." if len(chosen) == 1 else None, label=f"{name}, {split}")
-        axes.set_xlabel("epoch", color=MUTED)
-        axes.set_title(label, fontsize=10, color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.set_ylim(bottom=0, top=1.02 if key == "accuracy" else None)
-        if k == 1:
-            axes.legend(fontsize=8, frameon=False)
+                look = {"linestyle": "--", "linewidth": 1, "alpha": 0.8} if split == "train" else {"linewidth": 1.8}
+                axes.plot([row["epoch"] for row in chosen], [row[key] for row in chosen], color=COLOURS[name],
+                          marker="." if len(chosen) == 1 else None, label=f"{name}, {split}", **look)
+    guessing = -math.log(chance)
+    loss.axhline(guessing, color=MUTED, linestyle=":", label=f"chance, ln {1 / chance:.0f} = {guessing:.3f}")
+    draw_baselines(accuracy.axhline, chance, majority)
+    label_axes(loss, "loss over training", "epoch", "cross-entropy (nats)")
+    label_axes(accuracy, "accuracy over training", "epoch", "accuracy")
+    loss.set_ylim(bottom=0)
+    accuracy.set_ylim(0, 1.02)
+    marks = {label: mark for axes in (loss, accuracy) for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(marks.values(), marks, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure

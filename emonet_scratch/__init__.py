@@ -7,7 +7,7 @@ it is first used, so that `import emonet_scratch` costs little.
 """
 
 import importlib
-import importlib.util
+import pkgutil
 from typing import Any
 
 from .gradcheck import GradientError, gradcheck  # at once: the function has the name of its module
@@ -15,7 +15,7 @@ from .version import __version__  # noqa: F401
 
 __all__ = ["LDA", "GradientError", "data", "gradcheck", "layers", "losses", "models", "optim", "training"]
 
-if importlib.util.find_spec(".kernels", __name__):      # the package of the kernels can be deleted
+if any(module.name == "kernels" for module in pkgutil.iter_modules(__path__)):    # that package can be deleted
     importlib.import_module(".kernels", __name__)       # it hands its loaders to dispatch, and loads nothing yet
 
 

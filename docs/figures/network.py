@@ -13,9 +13,9 @@ from matplotlib.patches import FancyBboxPatch
 from emonet_scratch.data.sound import is10
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.layers.base import Layer
-from emonet_scratch.layers.trace import trace
 from emonet_scratch.models import EmoNet, EmoNetConfig
 from emonet_scratch.training.report import COLOURS, INK, MUTED, save_figure
+from emonet_scratch.watch import trace
 
 VIDEO, FUSION, AUDIO, SHORTCUT = 4.0, 2.6, 1.2, -0.6                          # bottoms of the boxes of each branch
 HEIGHT = 1.15

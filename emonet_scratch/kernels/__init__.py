@@ -6,14 +6,18 @@ takes, composed.py holds what both launch in the same way; cpu/ and cuda/ hold t
 is about to run on arrays that may be theirs.
 """
 
-import importlib
-
 from .. import dispatch
 
 
-def _load(device: str) -> tuple[bool, str]:
-    return importlib.import_module(f".{device}", __name__).load()
+def _load_cpu() -> tuple[bool, str]:
+    from . import cpu
+    return cpu.load()
 
 
-for _device in dispatch.DEVICES:
-    dispatch.add_loader(_device, lambda device=_device: _load(device))
+def _load_cuda() -> tuple[bool, str]:
+    from . import cuda
+    return cuda.load()
+
+
+dispatch.add_loader("cpu", _load_cpu)
+dispatch.add_loader("cuda", _load_cuda)

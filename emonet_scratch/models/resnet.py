@@ -40,7 +40,7 @@ class ResNet(Sequential):
         self.features = Sequential(conv=Conv2d(3, width, 3, padding=1, rng=rng), bn=BatchNorm(width),
                                    relu=ReLU(), stage1=stage(width, width, 1),
                                    stage2=stage(width, 2 * width, 2), stage3=stage(2 * width, 4 * width, 2))
-        self.pool = GlobalAveragePool()                                  # layers of a row: attributes in order
+        self.pool = GlobalAveragePool()                               # layers of a row: attributes in order
         self.dense = Dense(4 * width, num_classes, rng)
         self.depth, self.num_features = depth, 4 * width
 

@@ -1,0 +1,70 @@
+"""Lines of code by room, each with its budget: `python -m tests.size`; exit 1 where a room has outgrown it.
+
+A line of code is one that holds more than a docstring, a comment or nothing. A budget is raised in the commit that needs the
+lines, with a word on why they are worth it.
+"""
+
+import ast
+import io
+import sys
+import tokenize
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "emonet_scratch"
+
+#: Files and folders of each room, and the most lines of code that it may have.
+ROOMS = {
+    "ground": ("__init__.py __main__.py version.py errors.py emotions.py files.py weights.py", 260),
+    "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
+    "watch": ("watch", 80),
+    "kernels": ("kernels", 1000),
+    "data": ("data", 2080),
+    "training": ("training", 930),
+    "studies": ("studies", 690),
+    "command line": ("cli.py", 385),
+}
+MOST = 6800                 # of all rooms together, whatever their budgets add up to
+
+NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+
+
+def lines_of_code(source: str) -> int:
+    """How many lines of this text hold code."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, False):
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in NO_CODE:
+            code |= set(range(token.start[0], token.end[0] + 1))
+    return len(code - docstrings)
+
+
+def files_of(places: str) -> list[Path]:
+    """The Python files of a room."""
+    found = [PACKAGE / place for place in places.split()]
+    return [file for place in found for file in ([place] if place.suffix else sorted(place.rglob("*.py")))]
+
+
+def sizes() -> dict[str, tuple[int, int]]:
+    """{room: (lines of code, budget)}; ValueError for a file that is in no room, or in two."""
+    listed = [file for places, _ in ROOMS.values() for file in files_of(places)]
+    if sorted(listed) != sorted(PACKAGE.rglob("*.py")):
+        raise ValueError(f"in no room, or in two: {sorted(set(listed) ^ set(PACKAGE.rglob('*.py')))}")
+    return {room: (sum(lines_of_code(file.read_text(encoding="utf-8")) for file in files_of(places)), budget)
+            for room, (places, budget) in ROOMS.items()}
+
+
+def main() -> int:
+    """Print the table."""
+    table = sizes()
+    table["package"] = sum(lines for lines, _ in table.values()), MOST
+    for room, (lines, budget) in table.items():
+        print(f"{room:14}{lines:6,} of {budget:6,}{'  too many' if lines > budget else ''}")
+    return int(any(lines > budget for lines, budget in table.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -203,11 +203,7 @@ def lsp(a: np.ndarray) -> np.ndarray:
 
 def _chebyshev_roots(c: np.ndarray) -> np.ndarray:
     """Roots (N, 4), real parts, of sum c_k T_k(x) for c (N, 5): eigenvalues of the colleague matrix (Good 1961)."""
-    matrix = np.zeros((len(c), 4, 4))
-    matrix[:, 0, 1] = 1
-    for i in (1, 2, 3):
-        matrix[:, i, i - 1] = 0.5
-        if i < 3:
-            matrix[:, i, i + 1] = 0.5
+    matrix = np.tile((np.eye(4, k=1) + np.eye(4, k=-1)) / 2, (len(c), 1, 1))       # 2 x T_k = T_k-1 + T_k+1
+    matrix[:, 0, 1] = 1                                                         # x T_0 = T_1
     matrix[:, 3] -= 0.5 * c[:, :4] / c[:, 4:]
     return np.linalg.eigvals(matrix).real

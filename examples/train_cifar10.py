@@ -16,7 +16,7 @@ from emonet_scratch.data.cifar10 import read_cifar10
 from emonet_scratch.errors import DataError, EmonetError
 from emonet_scratch.training.images import ImageTrainer, Recipe
 from emonet_scratch.training.metrics import chance_and_majority
-from emonet_scratch.training.report import save_curves
+from emonet_scratch.training.report import curves_figure, save_figure
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", required=True, help="CIFAR-10 in any form")
@@ -44,6 +44,6 @@ try:
     last = trainer.fit(options.resume)
 except (EmonetError, OSError, ValueError) as error:
     sys.exit(f"train_cifar10: {error}")
-save_curves(options.out, {"resnet": trainer.rows}, *chance_and_majority(test[1]))
+save_figure(options.out / "curves.png", curves_figure, {"resnet": trainer.rows}, *chance_and_majority(test[1]))
 print(f"test accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}, of ten views {trainer.averaged['accuracy']:.4f}; "
       f"weights: {options.out / 'resnet.safetensors'}")

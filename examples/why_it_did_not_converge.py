@@ -134,9 +134,14 @@ def markdown(steps: list[dict[str, Any]]) -> list[str]:
     """The lines of a table of one walk. docs/figures/why.py reads it."""
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
-    return ["| field | becomes | training loss | validation loss | accuracy | gain |", "| --- | --- | --- | --- | --- | --- |",
-            *(f"| {r['field'] or 'start'} | {r['value']} | {number(r['train_loss'], '.3f')} | {number(r['val_loss'], '.3f')} | "
-              f"{number(r['val_accuracy'], '.3f')} | {number(r['gain'], '+.3f')} |" for r in steps)]
+
+    lines = ["| field | becomes | training loss | validation loss | accuracy | gain |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    for row in steps:
+        losses = f"{number(row['train_loss'], '.3f')} | {number(row['val_loss'], '.3f')}"
+        accuracy = f"{number(row['val_accuracy'], '.3f')} | {number(row['gain'], '+.3f')}"
+        lines.append(f"| {row['field'] or 'start'} | {row['value']} | {losses} | {accuracy} |")
+    return lines
 
 
 def figure(figure_class: Any, walks: dict[str, list[dict[str, Any]]], chance: float, majority: float) -> Any:

@@ -171,7 +171,8 @@ def draw(figure_class: Any) -> Any:
     links = find_links(rooms)
     below = reach(rooms, links)
     floors = find_floors(below)
-    paths = find_paths(shown(links, below), floors)
+    links = shown(links, below)
+    paths = find_paths(links, floors)
     x = place(floors, paths)
     lines = {path: lines_of_code(path) for path in PACKAGE.rglob("*.py")}
     size = {room: sum(lines[path] for path in files) for room, files in rooms.items()}
@@ -188,20 +189,26 @@ def draw(figure_class: Any) -> Any:
         axes.text(x[room,], floor + 0.09, room, ha="center", va="center", fontsize=11, weight="bold", color=INK)
         axes.text(x[room,], floor - 0.14, f"{size[room]:,} line{'s' * (size[room] != 1)}", ha="center", va="center",
                   color=INK)
-    core = sum(size[room] for room in CORE)
-    marks = [Patch(facecolor=(BLUE, 0.15), edgecolor=BLUE, label="around the core"),
-             Patch(facecolor=(GREEN, 0.15), edgecolor=GREEN, label=f"the core, {core:,} lines"),
-             Patch(facecolor=(MUTED, 0.15), edgecolor=MUTED, label="ground floor: imports nothing of the package"),
-             Line2D([], [], color=INK, label="imports; those that an arrow through another room implies are left out"),
-             Line2D([], [], color=INK, linestyle="--", label="imports inside a function"),
-             Line2D([], [], color=VERMILION, label="imports in a circle")]
-    circles = any(room in below[room] for room in rooms)
-    figure.legend(handles=marks[:5 + circles], loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=legend(links, below, sum(size[room] for room in CORE)), loc="outside lower center", ncols=2,
+                  frameon=False)
     axes.set_title(f"The rooms of {PACKAGE.name}: {sum(lines.values()):,} lines of code, without docstrings, comments and "
                    "blank lines", color=INK)
     axes.autoscale_view()
     axes.axis("off")
     return figure
+
+
+def legend(links: Links, below: dict[str, set[str]], core: int) -> list[Any]:
+    """What the colours and lines mean that are there. core: its lines of code."""
+    words = {GREEN: f"the core, {core:,} lines", BLUE: "around the core",
+             MUTED: "ground floor: imports nothing of the package"}
+    marks: list[Any] = [Patch(facecolor=(colour, 0.15), edgecolor=colour, label=text) for colour, text in words.items()]
+    marks.append(Line2D([], [], color=INK, label="imports; what an arrow through another room implies is left out"))
+    if any(links.values()):
+        marks.append(Line2D([], [], color=INK, linestyle="--", label="imports inside a function"))
+    if any(room in below[room] for room in below):
+        marks.append(Line2D([], [], color=VERMILION, label="imports in a circle"))
+    return marks
 
 
 def colour_of(room: str, floor: int) -> str:

@@ -36,14 +36,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dict[str, list[dict[str, Any]]]) -> None:
     """Draw confusion.png and curves.png."""
+    some = next(iter(results.values()))                                       # chance and majority are those of the split
     save_figure(folder / "confusion.png", confusion_figure, results)
-    baselines = next(iter(results.values()))                                  # of the split, not of a network
-    save_curves(folder, metrics, baselines["chance"], baselines["majority"])
-
-
-def save_curves(folder: Path, metrics: dict[str, list[dict[str, Any]]], chance: float, majority: float) -> None:
-    """Draw curves.png."""
-    save_figure(folder / "curves.png", curves_figure, metrics, chance, majority)
+    save_figure(folder / "curves.png", curves_figure, metrics, some["chance"], some["majority"])
 
 
 def save_figure(path: Path, draw: Callable[..., Any], *what: Any) -> None:

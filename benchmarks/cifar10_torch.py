@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch_nets
 from peers import difference
 
 from emonet_scratch.data.cifar10 import read_cifar10
@@ -28,13 +27,19 @@ from emonet_scratch.losses import softmax_cross_entropy
 from emonet_scratch.training.images import MEAN, STD, ImageTrainer, Recipe, ten_views
 
 
-def pixels(images: np.ndarray) -> torch.Tensor:
-    """(N, H, W, 3) bytes to normalised (N, 3, H, W), channels last in memory."""
+def pixels(images: np.ndarray) -> Any:
+    """(N, H, W, 3) bytes to a normalised tensor (N, 3, H, W), channels last in memory."""
+    import torch
+    import torch_nets
+
     return torch_nets.normalize(torch_nets.images(images), *(torch.tensor(a).reshape(3, 1, 1) for a in (MEAN, STD)))
 
 
-def check_first_batch(trainer: ImageTrainer, net: torch.nn.Module) -> None:
+def check_first_batch(trainer: ImageTrainer, net: Any) -> None:
     """Both compute the same from the same weights."""
+    import torch
+    import torch_nets
+
     images, labels = next(trainer.batches(0))
     _, loss = torch_nets.forward_backward(net, [pixels(images)], torch.from_numpy(labels))
     buffers, model = trainer.model.save_buffers(), trainer.model
@@ -49,13 +54,30 @@ def check_first_batch(trainer: ImageTrainer, net: torch.nn.Module) -> None:
         raise SystemExit(f"not the same network: losses {mine} and {loss.item()}, gradients differ by {off:.1e}")
 
 
-def accuracy(net: torch.nn.Module, images: np.ndarray, labels: np.ndarray, views: Any = lambda x: [x]) -> float:
+def accuracy(net: Any, images: np.ndarray, labels: np.ndarray, views: Any = lambda x: [x]) -> float:
     """As ImageTrainer.evaluate has it."""
+    import torch
+
     net.eval()
     with torch.no_grad():
         right = sum(int((sum(net(pixels(view)) for view in views(images[i:i + 500])).argmax(1).numpy()
                          == labels[i:i + 500]).sum()) for i in range(0, len(labels), 500))
     return right / len(labels)
+
+
+def train_epoch(trainer: ImageTrainer, epoch: int, run: Any, optimizer: Any) -> float:
+    """The images of one epoch, with the rates of their steps; the share that was right in passing."""
+    import torch
+    import torch_nets
+
+    N, correct = len(trainer.train[1]), 0
+    steps = math.ceil(N / trainer.recipe.batch_size)
+    for k, (images, labels) in enumerate(trainer.batches(epoch)):
+        torch_nets.set_rate(optimizer, trainer.rate(epoch * steps + k))
+        y = torch.from_numpy(labels)
+        logits, _ = torch_nets.training_step(run, optimizer, [pixels(images)], y)
+        correct += int((logits.argmax(1) == y).sum())
+    return correct / N
 
 
 def main() -> None:
@@ -69,6 +91,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.limit, options.epochs = 256, 1
+
+    import torch
+    import torch_nets
+
     train, test = (tuple(a[:options.limit] for a in read_cifar10(options.data, split)) for split in ("train", "test"))
     trainer = ImageTrainer(train, test, options.out / "unused", Recipe(epochs=options.epochs))
     r, file = trainer.recipe, options.out / "last.pt"
@@ -82,18 +108,13 @@ def main() -> None:
         rows = json.loads(saved["rows"])
     else:
         check_first_batch(trainer, torch_nets.load(torch_nets.ResNet(r.depth, r.width), trainer.resnet.state_dict()))
-    run, steps = torch_nets.as_run(net, "compile" if options.compile else "eager"), -(-len(train[1]) // r.batch_size)
+    run = torch_nets.as_run(net, "compile" if options.compile else "eager")
     for epoch in range(len(rows), r.epochs):
-        started, correct = time.perf_counter(), 0
+        started = time.perf_counter()
         net.train()
-        for k, (images, labels) in enumerate(trainer.batches(epoch)):
-            torch_nets.set_rate(optimizer, trainer.rate(epoch * steps + k))
-            y = torch.from_numpy(labels)
-            logits, _ = torch_nets.training_step(run, optimizer, [pixels(images)], y)
-            correct += int((logits.argmax(1) == y).sum())
+        right = train_epoch(trainer, epoch, run, optimizer)
         seconds = time.perf_counter() - started
-        rows.append({"epoch": epoch + 1, "train": correct / len(train[1]), "test": accuracy(net, *test),
-                     "seconds": round(seconds, 1)})
+        rows.append({"epoch": epoch + 1, "train": right, "test": accuracy(net, *test), "seconds": round(seconds, 1)})
         memory = io.BytesIO()
         torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict(), "rows": json.dumps(rows)}, memory)
         options.out.mkdir(parents=True, exist_ok=True)

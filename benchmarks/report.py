@@ -97,7 +97,8 @@ def summarise(rows: Sequence[tuple[str, Sequence[Measured]]],
     ratios = ratios | BEFORE
     cells = {head: [_summary_cell(found, *kinds) for _, found in rows] for head, kinds in ratios.items()}
     shown = {head: column for head, column in cells.items() if set(column) != {"-"}}
-    markdown("Summary", ["work", *shown], zip((title for title, _ in rows), *shown.values(), strict=True))
+    if shown:
+        markdown("Summary", ["work", *shown], zip((title for title, _ in rows), *shown.values(), strict=True))
 
 
 def _summary_cell(found: Sequence[Measured], slower: list[str], faster: list[str]) -> str:

@@ -23,8 +23,9 @@ from peers import difference
 
 from emonet_scratch.data.cifar10 import read_cifar10
 from emonet_scratch.files import write_whole
+from emonet_scratch.layers.input import IMAGENET_MEAN, IMAGENET_STD
 from emonet_scratch.losses import softmax_cross_entropy
-from emonet_scratch.training.images import MEAN, STD, ImageTrainer, Recipe, ten_views
+from emonet_scratch.training.images import ImageTrainer, Recipe, ten_views
 
 
 def pixels(images: np.ndarray) -> Any:
@@ -32,7 +33,8 @@ def pixels(images: np.ndarray) -> Any:
     import torch
     import torch_nets
 
-    return torch_nets.normalize(torch_nets.images(images), *(torch.tensor(a).reshape(3, 1, 1) for a in (MEAN, STD)))
+    mean, std = (torch.tensor(a).reshape(3, 1, 1) for a in (IMAGENET_MEAN, IMAGENET_STD))
+    return torch_nets.normalize(torch_nets.images(images), mean, std)
 
 
 def check_first_batch(trainer: ImageTrainer, net: Any) -> None:

@@ -40,7 +40,7 @@ def forward(net: Any, inputs: Sequence[np.ndarray], device: str = "cpu") -> tupl
 def training(net: Any, inputs: Sequence[np.ndarray], labels: np.ndarray, optimizer: Any,
              device: str = "cpu") -> tuple[Callable, Callable]:
     """Forward, mean cross-entropy, backward and one step of the optimizer, which has the parameters of net."""
-    inputs = [to_device(a, device) for a in inputs]
+    inputs = [to_device(a, device) if a.ndim > 1 else a for a in inputs]                 # lengths stay on the host
 
     def forward_backward() -> Any:
         net.zero_grad()

@@ -34,8 +34,9 @@ from .studies.search import SPACES
 from .studies.search import search as run_search
 from .training import load_model, run
 from .training.checkpoint import write_checkpoint
-from .training.experiment import MODALITIES, Model, find_run, read_settings, score, versions
+from .training.experiment import Model, score, versions
 from .training.report import table
+from .training.settings import MODALITIES, Settings, find_run, read_settings
 from .version import __version__
 
 SYNTHETIC = (70, 20, 4)
@@ -69,14 +70,15 @@ def train(options: argparse.Namespace) -> int:
         if (folder / "results.json").exists():
             print(f"{str(folder)!r} is finished:\n\n{(folder / 'results.txt').read_text(encoding='utf-8')}", end="")
             return 0
-        settings = read_settings(folder) | {n: getattr(options, n) for n in ("device", "precision") if f"--{n}" in typed}
+        given = {name: getattr(options, name) for name in ("device", "precision") if f"--{name}" in typed}
+        settings = dataclasses.replace(read_settings(folder), **given)
     else:
         _check_new(options)
         folder = Path(options.out) if options.out is not None else runs / time.strftime("%Y-%m-%d-%H.%M.%S")
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: continue it with --resume, or give another --out")
-        names = ["audio", "video", "fused"] if options.modalities == "all" else [options.modalities]
-        settings = _settings(options, names) | {"save_every": options.save_every}
+        names = tuple(MODALITIES) if options.modalities == "all" else (options.modalities,)
+        settings = dataclasses.replace(_settings(options, names), save_every=options.save_every)
     options.go_on = folder / "config.json", f"continue with --resume {shlex.quote(str(folder))}"
     print(f"run: {folder}")
     results = run(settings, folder, resume=options.resume is not None)
@@ -91,7 +93,7 @@ def search(options: argparse.Namespace) -> int:
     folder = Path(options.out) if options.out is not None else Path(options.runs) / "search"
     print(f"study: {folder}")
     options.go_on = folder / "study.journal", "the same command goes on"
-    print(run_search(_settings(options, [options.modalities]), options.space, options.trials, folder))
+    print(run_search(_settings(options, (options.modalities,)), options.space, options.trials, folder))
     return 0
 
 
@@ -109,7 +111,7 @@ def compare(options: argparse.Namespace) -> int:
             Path(options.runs) / time.strftime("%Y-%m-%d-%H.%M.%S-compare")
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: compare it with --run, or give another --out")
-        settings = _settings(options, list(MODALITIES))
+        settings = _settings(options, tuple(MODALITIES))
     device, _ = _device(options)
     print(f"run: {folder}")
     options.go_on = folder / "config.json", f"continue with --run {shlex.quote(str(folder))}"
@@ -123,7 +125,7 @@ def diagnose(options: argparse.Namespace) -> int:
     """Say why a training does not learn, or that nothing is wrong with it."""
     _check_new(options)
     folder = Path(options.out) if options.out is not None else Path(options.runs) / "diagnosis"
-    print(run_diagnose(_settings(options, [options.modalities]), folder, options.seconds))
+    print(run_diagnose(_settings(options, (options.modalities,)), folder, options.seconds))
     return 0
 
 
@@ -274,13 +276,12 @@ def _check_new(options: argparse.Namespace) -> None:
     _device(options)
 
 
-def _settings(options: argparse.Namespace, names: list[str]) -> dict[str, object]:
-    """What `training.run` takes for the networks `names`; without --data, the synthetic data set is written first."""
+def _settings(options: argparse.Namespace, names: tuple[str, ...]) -> Settings:
+    """Those of the networks `names`; without --data, the synthetic data set is written first."""
     data = options.data if options.data is not None else \
         _synthetic(Path(options.runs), options.clips_per_class, options.seed)
-    return {"data": str(Path(data).absolute()), "config": dataclasses.asdict(_config(options)), "modalities": names,
-            "seed": options.seed, "device": options.device, "precision": options.precision, "on_error": options.on_error,
-            "cache": str(_cache(options)), "save_every": None}
+    return Settings(str(Path(data).absolute()), _config(options), names, options.seed, options.device, options.precision,
+                    str(_cache(options)), options.on_error)
 
 
 def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:

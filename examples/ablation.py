@@ -4,14 +4,13 @@
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from emonet_scratch.data import synthetic
 from emonet_scratch.models import EmoNetConfig
-from emonet_scratch.training import run
+from emonet_scratch.training import Settings, run
 
 CHANGES = [{}, {"lr": 1e-6}, {"optimizer": "sgd"}, {"schedule": "constant"}, {"clip_norm": None}, {"dropout": 0.5},
            {"relu_on_logits": True}, {"audio_layers": (32,)}, {"lda_shrinkage": 1e-4}]
@@ -35,9 +34,8 @@ print(f"{'change':26}{'accuracy':>9}{'from':>8}{'to':>8}{'loss':>8}")
 for change in CHANGES:
     config = EmoNetConfig.preset("small").replace(**{"epochs": options.epochs} | change)
     name = ", ".join(f"{field}={value}" for field, value in change.items()) or "none"
-    results = [run({"data": str(data), "config": dataclasses.asdict(config), "modalities": ["audio"], "seed": seed,
-                    "device": "cpu", "cache": None, "on_error": "skip", "save_every": None},
-                   options.out / f"{name}-seed{seed}", log=lambda line: None)["audio"] for seed in range(options.seeds)]
+    results = [run(Settings(str(data), config, ("audio",), seed, device="cpu"), options.out / f"{name}-seed{seed}",
+                   log=lambda line: None)["audio"] for seed in range(options.seeds)]
     accuracies = [result["accuracy"] for result in results]
     print(f"{name:26}{np.mean(accuracies):9.3f}{min(accuracies):8.3f}{max(accuracies):8.3f}"
           f"{np.mean([result['loss'] for result in results]):8.3f}", flush=True)

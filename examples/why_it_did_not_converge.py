@@ -21,7 +21,7 @@ from emonet_scratch.data.prepare import Dataset
 from emonet_scratch.data.video import sample_frames
 from emonet_scratch.files import write_whole
 from emonet_scratch.models import EmoNetConfig
-from emonet_scratch.training import NonFiniteError, Trainer
+from emonet_scratch.training import NonFiniteError, Settings, Trainer
 from emonet_scratch.training.experiment import dataset, projection_of
 from emonet_scratch.training.metrics import chance_and_majority
 from emonet_scratch.training.report import BLUE, INK, MUTED, draw_baselines, label_axes, read_metrics, save_figure
@@ -212,9 +212,7 @@ def main() -> None:
     where = options.data or str(options.out / ("data-" + "-".join(map(str, options.clips_per_class))))
     if options.data is None and not Path(where).exists():
         synthetic.write(where, tuple(options.clips_per_class), seed=0)
-    settings = {"data": where, "config": dataclasses.asdict(default), "modalities": ["fused"], "on_error": "skip",
-                "cache": str(options.out / "cache")}
-    data = dataset(settings)
+    data = dataset(Settings(where, default, ("fused",), cache=str(options.out / "cache")))
     for split in data.splits.values():
         split.frames = [clip[sample_frames(len(clip), options.frames)] for clip in split.frames]
     rows = Rows(options.out / "rows.jsonl", f"{where}, {options.frames} frames")

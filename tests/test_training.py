@@ -291,7 +291,7 @@ def test_foreign_checkpoints_are_refused(tmp_path, uninterrupted):
 @pytest.mark.parametrize("gone", ["projection", "model", "facts", "config"])
 def test_a_checkpoint_that_lacks_something_is_named(tmp_path, uninterrupted, gone):
     groups, meta = read_checkpoint(uninterrupted / "best.safetensors")
-    meta |= {"facts": {"feature_names": ["x"] * 9, "classes": list(CLASSES)}}
+    meta |= {"facts": {"feature_names": ["x"] * 9, "extractor": "files", "classes": list(CLASSES)}}
     write_checkpoint(tmp_path / "x.safetensors", groups, meta)
     assert load_model(tmp_path / "x.safetensors").feature_names == ("x",) * 9
     for damaged in ({}, {gone: []}, {gone: 3}) if gone in meta else ({},):

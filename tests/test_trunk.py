@@ -82,7 +82,7 @@ def test_a_run_records_its_trunk_and_goes_on_without_the_file(tmp_path, trunk):
 def test_a_checkpoint_is_read_without_the_file_of_its_trunk(tmp_path, trunk):
     path, _ = trunk
     trainer = make(tmp_path / "run", TINY.replace(trunk=str(path), epochs=1))
-    trainer.facts = {"feature_names": [], "classes": list(CLASSES)}
+    trainer.facts = {"feature_names": [], "extractor": "", "classes": list(CLASSES)}
     trainer.fit()
     path.unlink()
     model = load_model(tmp_path / "run" / "last.safetensors")

@@ -16,10 +16,11 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
 from ..training.checkpoint import read_checkpoint
-from ..training.experiment import MODALITIES, dataset, load_model, read_settings
+from ..training.experiment import dataset, load_model
 from ..training.fingerprint import check_data, fingerprint
 from ..training.metrics import chance_and_majority, confusion_matrix, macro_f1, mcnemar, wilson_interval
 from ..training.report import COLOURS, INK, draw_baselines, label_axes, save_figure
+from ..training.settings import MODALITIES, read_settings
 from .late_fusion import find_weights, fuse, fuse_across_folds
 from .svm import LinearSVM, choose_C
 
@@ -34,7 +35,7 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
     In `folder`: compare.csv, compare.json, compare.txt, compare.png.
     """
     settings = read_settings(run)
-    if missing := sorted(MODALITIES.keys() - set(settings["modalities"])):
+    if missing := sorted(MODALITIES.keys() - set(settings.modalities)):
         raise DataError(f"{str(run)!r} has no network for {', '.join(missing)}: compare wants a run with --modalities all")
     device, line = choose_device(device)
     log(line)
@@ -52,13 +53,13 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
     own = {name: model.probabilities(shown, device)[1] for name, model in models.items()}
     both = np.stack([own["audio"], own["video"]])
     if split == "val":
-        fused = fuse_across_folds(both, shown.labels, settings["seed"])
+        fused = fuse_across_folds(both, shown.labels, settings.seed)
     else:
         known = np.stack([models[name].probabilities(val, device)[1] for name in ("audio", "video")])
-        fused = fuse(both, find_weights(known, val.labels, settings["seed"]))
+        fused = fuse(both, find_weights(known, val.labels, settings.seed))
     projection = models["audio"].projection
     X, Z = projection.standardise(train.audio), projection.standardise(shown.audio)
-    C = choose_C(X, train.labels, seed=settings["seed"])
+    C = choose_C(X, train.labels, seed=settings.seed)
     predicted = {REFERENCE: own["fused"].argmax(1), "late fusion": fused.argmax(1), "audio network": own["audio"].argmax(1),
                  "video network": own["video"].argmax(1), "audio, linear SVM": LinearSVM(C).fit(X, train.labels).predict(Z),
                  "audio, LDA": projection.lda.predict(Z)}

@@ -30,10 +30,11 @@ from ..files import write_whole
 from ..layers import ReLU
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
-from ..training.experiment import MODALITIES, dataset, projection_of
+from ..training.experiment import dataset, projection_of
 from ..training.metrics import chance_and_majority
 from ..training.projection import AudioProjection, missing
 from ..training.report import BLUE, GREEN, MUTED, VERMILION, label_axes, save_figure
+from ..training.settings import Settings
 from ..training.trainer import Trainer
 from ..watch import trace
 
@@ -50,19 +51,19 @@ class Cause(NamedTuple):
     words: str
 
 
-def diagnose(settings: dict[str, Any], folder: Path, seconds: float = 120.0, log: Callable[[str], None] = print) -> str:
-    """Examine the training that `settings` (as of `experiment.run`, one modality) describe; the report is also in `folder`.
+def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Callable[[str], None] = print) -> str:
+    """Examine the training that `settings`, of one network, describe; the report is also in `folder`.
 
     seconds: about how long the steps of training may take. Writes diagnosis.json, diagnosis.txt and diagnosis.png.
     """
-    name, = settings["modalities"]
-    config = EmoNetConfig().replace(**settings["config"]).replace(modalities=MODALITIES[name])
-    device, line = choose_device(settings["device"])
+    name, = settings.modalities
+    config = settings.config_of(name)
+    device, line = choose_device(settings.device)
     log(line)
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, val, seed=settings["seed"]) if "audio" in config.modalities else None
-    found = measure(config, train, val, projection, settings["seed"], device, seconds, log)
+    projection = projection_of(config, train, val, seed=settings.seed) if "audio" in config.modalities else None
+    found = measure(config, train, val, projection, settings.seed, device, seconds, log)
     causes = verdict(config, found)
     text = report(found, causes)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,10 +20,11 @@ from ..backend import choose_device
 from ..errors import DataError, NonFiniteError
 from ..files import write_whole
 from ..models import EmoNetConfig
-from ..training.experiment import MODALITIES, dataset, projection_of
+from ..training.experiment import dataset, projection_of
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
 from ..training.report import BLUE, GREEN, INK, MUTED, VERMILION, label_axes, save_figure
+from ..training.settings import Settings
 from ..training.trainer import Trainer
 
 # A number is drawn log-uniformly or uniformly between two bounds, or one of several values is. width: a factor on WIDTHS.
@@ -35,10 +36,10 @@ SPACES: dict[str, dict[str, tuple]] = {
 WIDTHS = ("lstm_size", "audio_layers", "fusion_layers")
 
 
-def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log: Callable[[str], None] = print) -> str:
+def search(settings: Settings, space: str, trials: int, folder: Path, log: Callable[[str], None] = print) -> str:
     """Take trials of the study in `folder` until it has `trials`, then write the report and return it as text.
 
-    settings: as `experiment.run` takes them, with one modality. Each trial is a training with the seed of the settings;
+    settings: with one network. Each trial is a training with the seed of the settings;
     its value is the least validation loss (nats). In the space `default` a tree-structured Parzen estimator draws
     (Bergstra et al., NeurIPS 2011), and a trial stops early whose least validation loss so far is above the median of
     the others' after as many epochs, from a third of all epochs on; in `paper` all is drawn at random and trained to the
@@ -49,15 +50,15 @@ def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log:
     DataError: Optuna is not there, the journal is damaged, or it holds a search for something else.
     """
     optuna = _import_optuna()
-    name, = settings["modalities"]
-    config = EmoNetConfig().replace(**settings["config"]).replace(modalities=MODALITIES[name])
-    device, line = choose_device(settings["device"])
-    dispatch.use_precision(settings["precision"], device)
+    name, = settings.modalities
+    config = settings.config_of(name)
+    device, line = choose_device(settings.device)
+    dispatch.use_precision(settings.precision, device)
     log(line)
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, val, seed=settings["seed"]) if "audio" in config.modalities else None
-    what = {"space": SPACES[space], "seed": settings["seed"], **vars(config),
+    projection = projection_of(config, train, val, seed=settings.seed) if "audio" in config.modalities else None
+    what = {"space": SPACES[space], "seed": settings.seed, **vars(config),
             "data": fingerprint(train, val, config.modalities)}
     study = _open_study(optuna, folder, json.loads(json.dumps(what)))
     if space == "default":
@@ -65,11 +66,11 @@ def search(settings: dict[str, Any], space: str, trials: int, folder: Path, log:
 
     def trainer(trial: Any, on_epoch: Callable[[dict[str, Any]], None]) -> Trainer:
         return Trainer(config.replace(**fields_of(trial.params, config)), train, val, _scratch(folder, trial.number),
-                       seed=settings["seed"], device=device, projection=projection, cache=settings["cache"],
+                       seed=settings.seed, device=device, projection=projection, cache=settings.cache,
                        log=lambda line: None, on_epoch=on_epoch, name=f"trial {trial.number}")
 
     try:
-        while claimed := _claim(optuna, study, folder, space, trials, settings["seed"]):
+        while claimed := _claim(optuna, study, folder, space, trials, settings.seed):
             trial, lock = claimed
             with contextlib.closing(lock):
                 _train(optuna, study, trial, trainer)

@@ -3,6 +3,8 @@
 from ..errors import CheckpointError, NonFiniteError
 from .checkpoint import read_checkpoint, write_checkpoint
 from .experiment import load_model, run
+from .settings import Settings
 from .trainer import Trainer
 
-__all__ = ["CheckpointError", "NonFiniteError", "Trainer", "load_model", "read_checkpoint", "run", "write_checkpoint"]
+__all__ = ["CheckpointError", "NonFiniteError", "Settings", "Trainer", "load_model", "read_checkpoint", "run",
+           "write_checkpoint"]

@@ -17,7 +17,7 @@ from ..backend import choose_device
 from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
 from ..emotions import CLASSES
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError
 from ..files import write_whole
 from ..models import EmoNet, EmoNetConfig
 from ..models.emonet import trunk_weights
@@ -27,61 +27,55 @@ from .fingerprint import check_data, fingerprint
 from .metrics import chance_and_majority, confusion_matrix, macro_f1, wilson_interval
 from .projection import AudioProjection
 from .report import read_metrics, save_pictures, table
+from .settings import MODALITIES, Settings
 from .trainer import Trainer, evaluate, project
 
-MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "video")}
 
-
-def run(settings: dict[str, Any], folder: Path, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
-    settings: data (path), config (fields of EmoNetConfig), modalities (names of MODALITIES), seed, device, precision (see
-    dispatch.py), cache (path or None), on_error, save_every. They are kept in config.json, with the device and precision
-    that were chosen; resume=True goes on where a run with them stopped.
+    config.json keeps the settings with the device and precision that were chosen; resume=True goes on where a run with them
+    stopped.
     """
-    config = EmoNetConfig().replace(**settings["config"])
-    device, line = choose_device(settings["device"])
-    precision = dispatch.use_precision(settings.get("precision"), device)      # runs of earlier versions have none
+    config = settings.config
+    device, line = choose_device(settings.device)
+    precision = dispatch.use_precision(settings.precision, device)
     log(line if precision == "fp32" else f"{line}, {precision}")
     if not resume:
         trunk_weights(config)                                                 # an error before hours of decoding
-    names = list(settings["modalities"])
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
     projection = None
     if train.audio is not None:
-        projection = projection_of(config, train, val, folder, names if resume else (), settings["seed"])
+        projection = projection_of(config, train, val, folder, settings.modalities if resume else (), settings.seed)
         if config.lda_cross_fit > 1 and projection.training is None:
             log("warning: some class has too few clips for projections out of fold: LDA projects the clips it was fitted on")
     log(f"{len(train)} training and {len(val)} validation clips; LDA: {len(data.feature_names)} features to "
         f"{projection.lda.scalings_.shape[1]}" if projection else f"{len(train)} training and {len(val)} validation clips")
     folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
-    kept = {"versions": versions()} | settings | {"device": device, "precision": precision}
-    write_whole(folder / "config.json", json.dumps(kept, indent=2).encode())
+    dataclasses.replace(settings, device=device, precision=precision).write(folder, versions())
     results = {}
-    for name in names:
-        modal = config.replace(modalities=MODALITIES[name])
-        trainer = Trainer(modal, train, val, folder / name, seed=settings["seed"], device=device,
-                          projection=projection if "audio" in MODALITIES[name] else None, cache=settings["cache"],
+    for name in settings.modalities:
+        trainer = Trainer(settings.config_of(name), train, val, folder / name, seed=settings.seed, device=device,
+                          projection=projection if "audio" in MODALITIES[name] else None, cache=settings.cache,
                           facts={"feature_names": list(data.feature_names) if "audio" in MODALITIES[name] else [],
                                  "extractor": data.extractor if "audio" in MODALITIES[name] else "",
                                  "classes": list(CLASSES)},
-                          save_every=settings["save_every"], log=log, name=name)
+                          save_every=settings.save_every, log=log, name=name)
         trainer.fit(resume=resume)
         results[name] = _result(trainer, folder / name, device)
     results_file = json.dumps(results, indent=2)
-    save_pictures(folder, results, {name: read_metrics(folder / name) for name in names})
+    save_pictures(folder, results, {name: read_metrics(folder / name) for name in results})
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", results_file.encode())               # last: its presence says that all is done
     return results
 
 
-def dataset(settings: dict[str, Any], wanted: Sequence[str] = ("train", "val"),
-            log: Callable[[str], None] = print) -> Dataset:
+def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:
     """The splits `wanted`, with what the modalities of the settings need."""
-    config, used = EmoNetConfig().replace(**settings["config"]), {m for n in settings["modalities"] for m in MODALITIES[n]}
-    return prepare(settings["data"], wanted, video="video" in used, sound="audio" in used, frame_size=config.frame_size,
-                   fit=config.fit, max_frames=config.max_frames, cache=settings["cache"], on_error=settings["on_error"],
+    config, used = settings.config, {modality for name in settings.modalities for modality in MODALITIES[name]}
+    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, frame_size=config.frame_size,
+                   fit=config.fit, max_frames=config.max_frames, cache=settings.cache, on_error=settings.on_error,
                    log=log, crop=config.crop)
 
 
@@ -173,8 +167,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
         net = EmoNet(config, K, np.random.default_rng(0), load_trunk=False).to_device(device)
         net.load_state_dict(groups["model"])
-        names = tuple(meta["facts"]["feature_names"])
-        extractor = meta["facts"].get("extractor", "")                        # checkpoints of earlier versions have none
+        names, extractor = tuple(meta["facts"]["feature_names"]), meta["facts"]["extractor"]
         if meta["facts"]["classes"] != list(CLASSES):
             raise ValueError(f"its classes are {meta['facts']['classes']}")
     return Model(net, projection, names, path, extractor)
@@ -187,34 +180,3 @@ def versions() -> dict[str, str]:
             "scipy": scipy.__version__,
             "kernels": dispatch.why().split(": ")[1],
             "machine": platform.platform(), "command": " ".join(sys.argv)}
-
-
-def find_run(path: str, runs: Path) -> Path:
-    """The folder of the run to resume: `path`, or with "auto" the newest one below `runs` that is not finished."""
-    if path != "auto":
-        if not (Path(path) / "config.json").exists():
-            raise DataError(f"{path!r} is no folder of a run: expected config.json in it")
-        return Path(path)
-    open_runs = [c.parent for c in runs.glob("*/config.json") if not (c.parent / "results.json").exists()]
-    if not open_runs:
-        raise DataError(f"no unfinished run below {str(runs)!r}: name one, or train without --resume")
-    return max(open_runs, key=lambda p: (p / "config.json").stat().st_mtime)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`, as `run` takes them. DataError where config.json is not what `run` wrote."""
-    file, text = folder / "config.json", (str, type(None))
-    kinds = {"data": str, "config": dict, "modalities": list, "seed": int, "device": str, "precision": text, "cache": text,
-             "on_error": str, "save_every": (int, type(None))}
-    try:
-        settings = {"precision": None} | json.loads(file.read_text(encoding="utf-8"))
-        for name, kind in kinds.items():
-            if not isinstance(settings[name], kind):
-                raise TypeError(f"{name} is {settings[name]!r}")
-        EmoNetConfig().replace(**settings["config"])
-        if not settings["modalities"] or not set(settings["modalities"]) <= MODALITIES.keys():
-            raise ValueError(f"modalities are {settings['modalities']}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{str(file)!r} does not hold the settings of a run ({type(error).__name__}: {error}): "
-                        f"restore it, or train anew with another --out") from error
-    return settings

@@ -34,8 +34,9 @@ from .studies.search import SPACES
 from .studies.search import search as run_search
 from .training import load_model, run
 from .training.checkpoint import write_checkpoint
-from .training.experiment import Model, score, versions
+from .training.inference import Model, score
 from .training.report import table
+from .training.run import versions
 from .training.settings import MODALITIES, Settings, find_run, read_settings
 from .version import __version__
 

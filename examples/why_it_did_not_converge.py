@@ -22,9 +22,9 @@ from emonet_scratch.data.video import sample_frames
 from emonet_scratch.files import write_whole
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import NonFiniteError, Settings, Trainer
-from emonet_scratch.training.experiment import dataset, projection_of
 from emonet_scratch.training.metrics import chance_and_majority
 from emonet_scratch.training.report import BLUE, INK, MUTED, draw_baselines, label_axes, read_metrics, save_figure
+from emonet_scratch.training.run import dataset, projection_of
 
 # What makes it small. Both presets get SIZE; `default`, which sees 50 of a clip's frames, gets FRAMES of the --frames kept.
 # The shortcut starts at LDA's rule, before any training, and would hide who learns: both walks go without; it comes last.
@@ -57,7 +57,7 @@ def train(config: EmoNetConfig, data: Dataset, seed: int, fitted: dict[Any, Any]
     key = seed, *(getattr(config, field) for field in ("lda_components", "lda_shrinkage", "lda_cross_fit", "audio_clip"))
     try:
         if key not in fitted:
-            fitted[key] = projection_of(config, clips, val, seed=seed)
+            fitted[key] = projection_of(config, clips, seed)
         with tempfile.TemporaryDirectory() as folder:
             Trainer(config, clips, val, Path(folder), seed=seed, projection=fitted[key], log=lambda line: None).fit()
             metrics = read_metrics(Path(folder))

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emonet_scratch import layers, models, optim
+from emonet_scratch import layers, losses, models, optim
 from emonet_scratch.cli import main
+from emonet_scratch.data.batches import batches
 from emonet_scratch.data.video import sample_frames
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.training import load_model, read_checkpoint, write_checkpoint
-from emonet_scratch.training import trainer as trainer_module
+from emonet_scratch.training.inference import evaluate
 from emonet_scratch.weights import WeightsError
 from tests.strategies import seeds
 from tests.test_training import TINY, make, rows, split, states
@@ -103,7 +104,7 @@ def test_the_trunk_learns_at_its_own_rate(tmp_path, trunk, optimizer):
         trainer = make(tmp_path / f"{factor}", config.replace(trunk_lr=factor))
         trainer.model.load_trunk()
         before = {p.name: p.value.copy() for p in trainer.model.parameters()}
-        trainer._step(next(trainer_module.batches(trainer.train, 5, 3)))
+        trainer._step(next(batches(trainer.train, 5, 3)))
         found[factor] = {p.name: p.value - before[p.name] for p in trainer.model.parameters()}
     of_trunk = {name for name in before if name.startswith("trunk.layer.resnet.")}
     assert not any(found[0.0][name].any() for name in of_trunk) and all(found[1.0][name].any() for name in of_trunk)
@@ -155,17 +156,17 @@ def test_the_probabilities_of_windows_are_averaged(seed, windows):
     data.frames = clips
     data.audio = rng.standard_normal((4, 6)).astype(np.float32)
     model = models.EmoNet(TINY.replace(test_windows=windows), rng=np.random.default_rng(seed))
-    loss, probabilities = trainer_module.evaluate(model, data)
+    loss, probabilities = evaluate(model, data)
     each = []
     for w in range(windows):
         seen = [clip[sample_frames(len(clip), 3, None, w, windows)] for clip in clips]
         logits, _ = model.forward(np.concatenate(seen), np.array([len(s) for s in seen]), data.audio)
-        each.append(trainer_module.softmax(logits))
+        each.append(losses.softmax(logits))
     assert np.allclose(probabilities, np.mean(each, axis=0), atol=1e-6)
     assert np.isclose(loss, -np.log(probabilities[np.arange(4), data.labels]).mean(), rtol=1e-5)
     assert np.allclose(probabilities[:2], each[0][:2], atol=1e-6)
     data.labels[1] = -1
-    assert np.isclose(trainer_module.evaluate(model, data)[0],
+    assert np.isclose(evaluate(model, data)[0],
                       -np.log(probabilities[[0, 2, 3], data.labels[[0, 2, 3]]]).mean(), rtol=1e-5)
 
 

@@ -16,10 +16,11 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
 from ..training.checkpoint import read_checkpoint
-from ..training.experiment import dataset, load_model
 from ..training.fingerprint import check_data, fingerprint
+from ..training.inference import load_model
 from ..training.metrics import chance_and_majority, confusion_matrix, macro_f1, mcnemar, wilson_interval
 from ..training.report import COLOURS, INK, draw_baselines, label_axes, save_figure
+from ..training.run import dataset
 from ..training.settings import MODALITIES, read_settings
 from .late_fusion import find_weights, fuse, fuse_across_folds
 from .svm import LinearSVM, choose_C

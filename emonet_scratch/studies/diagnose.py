@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import array_module, choose_device, to_device
+from ..backend import array_module, choose_device
 from ..data.batches import Batch, Split, batches
 from ..emotions import CLASSES
 from ..errors import NonFiniteError
@@ -30,10 +30,11 @@ from ..files import write_whole
 from ..layers import ReLU
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
-from ..training.experiment import dataset, projection_of
+from ..training.inference import forward
 from ..training.metrics import chance_and_majority
 from ..training.projection import AudioProjection, missing
 from ..training.report import BLUE, GREEN, MUTED, VERMILION, label_axes, save_figure
+from ..training.run import dataset, projection_of
 from ..training.settings import Settings
 from ..training.trainer import Trainer
 from ..watch import trace
@@ -62,7 +63,7 @@ def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Call
     log(line)
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, val, seed=settings.seed) if "audio" in config.modalities else None
+    projection = projection_of(config, train, settings.seed)
     found = measure(config, train, val, projection, settings.seed, device, seconds, log)
     causes = verdict(config, found)
     text = report(found, causes)
@@ -143,15 +144,10 @@ def _lda(projection: AudioProjection | None, train: Split, val: Split) -> dict[s
             "chance and majority": chance_and_majority(val.labels[known]) if len(known) else None}
 
 
-def _forward(trainer: Trainer, batch: Batch) -> tuple[Any, Any]:
-    frames, audio = (None if a is None else to_device(a, trainer.device) for a in (batch.frames, batch.audio))
-    return trainer.model.forward(frames, batch.lengths, audio)
-
-
 def _loss(trainer: Trainer, batch: Batch) -> float:
     trainer.model.eval()
     with np.errstate(over="ignore", invalid="ignore"):
-        loss = softmax_cross_entropy(_forward(trainer, batch)[0], batch.labels)[0]
+        loss = softmax_cross_entropy(forward(trainer.model, batch, trainer.device)[0], batch.labels)[0]
     trainer.model.train()
     return float(loss)
 
@@ -171,7 +167,7 @@ def _layers(trainer: Trainer, batch: Batch) -> tuple[list[dict[str, Any]], float
 
     before = [p.value.copy() for p in trainer.optimizer.params]
     with np.errstate(all="ignore"), trace(trainer.model, look):
-        logits, cache = _forward(trainer, batch)
+        logits, cache = forward(trainer.model, batch, trainer.device)
         trainer.model.zero_grad()
         trainer.model.backward(softmax_cross_entropy(logits, batch.labels)[1], cache)
         norm = math.sqrt(sum(float((p.grad.astype(np.float64)**2).sum()) for p in trainer.optimizer.params))

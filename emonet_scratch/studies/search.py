@@ -20,10 +20,10 @@ from ..backend import choose_device
 from ..errors import DataError, NonFiniteError
 from ..files import write_whole
 from ..models import EmoNetConfig
-from ..training.experiment import dataset, projection_of
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
 from ..training.report import BLUE, GREEN, INK, MUTED, VERMILION, label_axes, save_figure
+from ..training.run import dataset, projection_of
 from ..training.settings import Settings
 from ..training.trainer import Trainer
 
@@ -57,7 +57,7 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
     log(line)
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, val, seed=settings.seed) if "audio" in config.modalities else None
+    projection = projection_of(config, train, settings.seed)
     what = {"space": SPACES[space], "seed": settings.seed, **vars(config),
             "data": fingerprint(train, val, config.modalities)}
     study = _open_study(optuna, folder, json.loads(json.dumps(what)))

@@ -2,7 +2,8 @@
 
 from ..errors import CheckpointError, NonFiniteError
 from .checkpoint import read_checkpoint, write_checkpoint
-from .experiment import load_model, run
+from .inference import load_model
+from .run import run
 from .settings import Settings
 from .trainer import Trainer
 

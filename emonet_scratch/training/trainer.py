@@ -23,11 +23,12 @@ from ..errors import CheckpointError, NonFiniteError
 from ..files import write_whole
 from ..layers import BatchNorm
 from ..layers.base import NamedParameter
-from ..losses import softmax, softmax_cross_entropy
+from ..losses import softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
 from .checkpoint import expected_of, read_checkpoint, write_checkpoint
 from .fingerprint import check_data, fingerprint, sha256
+from .inference import evaluate, forward, project
 from .non_finite import first_non_finite
 from .projection import AudioProjection
 
@@ -133,10 +134,9 @@ class Trainer:
     def _step(self, batch: Batch) -> tuple[float, int, float]:
         """One optimizer step: (loss, number of clips right, gradient norm before clipping)."""
         buffers = self.model.save_buffers()
-        frames, audio = (None if a is None else to_device(a, self.device) for a in (batch.frames, batch.audio))
 
         def forward_backward() -> tuple[float, Any]:
-            logits, cache = self.model.forward(frames, batch.lengths, audio)
+            logits, cache = forward(self.model, batch, self.device)
             loss, dlogits = softmax_cross_entropy(logits, batch.labels, self.config.label_smoothing, self.class_weights)
             self.model.backward(dlogits, cache)
             return loss, logits
@@ -293,44 +293,3 @@ def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam
     if config.optimizer == "sgd":
         return SGD(params, config.lr, config.momentum, weight_decay=config.weight_decay)
     return Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
-
-
-def project(split: Split, projection: AudioProjection | None) -> Split:
-    """The split with projected audio vectors (N, K) float32, or without audio."""
-    return dataclasses.replace(split, audio=projection.transform(split.audio) if projection else None)
-
-
-def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
-    """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, 7)), in evaluation mode.
-
-    split: with projected audio, as `project` gives it. A clip of more frames than the network sees is looked at in
-    `test_windows` windows; the mean of their probabilities is that of a mixture of as many answers.
-    """
-    frames, windows = model.config.frames, model.config.test_windows
-    longer = [i for i, clip in enumerate(split.frames or ()) if frames is not None and len(clip) > frames]
-    loss, probabilities = _evaluate(model, split, device, 0, windows)
-    if windows > 1 and longer and "video" in model.config.modalities:
-        part = split.take(longer)
-        for window in range(1, windows):
-            probabilities[longer] += _evaluate(model, part, device, window, windows)[1]
-        probabilities[longer] /= windows
-        known = np.flatnonzero(split.labels >= 0)
-        right = probabilities[known, split.labels[known]].astype(np.float64)
-        loss = float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()) if len(known) else math.nan
-    return loss, probabilities
-
-
-def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int) -> tuple[float, np.ndarray]:
-    """The same for one window."""
-    model.eval()
-    loss, probabilities = 0.0, []
-    for batch in batches(split, model.config.batch_size, model.config.frames, window=window, windows=windows):
-        frames, audio = (None if a is None else to_device(a, device) for a in (batch.frames, batch.audio))
-        logits, _ = model.forward(frames, batch.lengths, audio)
-        known = batch.labels >= 0
-        if known.any():
-            rows = to_device(np.flatnonzero(known), device)
-            loss += softmax_cross_entropy(logits[rows], batch.labels[known])[0] * known.sum()
-        probabilities.append(to_device(softmax(logits), "cpu"))
-    labelled = int((split.labels >= 0).sum())
-    return float(loss) / labelled if labelled else math.nan, np.concatenate(probabilities)

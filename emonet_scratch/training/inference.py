@@ -1,0 +1,134 @@
+"""What a network says of clips: its probabilities, how often they are right, and how it is read back from a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, to_device
+from ..data.batches import Batch, Split, batches
+from ..emotions import CLASSES
+from ..errors import CheckpointError
+from ..losses import softmax, softmax_cross_entropy
+from ..models import EmoNet, EmoNetConfig
+from .checkpoint import expected_of, read_checkpoint
+from .metrics import chance_and_majority, confusion_matrix, macro_f1, wilson_interval
+from .projection import AudioProjection
+
+
+def project(split: Split, projection: AudioProjection | None) -> Split:
+    """The split with projected audio vectors (N, K) float32, or without audio."""
+    return dataclasses.replace(split, audio=projection.transform(split.audio) if projection else None)
+
+
+def forward(model: EmoNet, batch: Batch, device: str) -> tuple[Array, Any]:
+    """(logits (N, 7), cache) of a batch, which is in the host's memory."""
+    frames, audio = (None if a is None else to_device(a, device) for a in (batch.frames, batch.audio))
+    return model.forward(frames, batch.lengths, audio)
+
+
+def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
+    """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, 7)), in evaluation mode.
+
+    split: with projected audio, as `project` gives it. A clip of more frames than the network sees is looked at in
+    `test_windows` windows; the mean of their probabilities is that of a mixture of as many answers.
+    """
+    frames, windows = model.config.frames, model.config.test_windows
+    longer = [i for i, clip in enumerate(split.frames or ()) if frames is not None and len(clip) > frames]
+    loss, probabilities = _evaluate(model, split, device, 0, windows)
+    if windows > 1 and longer and "video" in model.config.modalities:
+        part = split.take(longer)
+        for window in range(1, windows):
+            probabilities[longer] += _evaluate(model, part, device, window, windows)[1]
+        probabilities[longer] /= windows
+        known = np.flatnonzero(split.labels >= 0)
+        right = probabilities[known, split.labels[known]].astype(np.float64)
+        loss = float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()) if len(known) else math.nan
+    return loss, probabilities
+
+
+def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int) -> tuple[float, np.ndarray]:
+    """The same for one window."""
+    model.eval()
+    loss, probabilities = 0.0, []
+    for batch in batches(split, model.config.batch_size, model.config.frames, window=window, windows=windows):
+        logits, _ = forward(model, batch, device)
+        known = batch.labels >= 0
+        if known.any():
+            rows = to_device(np.flatnonzero(known), device)
+            loss += softmax_cross_entropy(logits[rows], batch.labels[known])[0] * known.sum()
+        probabilities.append(to_device(softmax(logits), "cpu"))
+    labelled = int((split.labels >= 0).sum())
+    return float(loss) / labelled if labelled else math.nan, np.concatenate(probabilities)
+
+
+def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """Accuracy with its 95 % interval and what it has to beat, macro F1, confusions. labels (N,), probabilities (N, 7)."""
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, len(CLASSES))
+    correct = int(np.trace(confusion))
+    chance, majority = chance_and_majority(labels)
+    return {"accuracy": correct / len(labels), "interval": wilson_interval(correct, len(labels)), "clips": len(labels),
+            "chance": chance, "majority": majority, "macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
+
+
+@dataclasses.dataclass
+class Model:
+    """A trained network with what stands before it."""
+
+    net: EmoNet
+    projection: AudioProjection | None
+    feature_names: tuple[str, ...]
+    extractor: str                  # what made its audio vectors; "" for a network that reads none
+    path: Path
+
+    @property
+    def config(self) -> EmoNetConfig:
+        """The configuration that it was trained with."""
+        return self.net.config
+
+    def probabilities(self, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
+        """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
+        return evaluate(self.net, project(split, self.projection), device)
+
+    def check_features(self, names: tuple[str, ...], extractor: str) -> None:
+        """CheckpointError unless these are the audio features that the network was trained on, by the same extractor."""
+        if self.projection is None:
+            return
+        if names != self.feature_names:
+            raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on {len(self.feature_names)} audio features "
+                                  f"(first: {self.feature_names[0]!r}), got {len(names)} (first: {names[:1]}): "
+                                  f"use vectors of the same extractor")
+        if extractor != self.extractor:
+            raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on audio vectors of {_source(self.extractor)},"
+                                  f" got those of {_source(extractor)}: equal names do not make equal numbers")
+
+
+def _source(extractor: str) -> str:
+    return "feature files of a data set" if extractor == "files" else f"the extractor {extractor}"
+
+
+def load_model(path: str | Path, device: str = "cpu") -> Model:
+    """The network of a checkpoint, or of the best fused (else any) checkpoint of a run's folder."""
+    path = Path(path)
+    if path.is_dir():
+        found = [p for name in ("fused", "video", "audio", ".") if (p := path / name / "best.safetensors").exists()]
+        if not found:
+            raise CheckpointError(f"{str(path)!r} holds no best.safetensors: name a checkpoint or the folder of a run")
+        path = found[0]
+    groups, meta = read_checkpoint(path)
+    with expected_of(path):
+        config, facts = EmoNetConfig().replace(**meta["config"]), meta["facts"]
+        if ("audio" in config.modalities) != ("projection" in groups):
+            raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
+        if facts["classes"] != list(CLASSES):
+            raise ValueError(f"its classes are {facts['classes']}")
+        projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
+        K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
+        net = EmoNet(config, K, np.random.default_rng(0), load_trunk=False).to_device(device)
+        net.load_state_dict(groups["model"])
+        return Model(net, projection, tuple(facts["feature_names"]), facts["extractor"], path)

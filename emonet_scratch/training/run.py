@@ -1,0 +1,126 @@
+"""A run: one data set, the networks that the settings name one after the other, and a report of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+
+from .. import dispatch
+from ..backend import choose_device
+from ..data.batches import Split
+from ..data.prepare import Dataset, prepare
+from ..emotions import CLASSES
+from ..files import write_whole
+from ..models import EmoNetConfig
+from ..models.emonet import trunk_weights
+from ..version import __version__
+from .checkpoint import expected_of, read_checkpoint
+from .fingerprint import check_data, fingerprint
+from .inference import score
+from .projection import AudioProjection
+from .report import read_metrics, save_pictures, table
+from .settings import MODALITIES, Settings
+from .trainer import Trainer
+
+
+def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
+
+    config.json keeps the settings with the device and precision that were chosen; resume=True goes on where a run with them
+    stopped.
+    """
+    device, line = choose_device(settings.device)
+    precision = dispatch.use_precision(settings.precision, device)
+    settings = dataclasses.replace(settings, device=device, precision=precision)
+    log(line if precision == "fp32" else f"{line}, {precision}")
+    if not resume:
+        trunk_weights(settings.config)                                        # an error before hours of decoding
+    data = dataset(settings, log=log)
+    train, val = data.splits["train"], data.splits["val"]
+    projection = _saved_projection(folder, settings.modalities, train, val) if resume else None
+    projection = projection or projection_of(settings.config, train, settings.seed)
+    for line in _summary(data, projection, settings.config):
+        log(line)
+    folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
+    settings.write(folder, versions())
+    results = {}
+    for name in settings.modalities:
+        hears = "audio" in MODALITIES[name]
+        facts = {"feature_names": list(data.feature_names) if hears else [], "extractor": data.extractor if hears else "",
+                 "classes": list(CLASSES)}
+        trainer = Trainer(settings.config_of(name), train, val, folder / name, seed=settings.seed, device=device,
+                          projection=projection if hears else None, cache=settings.cache, facts=facts,
+                          save_every=settings.save_every, log=log, name=name)
+        trainer.fit(resume=resume)
+        results[name] = _result(trainer)
+    save_pictures(folder, results, {name: read_metrics(folder / name) for name in results})
+    write_whole(folder / "results.txt", f"{table(results)}\n".encode())
+    write_whole(folder / "results.json", json.dumps(results, indent=2).encode())   # last: it says that all is done
+    return results
+
+
+def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:
+    """The splits `wanted`, with what the networks of the settings read."""
+    config, used = settings.config, {modality for name in settings.modalities for modality in MODALITIES[name]}
+    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, frame_size=config.frame_size,
+                   fit=config.fit, max_frames=config.max_frames, cache=settings.cache, on_error=settings.on_error,
+                   log=log, crop=config.crop)
+
+
+def projection_of(config: EmoNetConfig, train: Split, seed: int = 0) -> AudioProjection | None:
+    """The projection that `config` asks for, fitted on the training split; None for a split without audio vectors."""
+    if train.audio is None:
+        return None
+    projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
+    return projection.fit(train.audio, train.labels)
+
+
+def _saved_projection(folder: Path, names: Sequence[str], train: Split, val: Split) -> AudioProjection | None:
+    """That of the first checkpoint of these networks, so that a resumed run has the LDA of its start; None without any."""
+    for name in names:
+        path = folder / name / "last.safetensors"
+        if "audio" in MODALITIES[name] and path.exists():
+            groups, meta = read_checkpoint(path)
+            with expected_of(path):
+                check_data(path, meta["data"], fingerprint(train, val, MODALITIES[name]))
+                return AudioProjection.from_state(groups["projection"])
+    return None
+
+
+def _summary(data: Dataset, projection: AudioProjection | None, config: EmoNetConfig) -> list[str]:
+    """What the networks will be trained on, in lines."""
+    clips = f"{len(data.splits['train'])} training and {len(data.splits['val'])} validation clips"
+    if projection is None:
+        return [clips]
+    lines = [f"{clips}; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}"]
+    if config.lda_cross_fit > 1 and projection.training is None:
+        lines.insert(0, "warning: some class has too few clips for projections out of fold: LDA projects the clips it was "
+                        "fitted on")
+    return lines
+
+
+def _result(trainer: Trainer) -> dict[str, Any]:
+    """The figures of the best checkpoint on the validation split."""
+    groups, meta = read_checkpoint(trainer.folder / "best.safetensors")
+    trainer.model.load_state_dict(groups["model"])
+    loss, probabilities = trainer.evaluate(trainer.val)
+    return score(trainer.val.labels, probabilities) | {
+        "loss": loss, "parameters": sum(p.value.size for p in trainer.model.parameters()),
+        "trained_parameters": sum(p.value.size for p in trainer.optimizer.params),
+        "seconds": round(sum(row["seconds"] for row in read_metrics(trainer.folder)), 3),
+        "best_epoch": meta["progress"]["best_epoch"]}
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides the settings."""
+    return {"emonet_scratch": __version__, "python": platform.python_version(), "numpy": np.__version__,
+            "scipy": scipy.__version__, "kernels": dispatch.why().split(": ")[1], "machine": platform.platform(),
+            "command": " ".join(sys.argv)}

@@ -211,13 +211,13 @@ def test_a_name_that_begins_with_a_dash(trained_on_sound, data_without_features,
 def test_resume_ends_with_the_same_bytes_and_auto_finds_the_run(trained, data, tmp_path, monkeypatch, capsys):
     """A run that is interrupted in its second network goes on there."""
     from emonet_scratch.training import Trainer
-    end, epochs = Trainer._end_epoch, iter(range(100))
+    evaluate, times = Trainer.evaluate, iter(range(100))
 
-    def interrupted(self, started):
-        if next(epochs) == 3:
+    def interrupted(self, split):
+        if next(times) == 4:                                                  # after two epochs and at the end of "audio"
             raise KeyboardInterrupt
-        end(self, started)
-    monkeypatch.setattr(Trainer, "_end_epoch", interrupted)
+        return evaluate(self, split)
+    monkeypatch.setattr(Trainer, "evaluate", interrupted)
     out = tmp_path / "a run"
     assert main(["train", "--data", str(data), "--runs", str(tmp_path), "--out", str(out), *QUICK]) == 130
     assert capsys.readouterr().err.endswith(f"emonet: interrupted; continue with --resume '{out}'\n")
@@ -237,7 +237,8 @@ def test_resume_ends_with_the_same_bytes_and_auto_finds_the_run(trained, data, t
 def interrupted(data, tmp_path, monkeypatch):
     """A run that was stopped after its first epoch, and the data set of its own."""
     from emonet_scratch.training import Trainer
-    monkeypatch.setattr(Trainer, "_out_of_patience", lambda self: self.progress["epoch"] == 1 and 1 / 0)
+    evaluate = Trainer.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, split: 1 / 0 if self.progress.epoch else evaluate(self, split))
     shutil.copytree(data, tmp_path / "data")
     with pytest.raises(ZeroDivisionError):
         main(["train", "--data", "data", "--out", "run", "--modalities", "audio", *QUICK])

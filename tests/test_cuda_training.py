@@ -61,8 +61,8 @@ def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launche
         return make(tmp_path / folder, config, **options)
     train("gpu", device="cuda:0").fit()
     stopped = train("resumed", device="cuda:0", save_every=1)
-    step, steps = stopped._step, iter(range(4))
-    stopped._step = lambda batch: step(batch) if next(steps) < 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+    step, steps = stopped.step, iter(range(4))
+    stopped.step = lambda batch: step(batch) if next(steps) < 3 else (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     train("resumed", device="cuda:0", save_every=1).fit(resume=True)

@@ -179,27 +179,29 @@ def test_metrics_that_are_gone_are_missed(tmp_path, harm):
 
 
 def test_metrics_reach_the_disk_before_the_checkpoint_that_counts_them(tmp_path, monkeypatch):
-    synced, fsync, save = [], os.fsync, Trainer._save
+    synced, fsync, saved = [], os.fsync, []
     monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), fsync(handle)))
 
-    def saving(self, name):
-        assert self.progress["epoch"] == 0 or (tmp_path / "metrics.jsonl").stat().st_ino in synced
-        save(self, name)
-    monkeypatch.setattr(Trainer, "_save", saving)
-    make(tmp_path, TINY.replace(epochs=1)).fit()
-    assert len(synced) > 4
+    def saving(path, groups, meta):
+        saved.append(meta["progress"]["epoch"])
+        if saved[-1]:
+            assert len(rows(tmp_path)) == 2 * saved[-1] and (tmp_path / "metrics.jsonl").stat().st_ino in synced
+        write_checkpoint(path, groups, meta)
+    monkeypatch.setattr(trainer_module, "write_checkpoint", saving)
+    make(tmp_path, TINY.replace(epochs=2)).fit()
+    assert set(saved) == {0, 1, 2}
 
 
 def test_seconds_of_an_epoch_include_those_before_an_interruption(tmp_path, monkeypatch):
     clock = [0.0]
 
-    def stop(self, batch, step=Trainer._step):
+    def stop(self, batch, step=Trainer.step):
         clock[0] += 10
         if clock[0] == 40:
             raise Died
         return step(self, batch)
     monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(Trainer, "_step", stop)
+    monkeypatch.setattr(Trainer, "step", stop)
     with pytest.raises(Died):
         make(tmp_path, TINY.replace(epochs=1), save_every=1).fit()
     clock[0] = 1000
@@ -390,19 +392,15 @@ def test_early_stop(tmp_path):
 
 def test_a_frozen_trunk_is_computed_once(tmp_path, monkeypatch):
     config = TINY.replace(freeze_trunk=True, trunk_norm="running", augment=False, frames=None)
-    make(tmp_path / "a", config, cache=tmp_path / "cache").fit()
-
-    def never(self, frames):
-        raise AssertionError("the trunk ran again")
-    calibrated = make(tmp_path / "b", config, cache=tmp_path / "cache")
-    calibrated._calibrate()
-    monkeypatch.setattr(models.EmoNet, "trunk_features", never)
-    monkeypatch.setattr(trainer_module.Trainer, "_calibrate", lambda self: None)
-    calibrated.fit()
-    assert states(tmp_path / "a") == states(tmp_path / "b")
-    monkeypatch.undo()
-    make(tmp_path / "c", config).fit()                                        # without a cache: the same numbers
-    assert states(tmp_path / "a") == states(tmp_path / "c")
+    ran, features = [], models.EmoNet.trunk_features
+    monkeypatch.setattr(models.EmoNet, "trunk_features", lambda self, frames: (ran.append(0), features(self, frames))[1])
+    times = []
+    for folder, cache in (("a", "cache"), ("b", "cache"), ("c", None)):      # without a cache: the same numbers
+        ran.clear()
+        make(tmp_path / folder, config, cache=cache and tmp_path / cache).fit()
+        times.append(len(ran))
+        assert states(tmp_path / folder) == states(tmp_path / "a")
+    assert times[0] == times[2] == times[1] + 21 + 14                         # b ran it to calibrate it only
 
 
 def test_features_of_a_frozen_trunk_are_those_of_the_frames(tmp_path):
@@ -411,19 +409,17 @@ def test_features_of_a_frozen_trunk_are_those_of_the_frames(tmp_path):
     one = make(tmp_path / "a", config, cache=tmp_path / "cache")
     one.fit()
     for pooling, chunk, frames in (("flatten", None, 255), ("average", None, 0), ("flatten", 2, 0)):
-        other = make(tmp_path / f"{pooling}{chunk}{frames}", config.replace(trunk_pooling=pooling, frames_per_chunk=chunk,
-                                                                          feature_norm=False))
-        other.cache = tmp_path / "cache"
+        model = make(tmp_path / "b", config.replace(trunk_pooling=pooling, frames_per_chunk=chunk, feature_norm=False)).model
         raw = split(0, 21)
         raw.frames, raw.keys = [frames - clip if frames else clip for clip in raw.frames], None
-        expected = [other.model.eval().trunk_features(clip) for clip in raw.frames]
-        found = other._with_features(raw).frames
+        expected = [model.eval().trunk_features(clip) for clip in raw.frames]
+        found = trainer_module.with_trunk_features(raw, model, "cpu", tmp_path / "cache").frames
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_an_untrained_trunk_with_fixed_statistics_is_calibrated(tmp_path):
     trainer = make(tmp_path, TINY.replace(trunk_norm="running", epochs=1))
-    trainer._calibrate()
+    trainer.start()
     y, _ = trainer.model.trunk.layer.resnet.conv.forward(
         trainer.model.trunk.layer.normalize.forward(np.concatenate(trainer.train.frames))[0])
     norm = trainer.model.trunk.layer.resnet.bn
@@ -474,8 +470,8 @@ def test_training_on_a_device_is_training_on_the_host(tmp_path, gpu, changes):
     make(tmp_path / "device", config, device=gpu, cache=tmp_path / "cache").fit()
     assert states(tmp_path / "device") == states(tmp_path / "host")
     stopped = make(tmp_path / "resumed", config, device=gpu, save_every=1)
-    step, steps = stopped._step, iter(range(7))
-    stopped._step = lambda batch: step(batch) if next(steps) < 6 else (_ for _ in ()).throw(Died)
+    step, steps = stopped.step, iter(range(7))
+    stopped.step = lambda batch: step(batch) if next(steps) < 6 else (_ for _ in ()).throw(Died)
     with pytest.raises(Died):
         stopped.fit()
     make(tmp_path / "resumed", config, device=gpu, save_every=1).fit(resume=True)

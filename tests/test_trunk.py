@@ -66,8 +66,8 @@ def test_a_run_records_its_trunk_and_goes_on_without_the_file(tmp_path, trunk):
     config = TINY.replace(trunk=str(path), trunk_norm="running", trunk_pooling="average")
     make(tmp_path / "whole", config).fit()
     stopped = make(tmp_path / "stopped", config)
-    step, steps = stopped._step, iter(range(4))
-    stopped._step = lambda batch: step(batch) if next(steps) < 3 else (_ for _ in ()).throw(KeyboardInterrupt)
+    step, steps = stopped.step, iter(range(4))
+    stopped.step = lambda batch: step(batch) if next(steps) < 3 else (_ for _ in ()).throw(KeyboardInterrupt)
     stopped.save_every = 1
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
@@ -104,7 +104,7 @@ def test_the_trunk_learns_at_its_own_rate(tmp_path, trunk, optimizer):
         trainer = make(tmp_path / f"{factor}", config.replace(trunk_lr=factor))
         trainer.model.load_trunk()
         before = {p.name: p.value.copy() for p in trainer.model.parameters()}
-        trainer._step(next(batches(trainer.train, 5, 3)))
+        trainer.step(next(batches(trainer.train, 5, 3)))
         found[factor] = {p.name: p.value - before[p.name] for p in trainer.model.parameters()}
     of_trunk = {name for name in before if name.startswith("trunk.layer.resnet.")}
     assert not any(found[0.0][name].any() for name in of_trunk) and all(found[1.0][name].any() for name in of_trunk)

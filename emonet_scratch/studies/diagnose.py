@@ -32,6 +32,7 @@ from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
 from ..training.inference import forward
 from ..training.metrics import chance_and_majority
+from ..training.non_finite import overflow_unwarned
 from ..training.projection import AudioProjection, missing
 from ..training.report import BLUE, GREEN, MUTED, VERMILION, label_axes, save_figure
 from ..training.run import dataset, projection_of
@@ -98,9 +99,9 @@ def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioPro
              "chance": math.log(len(CLASSES))}
     found["layers"], found["gradient norm"] = _layers(trainer, batch)
     calm = start(clip_norm=None, **CALM | {"lr": 0.0})
-    calm._step(batch)                                                         # memory, caches
+    calm.step(batch)                                                         # memory, caches
     started = time.perf_counter()
-    calm._step(batch)
+    calm.step(batch)
     each = time.perf_counter() - started
     steps = int(min(MOST_STEPS, max(LEAST_STEPS, seconds / 3 / max(each, 1e-3))))
     log(f"learning rates from {RATES[0]:g} to {RATES[1]:g} in {steps} steps")
@@ -146,7 +147,7 @@ def _lda(projection: AudioProjection | None, train: Split, val: Split) -> dict[s
 
 def _loss(trainer: Trainer, batch: Batch) -> float:
     trainer.model.eval()
-    with np.errstate(over="ignore", invalid="ignore"):
+    with overflow_unwarned():
         loss = softmax_cross_entropy(forward(trainer.model, batch, trainer.device)[0], batch.labels)[0]
     trainer.model.train()
     return float(loss)
@@ -190,7 +191,7 @@ def _range_test(trainer: Trainer, steps: int, seed: int) -> list[list[float]]:
     for k, rate in enumerate(rates):
         trainer.rate = lambda _t, rate=rate: rate
         try:
-            loss, _, _ = trainer._step(drawn[k % len(drawn)])
+            loss, _, _ = trainer.step(drawn[k % len(drawn)])
         except NonFiniteError:
             break
         rows.append([float(rate), loss])
@@ -213,7 +214,7 @@ def _one_batch(trainer: Trainer, batch: Batch, steps: int) -> dict[str, Any]:
     trainer.rate = lambda _t: trainer.config.lr
     try:
         for _ in range(steps):
-            losses.append(trainer._step(batch)[0])
+            losses.append(trainer.step(batch)[0])
         end = _loss(trainer, batch)
     except NonFiniteError:
         end = math.inf

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors with one JSON object beside the arrays; never a pickle."""
+"""What a training keeps: checkpoints, safetensors with one JSON object beside the arrays and never a pickle; metrics."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {name} has format {meta.get('format')}, this version reads {FORMAT}")
     return groups, meta
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the rows of all epochs so far into metrics.jsonl in `folder`, a JSON object a line."""
+    write_whole(folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
 @contextmanager

@@ -31,6 +31,11 @@ def forward(model: EmoNet, batch: Batch, device: str) -> tuple[Array, Any]:
     return model.forward(frames, batch.lengths, audio)
 
 
+def count_right(logits: Array, labels: np.ndarray) -> int:
+    """Of how many rows of logits (N, C) the largest is that of the label (N,)."""
+    return int((to_device(logits.argmax(axis=1), "cpu") == labels).sum())
+
+
 def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
     """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, 7)), in evaluation mode.
 

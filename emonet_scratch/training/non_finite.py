@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..backend import array_module
 from ..layers.base import Layer
 from ..watch import trace
+
+
+def overflow_unwarned() -> np.errstate:
+    """A context in which NumPy does not warn of overflow: who enters it looks for what is not finite, and names it."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 class _Found(Exception):
     """Carries the finding out of the traced run."""
 
 
-def first_non_finite(model: Layer, step: Callable[[], None]) -> str:
+def first_non_finite(model: Layer, step: Callable[[], Any]) -> str:
     """Repeat `step`, a forward and backward of `model`, and say where the first value that is not finite appears.
 
     Parameters are looked at first, then the outputs in the order of forward, then the gradients in that of backward.
@@ -36,7 +43,7 @@ def first_non_finite(model: Layer, step: Callable[[], None]) -> str:
 
     model.zero_grad()
     try:
-        with trace(model, lambda path, layer, y, cache: look(path, layer, y, "output"), parameters):
+        with overflow_unwarned(), trace(model, lambda path, layer, y, cache: look(path, layer, y, "output"), parameters):
             step()
     except _Found as found:
         return str(found)

@@ -11,8 +11,9 @@ import pytest
 
 from emonet_scratch.data import cifar10
 from emonet_scratch.errors import CheckpointError, NonFiniteError
+from emonet_scratch.layers.input import IMAGENET_MEAN
 from emonet_scratch.training.checkpoint import read_checkpoint
-from emonet_scratch.training.images import MEAN, ImageTrainer, Recipe, cut_out, shift_and_flip, ten_views
+from emonet_scratch.training.images import ImageTrainer, Recipe, cut_out, shift_and_flip, ten_views
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_cifar10.py"
 RECIPE = Recipe(depth=8, width=8, epochs=3, batch_size=16, lr=0.05)
@@ -41,7 +42,7 @@ def test_an_image_is_moved_by_up_to_four_pixels_and_mirrored_or_not():
 
 
 def test_a_square_in_the_mean_colour_is_cut_out_anywhere():
-    rng, mean = np.random.default_rng(0), np.round(np.array(MEAN) * 255)
+    rng, mean = np.random.default_rng(0), np.round(np.array(IMAGENET_MEAN) * 255)
     images = cut_out(np.zeros((3000, 32, 32, 3), np.uint8), 8, rng)
     gone = images.any(axis=3)
     assert (images[gone] == mean).all()
@@ -101,14 +102,14 @@ def test_a_run_stopped_after_any_epoch_ends_with_the_same_weights(tmp_path, monk
     for stop in (1, 2):
         folder = tmp_path / str(stop)
         stopped = ImageTrainer(*data, folder, RECIPE, log=len)
-        step, calls = stopped._step, []
+        step, calls = stopped.step, []
 
         def until(images, labels, step=step, calls=calls, stop=stop):
             calls.append(1)
             if len(calls) == 2 * stop + 2:                          # two steps an epoch: in the middle of the next one
                 raise KeyboardInterrupt
             return step(images, labels)
-        monkeypatch.setattr(stopped, "_step", until)
+        monkeypatch.setattr(stopped, "step", until)
         with pytest.raises(KeyboardInterrupt):
             stopped.fit()
         ImageTrainer(*data, folder, RECIPE, log=len).fit(resume=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,15 +15,15 @@ from tqdm import tqdm
 
 from ..backend import to_device
 from ..errors import CheckpointError, NonFiniteError
-from ..files import write_whole
 from ..layers import Normalize, Sequential
+from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from ..losses import softmax_cross_entropy
 from ..models import ResNet
 from ..optim import SGD, schedule
-from .checkpoint import expected_of, read_checkpoint, write_checkpoint
+from .checkpoint import expected_of, read_checkpoint, write_checkpoint, write_metrics
 from .fingerprint import sha256
+from .inference import count_right
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PAD = 4
 
 Images = tuple[np.ndarray, np.ndarray]      # (N, H, W, 3) uint8, (N,) labels
@@ -75,7 +73,7 @@ def cut_out(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     top, left = rng.integers(0, H, N) - size // 2, rng.integers(0, W, N) - size // 2
     down, across = np.arange(H) - top[:, None], np.arange(W) - left[:, None]              # (N, H), (N, W)
     inside = ((0 <= down) & (down < size))[:, :, None] & ((0 <= across) & (across < size))[:, None]
-    images[inside] = np.round(np.array(MEAN) * 255).astype(np.uint8)
+    images[inside] = np.round(np.array(IMAGENET_MEAN) * 255).astype(np.uint8)
     return images
 
 
@@ -106,7 +104,7 @@ class ImageTrainer:
         if r.start:
             self.resnet.load_state_dict(ResNet.from_torch(r.start).state_dict())
         self.resnet.features.conv.input_gradient = False                      # pixels have none
-        self.model = Sequential(normalize=Normalize(MEAN, STD), resnet=self.resnet).to_device(device)
+        self.model = Sequential(normalize=Normalize(IMAGENET_MEAN, IMAGENET_STD), resnet=self.resnet).to_device(device)
         self.optimizer = SGD(self.model.parameters(), r.lr, r.momentum, nesterov=True, weight_decay=r.weight_decay)
         steps = r.epochs * math.ceil(len(train[1]) / r.batch_size)
         self.rate = schedule(r.schedule, r.lr, steps, r.warmup)
@@ -129,7 +127,7 @@ class ImageTrainer:
     def card(self) -> dict[str, Any]:
         """What anybody who uses the weights should know."""
         arguments = {"depth": self.resnet.depth, "num_classes": self.resnet.dense.M, "width": self.recipe.width}
-        return {"resnet": arguments, "mean": MEAN, "std": STD, "recipe": dataclasses.asdict(self.recipe),
+        return {"resnet": arguments, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "recipe": dataclasses.asdict(self.recipe),
                 "test": self.rows[-1], "test, mean of ten views": self.averaged,
                 "seconds": round(sum(row["seconds"] for row in self.rows), 1)} | self.facts
 
@@ -143,28 +141,36 @@ class ImageTrainer:
             seen = [self.model.forward(to_device(view, self.device))[0] for view in views(images)]
             logits = sum(seen) / len(seen)
             loss += softmax_cross_entropy(logits, labels)[0] * len(labels)
-            correct += int((to_device(logits.argmax(axis=1), "cpu") == labels).sum())
+            correct += count_right(logits, labels)
         return loss / len(data[1]), correct / len(data[1])
 
     def _epoch(self, epoch: int) -> None:
-        r, started, loss, correct, N = self.recipe, time.perf_counter(), 0.0, 0, len(self.train[1])
-        self.model.train()
-        with tqdm(total=N, unit="image", leave=False, file=sys.stderr, desc=f"epoch {epoch + 1}/{r.epochs}",
-                  disable=not sys.stderr.isatty()) as bar:
-            for images, labels in self.batches(epoch):
-                part, right = self._step(images, labels)
-                loss, correct = loss + part * len(labels), correct + right
-                bar.update(len(labels))
-                bar.set_postfix(loss=f"{loss / bar.n:.3f}" if bar.n else "")
+        started = time.perf_counter()
+        loss, accuracy = self._train_epoch(epoch)
         seconds, started = time.perf_counter() - started, time.perf_counter()
         test_loss, test_accuracy = self.evaluate(self.test)
-        for split, values in (("train", (loss / N, correct / N, seconds)),
-                              ("test", (test_loss, test_accuracy, time.perf_counter() - started))):
-            row = {"epoch": epoch + 1, "split": split, "lr": self.optimizer.lr}
-            self.rows.append(row | dict(zip(("loss", "accuracy", "seconds"), (round(v, 6) for v in values), strict=True)))
+        self.rows.append(self._row(epoch, "train", loss, accuracy, seconds))
+        self.rows.append(self._row(epoch, "test", test_loss, test_accuracy, time.perf_counter() - started))
         self._save()
-        self.log(f"epoch {epoch + 1:3}/{r.epochs}  loss {loss / N:.3f}  accuracy {correct / N:.3f}  "
-                 f"test loss {test_loss:.3f}  test accuracy {test_accuracy:.4f}  {N / seconds:.0f} images/s")
+        self.log(f"epoch {epoch + 1:3}/{self.recipe.epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}  "
+                 f"test loss {test_loss:.3f}  test accuracy {test_accuracy:.4f}  "
+                 f"{len(self.train[1]) / seconds:.0f} images/s")
+
+    def _train_epoch(self, epoch: int) -> tuple[float, float]:
+        """(mean loss, accuracy) of the images as they were shown, each before the step that it was part of."""
+        loss, correct, shown, N = 0.0, 0, 0, len(self.train[1])
+        self.model.train()
+        with tqdm(total=N, unit="image", desc=f"epoch {epoch + 1}/{self.recipe.epochs}", leave=False, disable=None) as bar:
+            for images, labels in self.batches(epoch):
+                part, right = self.step(images, labels)
+                loss, correct, shown = loss + part * len(labels), correct + right, shown + len(labels)
+                bar.update(len(labels))
+                bar.set_postfix(loss=f"{loss / shown:.3f}")
+        return loss / N, correct / N
+
+    def _row(self, epoch: int, split: str, loss: float, accuracy: float, seconds: float) -> dict[str, Any]:
+        return {"epoch": epoch + 1, "split": split, "lr": self.optimizer.lr, "loss": round(loss, 6),
+                "accuracy": round(accuracy, 6), "seconds": round(seconds, 6)}
 
     def batches(self, epoch: int) -> Iterator[Images]:
         """The training images of an epoch as they are shown: they follow from the recipe's seed and the epoch."""
@@ -176,23 +182,23 @@ class ImageTrainer:
             shown = shift_and_flip(images[chosen], rng)
             yield cut_out(shown, r.cutout, rng) if r.cutout and epoch < 0.9 * r.epochs else shown, labels[chosen]
 
-    def _step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
-        """One optimizer step: (loss, number of images right)."""
+    def step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        """One optimizer step: (loss, number of images right). NonFiniteError where the loss is not finite."""
         logits, cache = self.model.forward(to_device(images, self.device))
         loss, dlogits = softmax_cross_entropy(logits, labels)
         if not math.isfinite(loss):
             raise NonFiniteError(f"the loss is not finite in step {self.optimizer.t + 1}: a smaller lr than "
-                                     f"{self.recipe.lr:g} is the usual remedy")
+                                 f"{self.recipe.lr:g} is the usual remedy")
         self.model.zero_grad()
         self.model.backward(dlogits, cache)
         self.optimizer.lr = self.rate(self.optimizer.t)
         self.optimizer.step()
-        return loss, int((to_device(logits.argmax(axis=1), "cpu") == labels).sum())
+        return loss, count_right(logits, labels)
 
     def _save(self) -> None:
         groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         meta = {"recipe": dataclasses.asdict(self.recipe), "data": self.data, "rows": self.rows}
-        write_whole(self.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self.rows).encode())
+        write_metrics(self.folder, self.rows)
         write_checkpoint(self.folder / "last.safetensors", groups, meta)
 
     def _load(self) -> None:

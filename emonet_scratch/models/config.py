@@ -21,6 +21,14 @@ def choice(default: Any, rule: Rule) -> Any:
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
+def check_choices(chosen: Any) -> None:
+    """ValueError, with the name of the field, where a value of a dataclass breaks its rule."""
+    for field in dataclasses.fields(chosen):
+        value, rule = getattr(chosen, field.name), field.metadata["rule"]
+        if not rule.holds(value):
+            raise ValueError(f"{field.name} must be {rule.words}, got {value!r}")
+
+
 def one_of(*allowed: str) -> Rule:
     """One of these words."""
     return Rule(lambda value: isinstance(value, str) and value in allowed, f"one of {', '.join(allowed)}")
@@ -135,11 +143,7 @@ class EmoNetConfig:
     # Epochs without a better validation loss before the end.
     patience: int | None = choice(None, OPTIONAL_COUNT)
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, rule = getattr(self, field.name), field.metadata["rule"]
-            if not rule.holds(value):
-                raise ValueError(f"{field.name} must be {rule.words}, got {value!r}")
+    __post_init__ = check_choices
 
     def replace(self, **fields: Any) -> EmoNetConfig:
         """A copy with some fields changed. An unknown field is an error that lists the known ones."""

@@ -1,11 +1,8 @@
 """What a training is told: the one place where settings are checked, written to config.json and read from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +10,33 @@ from ..dispatch import PRECISIONS
 from ..errors import DataError
 from ..files import write_whole
 from ..models import EmoNetConfig
+from ..models.config import NATURAL, OPTIONAL_COUNT, Rule, check_choices, choice, one_of, optional
 
 #: Networks by name, and what each reads of a clip.
 MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "video")}
 
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _integer(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-# for each field what must hold, and the same in words
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "data": (_text, "a path"),
-    "config": (lambda v: isinstance(v, EmoNetConfig), "an EmoNetConfig"),
-    "modalities": (lambda v: isinstance(v, tuple) and v != () and all(name in list(MODALITIES) for name in v),
-                   f"some of {', '.join(MODALITIES)}"),
-    "seed": (lambda v: _integer(v, 0), "an integer from 0"),
-    "device": (_text, "auto, cpu, cuda or cuda:K"),
-    "precision": (lambda v: v is None or v in list(PRECISIONS), f"null or one of {', '.join(PRECISIONS)}"),
-    "cache": (lambda v: v is None or _text(v), "null or a path"),
-    "on_error": (lambda v: v in ["skip", "stop"], "skip or stop"),
-    "save_every": (lambda v: v is None or _integer(v, 1), "null or a positive integer"),
-}
+PATH = Rule(lambda value: isinstance(value, str) and value != "", "a path")
+NETWORKS = Rule(lambda value: isinstance(value, tuple) and value != () and all(name in list(MODALITIES) for name in value),
+                f"some of {', '.join(MODALITIES)}")
+CONFIG = Rule(lambda value: isinstance(value, EmoNetConfig), "an EmoNetConfig")
+DEVICE = Rule(lambda value: isinstance(value, str), "auto, cpu, cuda or cuda:K")
 
 
 @dataclass(frozen=True)
 class Settings:
     """A data set, the networks that are to be trained on it, and how. ValueError, with the field, for what cannot be."""
 
-    data: str                       # folder of a data set in AFEW's layout
-    config: EmoNetConfig            # but for its modalities: those are said by the next field
-    modalities: tuple[str, ...] = tuple(MODALITIES)  # names of networks, trained one after the other
-    seed: int = 0                   # of parameters, order of clips, frames, jitter and dropout
-    device: str = "auto"            # as `backend.choose_device` takes it
-    precision: str | None = None    # of products in a GPU's kernels; None: as the environment says
-    cache: str | None = None        # folder for decoded frames and trunk features
-    on_error: str = "skip"          # "skip" or "stop" at clips and feature files that cannot be used
-    save_every: int | None = None   # steps between checkpoints inside an epoch; None: at the end of each epoch only
+    data: str = field(metadata={"rule": PATH})                  # folder of a data set in AFEW's layout
+    config: EmoNetConfig = field(metadata={"rule": CONFIG})     # but for its modalities: the next field says which
+    modalities: tuple[str, ...] = choice(tuple(MODALITIES), NETWORKS)       # networks, trained one after the other
+    seed: int = choice(0, NATURAL)              # of parameters, order of clips, frames, jitter and dropout
+    device: str = choice("auto", DEVICE)
+    precision: str | None = choice(None, optional(one_of(*PRECISIONS)))     # None: as the environment says
+    cache: str | None = choice(None, optional(PATH))        # folder for decoded frames and trunk features
+    on_error: str = choice("skip", one_of("skip", "stop"))  # at clips and feature files that cannot be used
+    save_every: int | None = choice(None, OPTIONAL_COUNT)   # steps between checkpoints inside an epoch
 
-    def __post_init__(self) -> None:
-        for name, (holds, expected) in _RULES.items():
-            if not holds(value := getattr(self, name)):
-                raise ValueError(f"{name} must be {expected}, got {value!r}")
+    __post_init__ = check_choices
 
     def config_of(self, name: str) -> EmoNetConfig:
         """The configuration of the network `name` of MODALITIES."""

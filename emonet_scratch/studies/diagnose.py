@@ -10,19 +10,18 @@
 `measure` takes the numbers, `verdict` makes causes of them, most likely first; nothing else decides.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import array_module, choose_device
+from ..backend import Array, array_module
 from ..data.batches import Batch, Split, batches
 from ..emotions import CLASSES
 from ..errors import NonFiniteError
@@ -35,7 +34,7 @@ from ..training.metrics import chance_and_majority
 from ..training.non_finite import overflow_unwarned
 from ..training.projection import AudioProjection, missing
 from ..training.report import BLUE, GREEN, MUTED, VERMILION, label_axes, save_figure
-from ..training.run import dataset, projection_of
+from ..training.run import dataset, on_device, projection_of
 from ..training.settings import Settings
 from ..training.trainer import Trainer
 from ..watch import trace
@@ -46,32 +45,23 @@ CALM = {"dropout": 0.0, "augment": False, "label_smoothing": 0.0, "weight_decay"
         "class_weights": False, "epochs": 1}
 
 
-class Cause(NamedTuple):
-    """Something that is wrong, a short name for it, and what to do."""
-
-    name: str
-    words: str
-
-
 def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Callable[[str], None] = print) -> str:
     """Examine the training that `settings`, of one network, describe; the report is also in `folder`.
 
     seconds: about how long the steps of training may take. Writes diagnosis.json, diagnosis.txt and diagnosis.png.
     """
     name, = settings.modalities
-    config = settings.config_of(name)
-    device, line = choose_device(settings.device)
-    log(line)
-    data = dataset(settings, log=log)
-    train, val = data.splits["train"], data.splits["val"]
-    projection = projection_of(config, train, settings.seed)
-    found = measure(config, train, val, projection, settings.seed, device, seconds, log)
+    config, settings = settings.config_of(name), on_device(settings, log)
+    splits = dataset(settings, log=log).splits
+    projection = projection_of(config, splits["train"], settings.seed)
+    found = measure(config, splits["train"], splits["val"], projection, settings.seed, settings.device, seconds, log)
     causes = verdict(config, found)
     text = report(found, causes)
     folder.mkdir(parents=True, exist_ok=True)
     save_figure(folder / "diagnosis.png", _figure, found)
     write_whole(folder / "diagnosis.txt", f"{text}\n".encode())
-    write_whole(folder / "diagnosis.json", json.dumps(found | {"causes": [c._asdict() for c in causes]}, indent=2).encode())
+    content = found | {"causes": [{"name": cause.name, "words": cause.words} for cause in causes]}
+    write_whole(folder / "diagnosis.json", json.dumps(content, indent=2).encode())
     return f"{text}\n\nin {folder}: diagnosis.txt, diagnosis.json, diagnosis.png"
 
 
@@ -80,9 +70,11 @@ def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Call
 def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioProjection | None, seed: int = 0,
             device: str = "cpu", seconds: float = 120.0, log: Callable[[str], None] = print) -> dict[str, Any]:
     """All numbers, as JSON. train, val: audio (N, D) as read; `projection` fitted on train."""
-    labelled = train.take(np.flatnonzero(train.labels >= 0))
-    few = labelled.take(np.sort(np.random.default_rng(seed).permutation(len(labelled))[:4 * config.batch_size]))
-    part = None if projection is None else _of_these(projection, train.ids, few.ids)
+    labelled = np.flatnonzero(train.labels >= 0)
+    chosen = labelled[np.sort(np.random.default_rng(seed).permutation(len(labelled))[:4 * config.batch_size])]
+    few, part = train.take(chosen), copy.copy(projection)
+    if part is not None and part.training is not None:
+        part.training = part.training[chosen]
 
     def start(**changes: Any) -> Trainer:
         trainer = Trainer(config.replace(**changes), few, val, Path(), seed=seed, device=device, projection=part,
@@ -95,11 +87,11 @@ def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioPro
     batch = next(batches(trainer.train, config.batch_size, config.frames, seed=seed, training=True))
     found = {"classes": {name: int((train.labels == k).sum()) for k, name in enumerate(CLASSES)},
              "clips in a batch": len(batch), "lr": config.lr, "LDA": _lda(projection, train, val),
-             "inputs": _inputs(labelled, projection), "initial loss": _loss(trainer, batch),
+             "inputs": _inputs(train.take(labelled), projection), "initial loss": _loss(trainer, batch),
              "chance": math.log(len(CLASSES))}
     found["layers"], found["gradient norm"] = _layers(trainer, batch)
     calm = start(clip_norm=None, **CALM | {"lr": 0.0})
-    calm.step(batch)                                                         # memory, caches
+    calm.step(batch)                                                          # memory, caches
     started = time.perf_counter()
     calm.step(batch)
     each = time.perf_counter() - started
@@ -111,14 +103,6 @@ def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioPro
         log(f"one batch by heart at a rate of {lr:g}, {steps} steps")
         found[name] = _one_batch(start(lr=lr, **CALM), batch, steps)
     return found
-
-
-def _of_these(projection: AudioProjection, ids: list[str], few: list[str]) -> AudioProjection:
-    """A copy whose `training` has the rows of some of the clips that it was fitted on."""
-    part, row = copy.copy(projection), {clip: k for k, clip in enumerate(ids)}
-    if part.training is not None:
-        part.training = part.training[[row[clip] for clip in few]]
-    return part
 
 
 def _inputs(train: Split, projection: AudioProjection | None) -> dict[str, float]:
@@ -171,16 +155,18 @@ def _layers(trainer: Trainer, batch: Batch) -> tuple[list[dict[str, Any]], float
         logits, cache = forward(trainer.model, batch, trainer.device)
         trainer.model.zero_grad()
         trainer.model.backward(softmax_cross_entropy(logits, batch.labels)[1], cache)
-        norm = math.sqrt(sum(float((p.grad.astype(np.float64)**2).sum()) for p in trainer.optimizer.params))
-        for p in trainer.optimizer.params:
-            rows[p.name] = {"layer": p.name, "gradient": float((p.grad.astype(np.float64)**2).sum()) ** 0.5}
         trainer.optimizer.lr = trainer.config.lr
         trainer.optimizer.step()
     for p, old in zip(trainer.optimizer.params, before, strict=True):
-        size = float((old.astype(np.float64)**2).sum()) ** 0.5
-        moved = float(((p.value - old).astype(np.float64)**2).sum()) ** 0.5
-        rows[p.name]["update / value"] = moved / size if size else None
-    return list(rows.values()), norm
+        size = _norm(old)
+        rows[p.name] = {"layer": p.name, "gradient": _norm(p.grad),
+                        "update / value": _norm(p.value - old) / size if size else None}
+    return list(rows.values()), math.hypot(*(rows[p.name]["gradient"] for p in trainer.optimizer.params))
+
+
+def _norm(array: Array) -> float:
+    """The Euclidean norm of all values, summed in float64."""
+    return math.sqrt(float((array.astype(np.float64)**2).sum()))
 
 
 def _range_test(trainer: Trainer, steps: int, seed: int) -> list[list[float]]:
@@ -223,69 +209,95 @@ def _one_batch(trainer: Trainer, batch: Batch, steps: int) -> dict[str, Any]:
 
 # ---- judging ----
 
+class Cause(NamedTuple):
+    """Something that can be wrong: a short name, what shows it in an `_evidence` e, and words with places for parts of e."""
+
+    name: str
+    holds: Callable[[SimpleNamespace], bool]
+    words: str
+
+
+#: The most likely first.
+CAUSES = (
+    Cause("lr too small", lambda e: e.too_slow,
+          "a step changes a parameter by {e.update:.1e} of its size (1e-3 is usual), and {e.one.steps} steps on one batch "
+          "leave the loss at {e.one.start:.3f} -> {e.one.end:.3f}; the range test suggests lr={e.suggested:g}"),
+    Cause("lr too large", lambda e: e.too_fast,
+          "on a single batch the loss grows from {e.one.start:.3f} to {e.one.end:.3f}; the range test suggests "
+          "lr={e.suggested:g}"),
+    Cause("large initial loss", lambda e: e.initial > 1.5 * e.chance,
+          "the untrained network's loss is {e.initial:.2f}, against ln 7 = {e.chance:.2f}: inputs or weights are too "
+          "large; standardise what goes in"),
+    Cause("ReLU on the logits", lambda e: e.config.relu_on_logits,
+          "a ReLU and dropout behind the last layer: no logit can be negative, and a class whose logit is 0 for all clips "
+          "gets no gradient; --set relu_on_logits=false"),
+    Cause("dead ReLUs", lambda e: e.dead > 0,
+          "{e.dead} ReLUs give 0 for more than 90 % of their units whatever comes in, first {e.first_dead}: their layers "
+          "get no gradient; a smaller lr, or look at what goes in"),
+    Cause("exploding gradients", lambda e: e.config.clip_norm is None and e.gradient > 100,
+          "the gradient has a norm of {e.gradient:.3g} and is not clipped: one batch can undo all others; --set "
+          "clip_norm=1"),
+    Cause("constant audio features", lambda e: e.constant > 0.5,
+          "{e.constant:.0%} of the audio features have the same value in every clip: look at the feature files"),
+    Cause("blank frames", lambda e: e.contrast < 1,
+          "the frames have no contrast: look at the clips with `emonet doctor`"),
+    Cause("LDA asked for too much", lambda e: e.beyond_rank > 0,
+          "{e.lda[components]} components of LDA, but S_B has rank {e.lda[rank]}: the other {e.beyond_rank} are noise; "
+          "--set lda_components=null"),
+    Cause("LDA learns by heart", lambda e: e.forgotten > 0.3,
+          "LDA is right about {e.lda[train score]:.0%} of its training clips and {e.lda[val score]:.0%} of others: its "
+          "training projections look far too clean; --set lda_shrinkage=cv --set lda_cross_fit=5, or more clips"),
+    Cause("forget gates half shut", lambda e: e.long_clips and e.config.forget_bias < 0.5,
+          "forget gates start at sigmoid({e.config.forget_bias:g}): after 10 frames less than a hundredth of the first is "
+          "left; --set forget_bias=1"),
+    Cause("classes out of balance", lambda e: not e.config.class_weights and e.most > 3 * e.least,
+          "between {e.least} and {e.most} clips a class, all with the same weight: the largest class is a good answer; "
+          "--set class_weights=true"),
+    Cause("cannot learn one batch", lambda e: not (e.too_slow or e.too_fast or e.one.learnt or e.other.learnt),
+          "neither lr={e.config.lr:g} nor lr={e.suggested:g} learns {e.batch} clips by heart in {e.one.steps} steps (loss "
+          "{e.one.start:.2f} -> {e.one.end:.2f} and {e.other.end:.2f}): labels or inputs cannot be told apart, or the "
+          "network lets no gradient through"),
+)
+
+
 def verdict(config: EmoNetConfig, found: dict[str, Any]) -> list[Cause]:
-    """What is wrong, most likely cause first; empty where nothing was found."""
-    one, other = found["one batch"], found["one batch, suggested lr"]
+    """What is wrong, most likely cause first, with its words filled in; empty where nothing was found."""
+    evidence = _evidence(config, found)
+    return [cause._replace(words=cause.words.format(e=evidence)) for cause in CAUSES if cause.holds(evidence)]
 
-    def learnt(run: dict[str, Any]) -> bool:
-        return run["end"] is not None and run["end"] < 0.5 * min(run["start"], found["chance"])
+
+def _evidence(config: EmoNetConfig, found: dict[str, Any]) -> SimpleNamespace:
+    """What the numbers of `measure` show."""
+    one, other = (_by_heart(found[name], found["chance"]) for name in ("one batch", "one batch, suggested lr"))
     updates = [row["update / value"] for row in found["layers"] if row.get("update / value")]
-    typical = float(np.median(updates)) if updates else 0.0
-    dead = {row["layer"]: row["dead"] for row in found["layers"] if row.get("dead", 0) > 0.9}
-    lda, inputs, counts = found["LDA"], found["inputs"], [n for n in found["classes"].values() if n]
-    chance, hint, causes = found["chance"], f"; the range test suggests lr={found['suggested lr']:g}", []
+    update = float(np.median(updates)) if updates else 0.0
+    dead = [row["layer"] for row in found["layers"] if row.get("dead", 0) > 0.9]
+    counts = [n for n in found["classes"].values() if n]
+    lda = found["LDA"] or {"components": 0, "rank": 0, "train score": 0.0, "val score": None}
+    return SimpleNamespace(
+        config=config, one=one, other=other, batch=found["clips in a batch"], suggested=found["suggested lr"],
+        update=update, too_slow=not one.learnt and 0.9 * one.start < one.end < math.inf and update < 1e-4,
+        too_fast=one.end > 1.5 * max(one.start, found["chance"]),
+        initial=found["initial loss"], chance=found["chance"], gradient=found["gradient norm"],
+        dead=len(dead), first_dead=next(iter(dead), ""),
+        constant=found["inputs"].get("constant audio features", 0), contrast=found["inputs"].get("spread of pixels", 255),
+        lda=lda, beyond_rank=lda["components"] - lda["rank"],
+        forgotten=0.0 if lda["val score"] is None else lda["train score"] - lda["val score"],
+        long_clips="video" in config.modalities and (config.frames or 99) > 10,
+        least=min(counts, default=0), most=max(counts, default=0))
 
-    def add(holds: Any, name: str, words: str) -> None:
-        if holds:
-            causes.append(Cause(name, words))
-    slow = not learnt(one) and one["end"] is not None and one["end"] > 0.9 * one["start"]
-    end, other_end = (math.inf if run["end"] is None else run["end"] for run in (one, other))
-    add(slow and typical < 1e-4, "lr too small",
-        f"a step changes a parameter by {typical:.1e} of its size (1e-3 is usual), and {one['steps']} steps on one batch "
-        f"leave the loss at {one['start']:.3f} -> {end:.3f}{hint}")
-    add(end > 1.5 * max(one["start"], chance), "lr too large",
-        f"on a single batch the loss grows from {one['start']:.3f} to {end:.3f}{hint}")
-    add(found["initial loss"] > 1.5 * chance, "large initial loss",
-        f"the untrained network's loss is {found['initial loss']:.2f}, against ln 7 = {chance:.2f}: inputs or weights are "
-        "too large; standardise what goes in")
-    add(config.relu_on_logits, "ReLU on the logits",
-        "a ReLU and dropout behind the last layer: no logit can be negative, and a class whose logit is 0 for all clips "
-        "gets no gradient; --set relu_on_logits=false")
-    add(dead, "dead ReLUs",
-        f"{len(dead)} ReLUs give 0 for more than 90 % of their units whatever comes in, first {next(iter(dead), '')}: their "
-        "layers get no gradient; a smaller lr, or look at what goes in")
-    add(config.clip_norm is None and found["gradient norm"] > 100, "exploding gradients",
-        f"the gradient has a norm of {found['gradient norm']:.3g} and is not clipped: one batch can undo all others; "
-        "--set clip_norm=1")
-    constant = inputs.get("constant audio features", 0)
-    add(constant > 0.5, "constant audio features",
-        f"{constant:.0%} of the audio features have the same value in every clip: look at the feature files")
-    add(inputs.get("spread of pixels", 255) < 1, "blank frames",
-        "the frames have no contrast: look at the clips with `emonet doctor`")
-    if lda is not None:
-        add(lda["components"] > lda["rank"], "LDA asked for too much",
-            f"{lda['components']} components of LDA, but S_B has rank {lda['rank']}: the other "
-            f"{lda['components'] - lda['rank']} are noise; --set lda_components=null")
-        add(lda["val score"] is not None and lda["train score"] - lda["val score"] > 0.3, "LDA learns by heart",
-            f"LDA is right about {lda['train score']:.0%} of its training clips and {lda['val score'] or 0:.0%} of others: "
-            "its training projections look far too clean; --set lda_shrinkage=cv --set lda_cross_fit=5, or more clips")
-    long = "video" in config.modalities and (config.frames or 99) > 10
-    add(long and config.forget_bias < 0.5, "forget gates half shut",
-        f"forget gates start at sigmoid({config.forget_bias:g}): after 10 frames less than a hundredth of the first is "
-        "left; --set forget_bias=1")
-    least, most = min(counts, default=0), max(counts, default=0)
-    add(not config.class_weights and most > 3 * least, "classes out of balance",
-        f"between {least} and {most} clips a class, all with the same weight: the largest class is a good answer; "
-        "--set class_weights=true")
-    rates = {"lr too small", "lr too large"} & {cause.name for cause in causes}
-    add(not rates and not learnt(one) and not learnt(other), "cannot learn one batch",
-        f"neither lr={found['lr']:g} nor lr={found['suggested lr']:g} learns {found['clips in a batch']} clips by heart in "
-        f"{one['steps']} steps (loss {one['start']:.2f} -> {end:.2f} and {other_end:.2f}): labels or inputs cannot be told "
-        "apart, or the network lets no gradient through")
-    return causes
+
+def _by_heart(run: dict[str, Any], chance: float) -> SimpleNamespace:
+    """How it went to learn one batch, against the loss of equal probabilities; one that is not finite counts as infinite."""
+    end = math.inf if run["end"] is None else run["end"]
+    return SimpleNamespace(start=run["start"], end=end, steps=run["steps"], learnt=end < 0.5 * min(run["start"], chance))
 
 
 # ---- telling ----
+
+#: Of the table of layers and parameters: characters and format of what their rows hold.
+COLUMNS = {"mean": (9, ".2g"), "std": (9, ".2g"), "dead": (7, ".0%"), "gradient": (10, ".2g"), "update / value": (14, ".2g")}
+
 
 def report(found: dict[str, Any], causes: list[Cause]) -> str:
     """Plain text."""
@@ -306,14 +318,17 @@ def report(found: dict[str, Any], causes: list[Cause]) -> str:
         lines.append(f"LDA            {lda['components']} components, rank {lda['rank']}; score {lda['train score']:.3f} on "
                      f"training clips, on validation clips {score}; eigenvalues "
                      + " ".join(f"{v:.3g}" for v in lda["eigenvalues"][:8]))
-    lines.append(f"\n{'layer or parameter':44}{'mean':>9}{'std':>9}{'dead':>7}{'gradient':>10}{'update/value':>14}")
+    lines.append("\n" + _columns("layer or parameter", [key.replace(" ", "") for key in COLUMNS]))
     for row in found["layers"]:
-        cells = [row.get(k) for k in ("mean", "std", "dead", "gradient", "update / value")]
-        shown = ["" if v is None else f"{v:.0%}" if k == 2 else f"{v:.2g}" for k, v in enumerate(cells)]
-        lines.append(f"{row['layer'][-43:]:44}{shown[0]:>9}{shown[1]:>9}{shown[2]:>7}{shown[3]:>10}{shown[4]:>14}")
+        cells = ["" if row.get(key) is None else format(row[key], form) for key, (_, form) in COLUMNS.items()]
+        lines.append(_columns(row["layer"][-43:], cells))
     lines.append("\nverdict")
     lines += [f"{k}. {cause.name}: {cause.words}" for k, cause in enumerate(causes, 1)] or ["nothing wrong found"]
     return "\n".join(lines)
+
+
+def _columns(name: str, cells: list[str]) -> str:
+    return name.ljust(44) + "".join(cell.rjust(width) for cell, (width, _) in zip(cells, COLUMNS.values(), strict=True))
 
 
 def _figure(figure_class: Any, found: dict[str, Any]) -> Any:

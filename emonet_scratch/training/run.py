@@ -1,7 +1,5 @@
 """A run: one data set, the networks that the settings name one after the other, and a report of all of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import platform
@@ -37,10 +35,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[s
     config.json keeps the settings with the device and precision that were chosen; resume=True goes on where a run with them
     stopped.
     """
-    device, line = choose_device(settings.device)
-    precision = dispatch.use_precision(settings.precision, device)
-    settings = dataclasses.replace(settings, device=device, precision=precision)
-    log(line if precision == "fp32" else f"{line}, {precision}")
+    settings = on_device(settings, log)
     if not resume:
         trunk_weights(settings.config)                                        # an error before hours of decoding
     data = dataset(settings, log=log)
@@ -56,7 +51,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[s
         hears = "audio" in MODALITIES[name]
         facts = {"feature_names": list(data.feature_names) if hears else [], "extractor": data.extractor if hears else "",
                  "classes": list(CLASSES)}
-        trainer = Trainer(settings.config_of(name), train, val, folder / name, seed=settings.seed, device=device,
+        trainer = Trainer(settings.config_of(name), train, val, folder / name, seed=settings.seed, device=settings.device,
                           projection=projection if hears else None, cache=settings.cache, facts=facts,
                           save_every=settings.save_every, log=log, name=name)
         trainer.fit(resume=resume)
@@ -65,6 +60,14 @@ def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[s
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", json.dumps(results, indent=2).encode())   # last: it says that all is done
     return results
+
+
+def on_device(settings: Settings, log: Callable[[str], None] = print) -> Settings:
+    """The settings with the device and the precision that will be used, from now on; a line says which."""
+    device, line = choose_device(settings.device)
+    precision = dispatch.use_precision(settings.precision, device)
+    log(line if precision == "fp32" else f"{line}, {precision}")
+    return dataclasses.replace(settings, device=device, precision=precision)
 
 
 def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:

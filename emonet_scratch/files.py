@@ -1,10 +1,14 @@
 """Reading files of strangers, writing a file whole or not at all, arrays by name in a file."""
 
+import csv
+import io
 import os
 import secrets
 import stat
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +60,13 @@ def write_whole(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, the first of which names the columns, as comma-separated values, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _sync_folder(folder: Path) -> None:

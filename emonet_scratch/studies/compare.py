@@ -1,9 +1,5 @@
 """One table of what competes with the paper's fusion, on the same clips: networks, late fusion, a linear SVM, LDA."""
 
-from __future__ import annotations
-
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..backend import choose_device
+from ..data.batches import Split
+from ..data.prepare import Dataset
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import write_whole
+from ..files import write_csv, write_whole
 from ..training.checkpoint import read_checkpoint
 from ..training.fingerprint import check_data, fingerprint
-from ..training.inference import load_model
+from ..training.inference import Model, load_model
 from ..training.metrics import chance_and_majority, confusion_matrix, macro_f1, mcnemar, wilson_interval
 from ..training.report import COLOURS, INK, draw_baselines, label_axes, save_figure
 from ..training.run import dataset
@@ -41,31 +39,12 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
     device, line = choose_device(device)
     log(line)
     data = dataset(settings, tuple(dict.fromkeys(("train", "val", split))), log=log)
-    train, val, shown = data.splits["train"], data.splits["val"], data.splits[split]
+    shown = data.splits[split]
     if (shown.labels < 0).any():
         raise DataError(f"{np.count_nonzero(shown.labels < 0)} of {len(shown)} clips of the {split} split have no label: "
                         f"use --split val")
-    models = {}
-    for name in MODALITIES:
-        models[name] = load_model(run / name, device)
-        models[name].check_features(data.feature_names, data.extractor)
-        path = models[name].path
-        check_data(path, read_checkpoint(path)[1]["data"], fingerprint(train, val, MODALITIES[name]))
-    own = {name: model.probabilities(shown, device)[1] for name, model in models.items()}
-    both = np.stack([own["audio"], own["video"]])
-    if split == "val":
-        fused = fuse_across_folds(both, shown.labels, settings.seed)
-    else:
-        known = np.stack([models[name].probabilities(val, device)[1] for name in ("audio", "video")])
-        fused = fuse(both, find_weights(known, val.labels, settings.seed))
-    projection = models["audio"].projection
-    X, Z = projection.standardise(train.audio), projection.standardise(shown.audio)
-    C = choose_C(X, train.labels, seed=settings.seed)
-    predicted = {REFERENCE: own["fused"].argmax(1), "late fusion": fused.argmax(1), "audio network": own["audio"].argmax(1),
-                 "video network": own["video"].argmax(1), "audio, linear SVM": LinearSVM(C).fit(X, train.labels).predict(Z),
-                 "audio, LDA": projection.lda.predict(Z)}
-    rows = measure(predicted, shown.labels)
-    chance, majority = chance_and_majority(shown.labels)
+    predicted, C = _predictions(_networks(run, data, device), data.splits, split, settings.seed, device)
+    rows, (chance, majority) = measure(predicted, shown.labels), chance_and_majority(shown.labels)
     weights_from = "the other four fifths of these clips" if split == "val" else "the validation split"
     notes = [f"{split} split, {len(shown)} clips; 95 % intervals (Wilson); p of McNemar's exact test against {REFERENCE},",
              f"each test by itself; lost: clips that only {REFERENCE} has right, won: those that only the row has right",
@@ -74,7 +53,7 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
              f"linear SVM: C = {C:g}, by five folds of the training split"]
     text = "\n".join([_table(rows, chance, majority), "", *notes])
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "compare.csv", _csv(rows, chance, majority).encode())
+    write_csv(folder / "compare.csv", _columns(rows, chance, majority))
     write_whole(folder / "compare.txt", f"{text}\n".encode())
     content = {"run": str(run), "split": split, "clips": len(shown), "C": C, "chance": chance, "majority": majority,
                "rows": rows, "ids": shown.ids, "labels": shown.labels.tolist(),
@@ -82,6 +61,35 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
     write_whole(folder / "compare.json", json.dumps(content, indent=1).encode())
     save_figure(folder / "compare.png", _figure, rows, chance, majority)
     return text
+
+
+def _networks(run: Path, data: Dataset, device: str) -> dict[str, Model]:
+    """Those of the run by name. CheckpointError for one that was trained on other data."""
+    models = {name: load_model(run / name, device) for name in MODALITIES}
+    for name, model in models.items():
+        model.check_features(data.feature_names, data.extractor)
+        check_data(model.path, read_checkpoint(model.path)[1]["data"],
+                   fingerprint(data.splits["train"], data.splits["val"], MODALITIES[name]))
+    return models
+
+
+def _predictions(models: dict[str, Model], splits: dict[str, Split], split: str, seed: int,
+                 device: str) -> tuple[dict[str, np.ndarray], float]:
+    """What each method says of the clips of a split, classes (N,); and the C of the SVM."""
+    train, val, shown = splits["train"], splits["val"], splits[split]
+    own = {name: model.probabilities(shown, device)[1] for name, model in models.items()}
+    both = np.stack([own["audio"], own["video"]])
+    if split == "val":
+        late = fuse_across_folds(both, shown.labels, seed)
+    else:
+        known = np.stack([models[name].probabilities(val, device)[1] for name in ("audio", "video")])
+        late = fuse(both, find_weights(known, val.labels, seed))
+    projection = models["audio"].projection
+    X, Z = projection.standardise(train.audio), projection.standardise(shown.audio)
+    C = choose_C(X, train.labels, seed=seed)
+    return {REFERENCE: own["fused"].argmax(1), "late fusion": late.argmax(1), "audio network": own["audio"].argmax(1),
+            "video network": own["video"].argmax(1), "audio, linear SVM": LinearSVM(C).fit(X, train.labels).predict(Z),
+            "audio, LDA": projection.lda.predict(Z)}, C
 
 
 def measure(predicted: dict[str, np.ndarray], labels: np.ndarray) -> list[dict[str, Any]]:
@@ -107,14 +115,11 @@ def _table(rows: list[dict[str, Any]], chance: float, majority: float) -> str:
     return "\n".join([*lines, f"{'chance':18}{chance:9.3f}", f"{'majority class':18}{majority:9.3f}"])
 
 
-def _csv(rows: list[dict[str, Any]], chance: float, majority: float) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "accuracy", "low", "high", "macro_f1", "lost", "won", "p"])
-    writer.writerows([r["method"], r["accuracy"], *r["interval"], r["macro_f1"], r.get("lost"), r.get("won"), r.get("p")]
-                     for r in rows)
-    writer.writerows([name, accuracy, *[None] * 6] for name, accuracy in (("chance", chance), ("majority class", majority)))
-    return text.getvalue()
+def _columns(rows: list[dict[str, Any]], chance: float, majority: float) -> list[list[Any]]:
+    """The same for compare.csv."""
+    cells = [[r["method"], r["accuracy"], *r["interval"], r["macro_f1"], *map(r.get, ("lost", "won", "p"))] for r in rows]
+    return [["method", "accuracy", "low", "high", "macro_f1", "lost", "won", "p"], *cells,
+            ["chance", chance, *[None] * 6], ["majority class", majority, *[None] * 6]]
 
 
 def _figure(figure_class: Any, rows: list[dict[str, Any]], chance: float, majority: float) -> Any:

@@ -1,7 +1,5 @@
 """Late fusion: the probabilities of several networks, added with a weight for each network and class."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..training.projection import stratified_folds

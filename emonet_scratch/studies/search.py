@@ -1,10 +1,6 @@
 """A search over settings with Optuna: one folder that any number of processes and machines share, and a report of it."""
 
-from __future__ import annotations
-
 import contextlib
-import csv
-import io
 import json
 import shlex
 import shutil
@@ -15,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import dispatch
-from ..backend import choose_device
 from ..errors import DataError, NonFiniteError
-from ..files import write_whole
+from ..files import write_csv, write_whole
 from ..models import EmoNetConfig
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
 from ..training.report import BLUE, GREEN, INK, MUTED, VERMILION, label_axes, save_figure
-from ..training.run import dataset, projection_of
+from ..training.run import dataset, on_device, projection_of
 from ..training.settings import Settings
 from ..training.trainer import Trainer
 
@@ -51,12 +45,9 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
     """
     optuna = _import_optuna()
     name, = settings.modalities
-    config = settings.config_of(name)
-    device, line = choose_device(settings.device)
-    dispatch.use_precision(settings.precision, device)
-    log(line)
-    data = dataset(settings, log=log)
-    train, val = data.splits["train"], data.splits["val"]
+    config, settings = settings.config_of(name), on_device(settings, log)
+    splits = dataset(settings, log=log).splits
+    train, val = splits["train"], splits["val"]
     projection = projection_of(config, train, settings.seed)
     what = {"space": SPACES[space], "seed": settings.seed, **vars(config),
             "data": fingerprint(train, val, config.modalities)}
@@ -66,17 +57,19 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
 
     def trainer(trial: Any, on_epoch: Callable[[dict[str, Any]], None]) -> Trainer:
         return Trainer(config.replace(**fields_of(trial.params, config)), train, val, _scratch(folder, trial.number),
-                       seed=settings.seed, device=device, projection=projection, cache=settings.cache,
+                       seed=settings.seed, device=settings.device, projection=projection, cache=settings.cache,
                        log=lambda line: None, on_epoch=on_epoch, name=f"trial {trial.number}")
 
     try:
         while claimed := _claim(optuna, study, folder, space, trials, settings.seed):
             trial, lock = claimed
-            with contextlib.closing(lock):
+            try:
                 _train(optuna, study, trial, trainer)
                 log(_line(study.trials[trial.number]))
                 shutil.rmtree(_scratch(folder, trial.number))                 # the journal has its losses
                 lock.path.unlink()
+            finally:
+                lock.release()
     finally:                                                                  # Ctrl-C keeps what is done
         with _Lock(folder / "study.lock"), _one_line(folder):                 # so the last report has what all have done
             text = write_report(study, config, folder, *chance_and_majority(val.labels))
@@ -136,26 +129,24 @@ class _Lock:
         self.path = path
 
     def acquire(self, wait: bool = True) -> bool:
+        """Hold the file; False where another process does and `wait` is False."""
         import fcntl
-        file = open(self.path, "ab")
+        self._file = open(self.path, "ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            file.close()
+            self.release()
             return False
-        self._file = file
         return True
 
-    def close(self) -> None:
+    def release(self) -> None:
+        """Let go of it."""
         self._file.close()
 
-    release = close                                                           # as Optuna calls it
-
-    def __enter__(self) -> None:
-        self.acquire()
+    __enter__ = acquire
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self.release()
 
 
 def _scratch(folder: Path, number: int) -> Path:
@@ -215,7 +206,7 @@ def _claim(optuna: Any, study: Any, folder: Path, space: str, trials: int, seed:
                 if trial.params and "again" not in trial.user_attrs:
                     study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
                 lock.path.unlink()
-                lock.close()
+                lock.release()
         taken = len(study.get_trials(deepcopy=False, states=(State.RUNNING, State.COMPLETE, State.PRUNED)))
         if taken >= trials:
             return None
@@ -250,13 +241,9 @@ def write_report(study: Any, config: EmoNetConfig, folder: Path, chance: float, 
     """
     trials = study.get_trials()
     names = sorted({name for trial in trials for name in trial.params})
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["trial", "state", "loss", "accuracy", "epochs", "seconds", *names, "reason"])
-    writer.writerows([t.number, t.state.name.lower(), t.value, t.user_attrs.get("accuracy"), len(t.intermediate_values),
-                      t.user_attrs.get("seconds"), *(t.params.get(n) for n in names), t.user_attrs.get("reason")]
-                     for t in trials)
-    write_whole(folder / "trials.csv", table.getvalue().encode())
+    rows = [[t.number, t.state.name.lower(), t.value, t.user_attrs.get("accuracy"), len(t.intermediate_values),
+             t.user_attrs.get("seconds"), *map(t.params.get, names), t.user_attrs.get("reason")] for t in trials]
+    write_csv(folder / "trials.csv", [["trial", "state", "loss", "accuracy", "epochs", "seconds", *names, "reason"], *rows])
     counts = {state: sum(t.state.name == state for t in trials) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
     lines = [", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count) or "no trials"]
     complete = sorted((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: (t.value, t.number))

@@ -1,7 +1,5 @@
 """A linear support vector machine, the classifier that AFEW's own baseline puts behind audio vectors."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import linalg
 
@@ -23,7 +21,7 @@ class LinearSVM:
     def __init__(self, C: float = 1.0) -> None:
         self.C = C
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> LinearSVM:
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "LinearSVM":
         """X (N, D), y (N,) with at least two classes."""
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:

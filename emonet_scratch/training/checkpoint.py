@@ -1,7 +1,5 @@
 """What a training keeps: checkpoints, safetensors with one JSON object beside the arrays and never a pickle; metrics."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator
@@ -10,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from ..errors import CheckpointError
-from ..files import write_whole
+from ..files import read_tensors, write_tensors, write_whole
 
 FORMAT = 1
 
@@ -24,11 +20,9 @@ def write_checkpoint(path: str | os.PathLike, groups: dict[str, dict[str, np.nda
 
     The bytes depend on the arguments alone, so equal training states make equal files.
     """
-    arrays = {f"{group}/{name}": np.asarray(a, order="C")
-              for group, members in groups.items() for name, a in members.items()}
+    arrays = {f"{group}/{name}": a for group, members in groups.items() for name, a in members.items()}
     # One key: safetensors orders several at random, and equal states would make different bytes.
-    text = json.dumps(meta | {"format": FORMAT}, sort_keys=True)
-    write_whole(path, save(arrays, {"emonet": text}))
+    write_tensors(path, arrays, {"emonet": json.dumps(meta | {"format": FORMAT}, sort_keys=True)})
 
 
 def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
@@ -36,22 +30,23 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
     name = repr(str(path))
     if not Path(path).is_file():
         raise CheckpointError(f"checkpoint {name} does not exist")
-    groups: dict[str, dict[str, np.ndarray]] = {}
     try:
-        with safe_open(path, "numpy") as file:
-            meta = json.loads((file.metadata() or {})["emonet"])
-            if not isinstance(meta, dict):
-                raise ValueError
-            for key in file.keys():
-                group, _, member = key.partition("/")
-                groups.setdefault(group, {})[member] = file.get_tensor(key)
-    except SafetensorError as error:
-        raise CheckpointError(f"checkpoint {name} is damaged or no safetensors file ({error}): use another one, "
-                              f"such as best.safetensors or last.safetensors beside it") from error
+        arrays, metadata = read_tensors(path)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {name} is {error}: use another one, such as best.safetensors or last.safetensors "
+                              f"beside it") from error
+    try:
+        meta = json.loads(metadata["emonet"])
+        if not isinstance(meta, dict):
+            raise ValueError
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"checkpoint {name} is a safetensors file, but not of emonet_scratch") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {name} has format {meta.get('format')}, this version reads {FORMAT}")
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        group, _, member = key.partition("/")
+        groups.setdefault(group, {})[member] = array
     return groups, meta
 
 

@@ -1,7 +1,5 @@
 """What identifies the data of a run, so that a resumed run goes on with the same."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence

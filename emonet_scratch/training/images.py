@@ -1,7 +1,5 @@
 """Training a ResNet on labelled images of one size, for a trunk that knows pictures before it sees clips."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

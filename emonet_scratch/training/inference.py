@@ -1,7 +1,5 @@
 """What a network says of clips: its probabilities, how often they are right, and how it is read back from a checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Accuracy with its interval and what it has to beat, F1, confusion, and whether two classifiers differ."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where did it go wrong? The first layer whose output, or whose gradient, is not finite."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

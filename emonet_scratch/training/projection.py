@@ -1,7 +1,5 @@
 """From audio vectors to what the audio branch reads: standardise, LDA, standardise; all fitted on training clips only."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
@@ -41,7 +39,7 @@ class AudioProjection:
                  folds: int = 0, seed: int = 0) -> None:
         self.n_components, self.shrinkage, self.clip, self.folds, self.seed = n_components, shrinkage, clip, folds, seed
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> AudioProjection:
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "AudioProjection":
         """X (N, D), y (N,) integers; DataError with the reason where LDA has no answer."""
         known = ~missing(X)
         if not known.any():
@@ -104,7 +102,7 @@ class AudioProjection:
         return state | ({} if self.training is None else {"training": self.training})
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> AudioProjection:
+    def from_state(cls, state: dict[str, Any]) -> "AudioProjection":
         """The projection that gave this `state_dict()`."""
         self = cls(clip=float(state["clip"]) if "clip" in state else None)
         self.mean, self.spread, self.scale, self.lda = state["mean"], state["spread"], state["scale"], LDA()

@@ -1,7 +1,5 @@
 """A run for people: a table and two pictures. And what all pictures of the package share: colours, axes, baselines."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """The training loop: epochs, evaluation, checkpoints, and a resume that changes no bit."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -143,32 +143,29 @@ class ImageTrainer:
         return loss / len(data[1]), correct / len(data[1])
 
     def _epoch(self, epoch: int) -> None:
-        started = time.perf_counter()
-        loss, accuracy = self._train_epoch(epoch)
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        test_loss, test_accuracy = self.evaluate(self.test)
-        self.rows.append(self._row(epoch, "train", loss, accuracy, seconds))
-        self.rows.append(self._row(epoch, "test", test_loss, test_accuracy, time.perf_counter() - started))
+        for split in ("train", "test"):
+            started = time.perf_counter()
+            loss, accuracy = self._train_epoch(epoch) if split == "train" else self.evaluate(self.test)
+            self.rows.append({"epoch": epoch + 1, "split": split, "lr": self.optimizer.lr, "loss": round(loss, 6),
+                              "accuracy": round(accuracy, 6), "seconds": round(time.perf_counter() - started, 6)})
         self._save()
-        self.log(f"epoch {epoch + 1:3}/{self.recipe.epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}  "
-                 f"test loss {test_loss:.3f}  test accuracy {test_accuracy:.4f}  "
-                 f"{len(self.train[1]) / seconds:.0f} images/s")
+        train, test = self.rows[-2:]
+        self.log(f"epoch {epoch + 1:3}/{self.recipe.epochs}  loss {train['loss']:.3f}  accuracy {train['accuracy']:.3f}  "
+                 f"test loss {test['loss']:.3f}  test accuracy {test['accuracy']:.4f}  "
+                 f"{len(self.train[1]) / train['seconds']:.0f} images/s")
 
     def _train_epoch(self, epoch: int) -> tuple[float, float]:
         """(mean loss, accuracy) of the images as they were shown, each before the step that it was part of."""
-        loss, correct, shown, N = 0.0, 0, 0, len(self.train[1])
+        loss, correct, shown = 0.0, 0, 0
         self.model.train()
-        with tqdm(total=N, unit="image", desc=f"epoch {epoch + 1}/{self.recipe.epochs}", leave=False, disable=None) as bar:
+        with tqdm(total=len(self.train[1]), unit="image", desc=f"epoch {epoch + 1}/{self.recipe.epochs}", leave=False,
+                  disable=None) as bar:
             for images, labels in self.batches(epoch):
                 part, right = self.step(images, labels)
                 loss, correct, shown = loss + part * len(labels), correct + right, shown + len(labels)
                 bar.update(len(labels))
                 bar.set_postfix(loss=f"{loss / shown:.3f}")
-        return loss / N, correct / N
-
-    def _row(self, epoch: int, split: str, loss: float, accuracy: float, seconds: float) -> dict[str, Any]:
-        return {"epoch": epoch + 1, "split": split, "lr": self.optimizer.lr, "loss": round(loss, 6),
-                "accuracy": round(accuracy, 6), "seconds": round(seconds, 6)}
+        return loss / shown, correct / shown
 
     def batches(self, epoch: int) -> Iterator[Images]:
         """The training images of an epoch as they are shown: they follow from the recipe's seed and the epoch."""

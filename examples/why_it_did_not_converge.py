@@ -8,9 +8,7 @@ walk.csv and walk.png. --trunk adds `default` with 20 layers, from random and fr
 """
 
 import argparse
-import csv
 import dataclasses
-import io
 import json
 import tempfile
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from emonet_scratch.data import DataError, synthetic
 from emonet_scratch.data.prepare import Dataset
 from emonet_scratch.data.video import sample_frames
-from emonet_scratch.files import write_whole
+from emonet_scratch.files import write_csv, write_whole
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import NonFiniteError, Settings, Trainer
 from emonet_scratch.training.metrics import chance_and_majority
@@ -113,12 +111,7 @@ def report(folder: Path, title: str, walks: dict[str, list[tuple[str, EmoNetConf
                 field, value, gain = "optimizer, lr", f"{config.optimizer}, {config.lr:g}", None
             table.append({"walk": name, "field": field, "value": value} | result | {"gain": gain})
             before = accuracy
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_whole(folder / "walk.csv", text.getvalue().encode())
-
+    write_csv(folder / "walk.csv", [list(table[0]), *(row.values() for row in table)])
     lines = [f"{title} Accuracy of chance {chance:.3f}, of the majority class {majority:.3f}."]
     parts = {name: [row for row in table if row["walk"] == name] for name in walks}
     for name, steps in parts.items():
@@ -187,6 +180,32 @@ def draw_walk(axes: Any, name: str, steps: list[dict[str, Any]]) -> None:
     axes.set_ylim(len(steps) - 0.5, -0.5)
 
 
+def walks_of(changes: dict[str, Any], trunk: bool) -> dict[str, list[tuple[str, EmoNetConfig]]]:
+    """All that is trained, by the name of its part; with `changes` everywhere. trunk: with 20 layers, too."""
+    paper, default = ends(changes)
+    wide = paper.replace(**{"lstm_size": EmoNetConfig().lstm_size} | changes)
+    walks = {OWN: [("", wide.replace(**change)) for change in PAPERS_OWN],
+             "from paper to default": walk(paper, default), "from default to paper": walk(default, paper),
+             "default with its shortcut": walk(default, default.replace(audio_shortcut=True))}
+    if trunk:
+        deep = default.replace(trunk_depth=20, trunk_width=16, trunk="random")
+        walks["default with 20 layers"] = walk(deep, deep.replace(trunk="pretrained", trunk_lr=1.0))
+    return walks
+
+
+def train_missing(walks: dict[str, list[tuple[str, EmoNetConfig]]], data: Dataset, rows: Rows, seeds: list[int]) -> None:
+    """Train what has no row yet; every training that ends is a row at once."""
+    fitted: dict[Any, Any] = {}
+    for seed in seeds:
+        for name, steps in walks.items():
+            for field, config in steps:
+                if rows.key(config, seed) not in rows.known:
+                    result = train(config, data, seed, fitted)
+                    rows.add(config, seed, result)
+                    accuracy = result.get("error") or f"validation accuracy {result['val_accuracy'][-1]:.3f}"
+                    print(f"seed {seed}, {name}, {field or 'start'}: {accuracy}", flush=True)
+
+
 def main() -> None:
     """Train what is missing, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,37 +218,23 @@ def main() -> None:
     parser.add_argument("--trunk", action="store_true", help="train default with 20 layers, too: slow")
     options = parser.parse_args()
     changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in options.set)}
-    paper, default = ends(changes)
-    wide = paper.replace(**{"lstm_size": EmoNetConfig().lstm_size} | changes)
-    walks = {OWN: [("", wide.replace(**change)) for change in PAPERS_OWN],
-             "from paper to default": walk(paper, default), "from default to paper": walk(default, paper),
-             "default with its shortcut": walk(default, default.replace(audio_shortcut=True))}
-    if options.trunk:
-        deep = default.replace(trunk_depth=20, trunk_width=16, trunk="random")
-        walks["default with 20 layers"] = walk(deep, deep.replace(trunk="pretrained", trunk_lr=1.0))
+    walks = walks_of(changes, options.trunk)
 
     options.out.mkdir(parents=True, exist_ok=True)
     where = options.data or str(options.out / ("data-" + "-".join(map(str, options.clips_per_class))))
     if options.data is None and not Path(where).exists():
         synthetic.write(where, tuple(options.clips_per_class), seed=0)
+    _, default = ends(changes)
     data = dataset(Settings(where, default, ("fused",), cache=str(options.out / "cache")))
     for split in data.splits.values():
         split.frames = [clip[sample_frames(len(clip), options.frames)] for clip in split.frames]
     rows = Rows(options.out / "rows.jsonl", f"{where}, {options.frames} frames")
-    fitted: dict[Any, Any] = {}
-    for seed in options.seeds:
-        for name, steps in walks.items():
-            for field, config in steps:
-                if rows.key(config, seed) not in rows.known:
-                    result = train(config, data, seed, fitted)
-                    rows.add(config, seed, result)
-                    accuracy = result.get("error") or f"validation accuracy {result['val_accuracy'][-1]:.3f}"
-                    print(f"seed {seed}, {name}, {field or 'start'}: {accuracy}", flush=True)
+    train_missing(walks, data, rows, options.seeds)
     size = json.dumps(SIZE | changes).strip("{}").replace('"', "")
     title = (f"Both ends: {size}; {options.frames} frames a clip, of which default sees {default.frames}. "
              f"{len(data.splits['train'])} training and {len(data.splits['val'])} validation clips, "
              f"seeds {', '.join(map(str, options.seeds))}. After the last epoch. "
-             f"The paper's runs: lstm_size {wide.lstm_size}.")
+             f"The paper's runs: lstm_size {walks[OWN][0][1].lstm_size}.")
     print(report(options.out, title, walks, rows, options.seeds, *chance_and_majority(data.splits["val"].labels)))
 
 

@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 LR = 1e-6
 AUDIO = 6                           # inputs of the audio branch
 PYTORCH = {"eager": "PyTorch eager", "compile": "torch.compile", "reduce-overhead": "torch.compile, reduce-overhead"}
-# How far outputs and gradients of the same network may be apart in the Euclidean norm, when both round this way. bf16 has three
+# How far outputs and gradients of the same network may be apart in the Euclidean norm, when both round this way. bf16 has 3
 # bits less than tf32, whose gradients of a ResNet-20 were .06 apart on an H100; a wrong formula is off by its whole length.
 FAR = {"fp32": (1e-3, 5e-2), "tf32": (1e-2, 1e-1), "bf16": (5e-2, 5e-1)}
 

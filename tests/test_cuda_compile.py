@@ -15,7 +15,7 @@ from tests.cuda import nvrtc
 
 pytestmark = pytest.mark.skipif(not nvrtc.installed(), reason="nvidia-cuda-nvrtc is not installed")
 TABLE = json.loads(nvrtc.TABLE.read_text())
-VARIANTS = nvrtc.variants()
+VARIANTS = list(nvrtc.variants())
 titles = [nvrtc.title(*v) for v in VARIANTS]
 
 

@@ -3,9 +3,6 @@
 from ... import dispatch
 from . import convolution, lstm, pointwise
 
-#: Which sets of defines each module is compiled with: {"conv": [{"C": 16, "F": 16, "STRIDE": 1}, ...]}.
-VARIANTS = convolution.VARIANTS | lstm.VARIANTS | pointwise.VARIANTS
-
 for _module in (convolution, lstm, pointwise):
     _module.register()
 

@@ -82,7 +82,7 @@ def _largest(n: int, *sizes: int) -> int:
     return next((s for s in sizes if n % s == 0), n)
 
 
-def _defines(C: int, F: int, stride: int, up: int, precision: int, few: bool) -> dict[str, int]:
+def defines(C: int, F: int, stride: int, up: int, precision: int, few: bool) -> dict[str, int]:
     """How conv.cu is compiled for these channels; few: more and smaller blocks, where the images alone make too few."""
     widest = (32, 16) if few else (64, 32, 16)
     return {"C": C, "F": F, "STRIDE": stride, "UP": up, "PRECISION": precision, "TH": 4 if few else 8,
@@ -112,9 +112,9 @@ class Filters(NamedTuple):
 def _convolve(s: Shape, precision: int, source: Source, filters: Filters, sink: Sink) -> Array | None:
     """One launch of conv.cu; the parts of what its sink gathers."""
     tall, wide = (s.H, s.W) if s.up else (s.OH, s.OW)
-    d = _defines(s.C, s.F, s.stride, s.up, precision, False)
+    d = defines(s.C, s.F, s.stride, s.up, precision, False)
     if s.N * blocks(tall, 8) * blocks(wide, TILE_WIDTH) * (s.F // d["NB"]) < ENOUGH_BLOCKS:
-        d = _defines(s.C, s.F, s.stride, s.up, precision, True)
+        d = defines(s.C, s.F, s.stride, s.up, precision, True)
     grid = min(MOST_BLOCKS, s.N * blocks(tall, d["TH"]) * blocks(wide, TILE_WIDTH))
     rows = {STORE_MOMENTS: 3, MASK: 2}.get(sink.kind)
     out, a = sink.out, source.a
@@ -360,22 +360,3 @@ def trunk(row: Sequential, conv: Conv2d, bn: BatchNorm, residual_blocks: list[Re
         cut = Cut(*y.shape[1:], (block.F - block.C) // 2, block.stride)
         y = run(block.body.conv2, run(block.body.conv1, y, one, BIAS_RELU), two, RESIDUAL_RELU, y, None, None, cut)
     return y
-
-
-def _variants() -> Iterator[tuple[str, dict[str, int]]]:
-    """Of what a ResNet of width 16 asks for: all shapes in TF32, every piece of code in the other precisions."""
-    yield "norm", {}
-    for precision, shapes in enumerate(("a c f", "a b c d e f", "a c f")):
-        known = {"a": (3, 16, 1), "b": (16, 16, 1), "c": (16, 32, 2), "d": (32, 32, 1), "e": (32, 64, 2), "f": (64, 64, 1)}
-        for C, F, stride in map(known.get, shapes.split()):
-            yield "conv_grad", {"C": C, "F": F, "STRIDE": stride, "PRECISION": precision}
-            yield "conv", _defines(C, F, stride, 0, precision, False)
-            if C != F:
-                yield "conv", _defines(F, C, 1, stride - 1, precision, False)
-            elif precision == 1:
-                yield "conv", _defines(C, F, stride, 0, precision, True)
-
-
-VARIANTS: dict[str, list[dict[str, Any]]] = {}
-for _name, _set in _variants():
-    VARIANTS.setdefault(_name, []).append(_set)

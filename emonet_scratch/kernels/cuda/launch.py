@@ -7,8 +7,7 @@ compiled by `compiler`: CuPy's RawModule on a GPU, tests/cuda/shim.py on a CPU. 
 scalars, of the very types of the kernel's signature; everything else is an error here, because on the GPU it would be read
 as other bytes.
 
-Each file of launch code beside this one says in VARIANTS which sets of defines it compiles its modules with;
-tests/test_cuda_compile.py compiles all of them for all architectures.
+tests/test_cuda_compile.py compiles every module, with the defines that a ResNet asks for, for all architectures.
 """
 
 import functools

@@ -16,8 +16,6 @@ from .launch import blocks, module
 UNITS = 8                   # of the hidden state, that a block computes
 ROWS, THREADS = 16, 256
 
-VARIANTS: dict[str, list[dict[str, Any]]] = {"lstm": [{"UNITS": UNITS}]}
-
 
 def register() -> None:
     """As the kernel of GPUs, for states so small that all blocks of a launch can run at once."""

@@ -11,8 +11,6 @@ from ..composed import Steps, Tables
 from ..takes import CUDA
 from .launch import blocks, module
 
-VARIANTS: dict[str, list[dict[str, Any]]] = {"pointwise": [{}]}
-
 THREADS = 256
 WARPS = THREADS // 32
 CHUNK = 4096                # numbers of a parameter that one block changes

@@ -24,3 +24,12 @@ def shim(request, monkeypatch):
     """The stand-in for CuPy, with kernels that run on the CPU; with EMONET_TEST_DEVICE=cuda, CuPy itself and the GPU."""
     from tests.cuda.shim import install  # not above: the kernels can be deleted
     return install(request, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that nobody stopped."""
+    from tests.tiny import make
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    make(folder, seed=3).fit()
+    return folder

@@ -20,39 +20,15 @@ from emonet_scratch.errors import KernelError
 from emonet_scratch.training import read_checkpoint
 from emonet_scratch.training.projection import AudioProjection
 from tests.media import tone, write_clip
+from tests.tiny import QUICK, build
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--preset", "small", "--device", "cpu", "--epochs", "2", "--set", "frame_size=16", "--set", "frames=3",
-         "--set", "trunk_width=2", "--set", "lstm_size=4"]
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """Default folders such as runs/ are made in a folder of the test."""
     monkeypatch.chdir(tmp_path)
-
-
-def build(root, features=5):
-    """A data set of 7 x (3, 1) labelled clips and 2 test clips; the class is in the colour and in the vector."""
-    rng = np.random.default_rng(0)
-    for k, name in enumerate(CLASSES):
-        for split, count in (("Train_AFEW", 3), ("Val_AFEW", 1)):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                path = root / split / name / f"{100 * k + i:09}.avi"
-                frames = (rng.integers(0, 50, (5, 24, 32, 3)) + 180 * (k >> np.arange(3) & 1)).astype(np.uint8)
-                write_clip(path, frames, "mjpeg", tone(0.3, hz=200 + 50 * k + rng.uniform(0, 40)), "pcm")
-                if features:
-                    vector = rng.standard_normal(features) + np.arange(features) * (k - 3)
-                    write_arff(path.with_suffix(".arff"), "r", [f"f{j}" for j in range(features)],
-                               [(path.stem, name, vector)])
-    (root / "Test_AFEW").mkdir()
-    for i in (1, 2):
-        write_clip(root / "Test_AFEW" / f"{i:09}.avi", None, "mjpeg", tone(0.3, hz=300 * i), "pcm")
-        if features:
-            write_arff(root / "Test_AFEW" / f"{i:09}.arff", "r", [f"f{j}" for j in range(features)],
-                       [(f"{i:09}", None, rng.standard_normal(features))])
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -300,14 +276,6 @@ def test_a_run_that_cannot_begin_is_not_resumed(tmp_path, capsys):
     assert "no unfinished run" in fails(capsys, "train", "--resume", "auto")
 
 
-def test_ctrl_c_without_a_run_names_none(tmp_path, monkeypatch, capsys):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-    monkeypatch.setattr("emonet_scratch.cli.examine", interrupt)
-    assert main(["doctor", "data"]) == 130
-    assert capsys.readouterr().err == "emonet: interrupted\n"
-
-
 def test_a_run_is_never_overwritten(trained, data, capsys):
     before = (trained / "results.json").read_bytes()
     assert "holds a run already" in fails(capsys, "train", "--data", data, "--out", trained, *QUICK)
@@ -337,48 +305,6 @@ def test_one_class_alone_cannot_be_learnt(tmp_path, capsys):
             write_clip(tmp_path / split / "Fear" / f"{i}.avi", None, "mjpeg", tone(0.3), "pcm")
     line = fails(capsys, "train", "--data", tmp_path, "--runs", tmp_path / "runs", *QUICK)
     assert "LDA of the training split's audio vectors" in line and "class" in line
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (["train", "--data", "nowhere"], "nowhere': expected a folder"), (["doctor", "nowhere"], "nowhere': expected a folder"),
-    (["train", "--resume", "nowhere"], "no folder of a run"), (["train", "--device", "cuda:9"], "cuda:9 cannot be used"),
-    (["train", "--device", "tpu"], "must be auto, cpu, cuda"),
-    (["train", "--device", "cpu", "--precision", "tf32"], "use --precision fp32, or --device cuda"),
-    (["predict", "--device", "cpu", "--precision", "bf16", "--checkpoint", "nowhere", "x.avi"], "bf16 is for GPUs"),
-    (["predict", "--checkpoint", "nowhere", "x.avi"], "'nowhere' does not exist")])
-def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert message in fails(capsys, *arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (["train", "--set", "lr"], "FIELD=VALUE"), (["train", "--set", "rate=1"], "no field 'rate'"),
-    (["train", "--preset", "big"], "invalid choice"), (["train", "--epochs", "0"], "epochs must be a positive integer"),
-    (["train", "--resume", "auto", "--seed", "3"], "leave out --seed"), (["dance"], "invalid choice"), ([], "required"),
-    (["train", "--set", "optimizer=lamb"], "optimizer must be one of"),
-    (["train", "--set", "lr=abc"], "lr must be a number from 0"),
-    (["train", "--set", "lr=-1"], "lr must be a number from 0"), (["train", "--set", "dropout=2"], "in [0, 1)"),
-    (["train", "--set", "fusion_layers=3"], "a list of positive integers"), (["train", "--set", "lr=NaN"], "lr must be"),
-    (["train", "--set", "trunk_depth=9"], "6n + 2"), (["train", "--set", "augment=1"], "true or false"),
-    (["train", "--seed", "-1"], "expected an integer from 0"), (["train", "--epochs", "x"], "invalid int"),
-    (["train", "--save-every", "0"], "expected an integer from 1"), (["train", "--set", "rate=1"], "usage: emonet train"),
-    (["train", "--set", "modalities=[[\"audio\"]]"], "use --modalities {audio,video,fused,all}"),
-    (["train", "--set", "modalities=audio"], "use --modalities"),
-    (["train", "--data", "x", "--clips-per-class", "1", "1", "1"], "leave it out with --data"),
-    *((["train", "--resume", "auto", *given], f"leave out {given[0]}\n") for given in (
-        ["--on-error", "skip"], ["--cache", "c"], ["--save-every", "1"], ["--clips-per-class", "70", "20", "4"],
-        ["--seed", "0"], ["--data", "x"], ["--preset", "small"], ["--set", "lr=1"], ["--epochs", "3"],
-        ["--modalities", "all"], ["--out", "x"])),
-    *(([*command, ""], "expected a path, got an empty one") for command in (
-        ["train", "--data"], ["train", "--runs"], ["train", "--out"], ["train", "--resume"], ["train", "--cache"],
-        ["doctor"], ["synthesize"], ["evaluate"], ["evaluate", "x", "--data"], ["evaluate", "x", "--data", "x", "--out"],
-        ["predict", "--checkpoint", "x"], ["predict", "x", "--checkpoint"],
-        ["predict", "x", "--checkpoint", "x", "--features"]))])
-def test_wrong_calls_get_a_usage_line(arguments, message, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(arguments)
-    assert error.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_full_disk_stops_the_run_with_one_line(data, tmp_path, capsys):
@@ -424,33 +350,6 @@ def test_doctor(data, capsys):
     assert main(["doctor", str(data)]) == 0
     out = capsys.readouterr().out
     assert "21" in out and all(name in out for name in CLASSES)
-
-
-def test_synthesize_and_the_whole_example_in_a_small_size(tmp_path, capsys):
-    """examples/train_afew.py without a data set: writes one, trains three networks, reports."""
-    command = [sys.executable, str(ROOT / "examples" / "train_afew.py"), "--clips-per-class", "3", "2", "1", *QUICK]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    run, = (p for p in (tmp_path / "runs").iterdir() if (p / "config.json").exists())
-    results = json.loads((run / "results.json").read_text())
-    assert list(results) == ["audio", "video", "fused"] and results["fused"]["clips"] == 14
-    assert "macro F1" in done.stdout and "\r" not in done.stdout + done.stderr    # plain lines: no terminal
-    root = tmp_path / "runs" / "synthetic-3-2-1-seed0"
-    assert main(["doctor", str(root)]) == 0
-    assert main(["synthesize", str(tmp_path / "again"), "--clips-per-class", "1", "1", "1"]) == 0
-    assert main(["synthesize", str(root)]) == 1
-
-
-def test_the_ablation_example_in_a_small_size(tmp_path):
-    command = [sys.executable, str(ROOT / "examples" / "ablation.py"), "--clips-per-class", "3", "2", "1", "--epochs", "1",
-               "--seeds", "1", "--out", "runs"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    header, *rows = done.stdout.splitlines()
-    assert header.split() == ["change", "accuracy", "from", "to", "loss"]
-    assert [len(row.split()) for row in rows] == [5] * 9 + [2, 3]             # chance and the majority class have no loss
-    configs = [json.loads(file.read_text())["config"] for file in (tmp_path / "runs").glob("*/config.json")]
-    assert len(configs) == len(set(map(str, configs))) == 9
 
 
 def test_the_paper_preset_runs_and_stays_at_ln_7(data, tmp_path):

@@ -19,7 +19,7 @@ from emonet_scratch.studies.svm import LinearSVM, choose_C
 from emonet_scratch.training.metrics import mcnemar
 from emonet_scratch.training.projection import stratified_folds
 from tests.strategies import seeds
-from tests.test_cli import QUICK, build
+from tests.tiny import QUICK, build
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

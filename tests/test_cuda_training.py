@@ -9,7 +9,7 @@ import pytest
 
 from emonet_scratch import dispatch
 from emonet_scratch.kernels.cuda import launch
-from tests.test_training import TINY, make, rows, states
+from tests.tiny import TINY, make, rows, states
 
 
 def test_every_kernel_for_gpus_is_tested():

@@ -12,7 +12,7 @@ from emonet_scratch.cli import main
 from emonet_scratch.studies import diagnose
 from emonet_scratch.training.projection import AudioProjection
 from tests.test_cli import data  # noqa: F401
-from tests.test_training import TINY, split
+from tests.tiny import TINY, split
 
 WELL = TINY.replace(lr=0.01, trunk_width=4, lstm_size=8, audio_layers=[16, 16, 16], fusion_layers=[16, 16], batch_size=7,
                     dropout=0.0)

@@ -11,7 +11,7 @@ from emonet_scratch.data.batches import Split
 from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit, stratified_folds
 from emonet_scratch.training.trainer import Trainer
 from tests.strategies import seeds
-from tests.test_training import TINY, split
+from tests.tiny import TINY, split
 
 
 def blobs(seed, N=70, D=9, C=7, apart=2.0):

@@ -16,7 +16,7 @@ from emonet_scratch.cli import main
 from emonet_scratch.data import synthetic
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.studies import search as search_module
-from tests.test_cli import build
+from tests.tiny import build
 
 optuna = pytest.importorskip("optuna")
 

@@ -14,7 +14,7 @@ from emonet_scratch.training import load_model, read_checkpoint, write_checkpoin
 from emonet_scratch.training.inference import evaluate
 from emonet_scratch.weights import WeightsError
 from tests.strategies import seeds
-from tests.test_training import TINY, make, rows, split, states
+from tests.tiny import TINY, make, rows, split, states
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
             finally:
                 lock.release()
     finally:                                                                  # Ctrl-C keeps what is done
-        with _Lock(folder / "study.lock"), _one_line(folder):                 # so the last report has what all have done
+        with _Lock(folder / "study.lock"), _journal_errors(folder):                 # so the last report has what all have done
             text = write_report(study, config, folder, *chance_and_majority(val.labels))
     return text
 
@@ -154,7 +154,7 @@ def _scratch(folder: Path, number: int) -> Path:
 
 
 @contextlib.contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
+def _journal_errors(folder: Path) -> Iterator[None]:
     """What Optuna trips over in a damaged journal is raised as a DataError."""
     try:
         yield
@@ -174,7 +174,7 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
     with journal_lock, open(path, "a+b") as file:                             # a writer that died left half a line,
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)                           # which nobody has acted upon
-    with _Lock(folder / "study.lock"), _one_line(folder):
+    with _Lock(folder / "study.lock"), _journal_errors(folder):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         study = optuna.create_study(storage=storage, study_name="emonet", load_if_exists=True,
                                     pruner=optuna.pruners.NopPruner())
@@ -197,7 +197,7 @@ def _claim(optuna: Any, study: Any, folder: Path, space: str, trials: int, seed:
     One process at a time is here, so the number is exact. Trials that failed do not count; each is queued once more.
     """
     State = optuna.trial.TrialState
-    with _Lock(folder / "study.lock"), _one_line(folder):
+    with _Lock(folder / "study.lock"), _journal_errors(folder):
         for trial in study.get_trials(states=(State.RUNNING,)):
             lock = _Lock(_scratch(folder, trial.number).with_suffix(".lock"))
             if lock.acquire(wait=False):                                      # its process is no more

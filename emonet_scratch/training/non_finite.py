@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
-from ..layers.base import Layer
+from ..layers.base import Layer, Parameter
 from ..watch import trace
 
 
@@ -36,7 +36,7 @@ def first_non_finite(model: Layer, step: Callable[[], Any]) -> str:
     def parameters(path: str, layer: Layer, dx: Any) -> None:
         look(path, layer, dx, "input gradient")
         for name, value in vars(layer).items():
-            if hasattr(value, "grad") and not _finite(value.grad):
+            if isinstance(value, Parameter) and not _finite(value.grad):
                 raise _Found(f"in the gradient of {name} of {path or 'the model'}, {layer!r}")
 
     model.zero_grad()

@@ -94,7 +94,6 @@ def test_rooms_and_floors_of_a_planted_package(tmp_path, monkeypatch):
     assert {room for room in found if room in below[room]} == {"ring_a", "ring_b"}
     assert rooms.find_floors(below) == {"ground": 0, "low": 1, "other": 2, "lazy": 3, "top": 4, "ring_a": 0, "ring_b": 0}
     assert set(links) - set(rooms.shown(links, below)) == {("top", "low")}    # top -> lazy -> other -> low says it
-    assert [rooms.lines_of_code(tmp_path / "house" / name) for name in ("ground.py", "lazy.py")] == [1, 3]
 
 
 # What dichromats see of linear RGB: Vienot, Brettel and Mollon 1999 for red and green, Machado et al. 2009 for blue.

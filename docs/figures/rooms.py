@@ -6,9 +6,8 @@ one above the highest room that it imports. Nothing is typed here but the names 
 """
 
 import ast
-import io
 import itertools
-import tokenize
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,16 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from emonet_scratch.training.report import BLUE, GREEN, INK, MUTED, VERMILION, save_figure
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))
+
+from tests.size import lines_of_code  # noqa: E402
+
 PACKAGE = ROOT / "emonet_scratch"
 CORE = ("backend", "dispatch", "layers", "losses", "optim", "lda", "gradcheck", "models")
 
-NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 WIDTH, HEIGHT, BEND, GAP = 1.7, 0.56, 0.2, 0.3          # of a box, of an arrow that passes a floor, between the two
 
 Links = dict[tuple[str, str], bool]     # {(room, room that it imports): only inside functions?}
-
-
-def lines_of_code(path: Path) -> int:
-    """Lines of a Python file without docstrings, comments and blank lines."""
-    text = path.read_text(encoding="utf-8")
-    docstrings: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in NO_CODE:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -174,7 +162,7 @@ def draw(figure_class: Any) -> Any:
     links = shown(links, below)
     paths = find_paths(links, floors)
     x = place(floors, paths)
-    lines = {path: lines_of_code(path) for path in PACKAGE.rglob("*.py")}
+    lines = {path: lines_of_code(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
     size = {room: sum(lines[path] for path in files) for room, files in rooms.items()}
     figure = figure_class(figsize=(11, 9), layout="constrained")
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-// Convolution + batch norm (+ ReLU) as one piece: the twins of the stem of a ResNet and of ResidualBlock.
+// Convolution + batch norm (+ ReLU) as one piece: the kernels of the stem of a ResNet and of ResidualBlock.
 //
 //     z1 = conv1(x)                      moments of z1 gathered from each band while it is in cache
 //     z2 = conv2(max(norm(z1), 0))       normalise + ReLU applied while z1 is loaded
@@ -136,7 +136,7 @@ static int reduce(pass *p, double *sums) {
     return 0;
 }
 
-// ---- the twins ----
+// ---- the kernels ----
 
 enum { MOST_CHANNELS = 1024 };
 typedef struct { int N, H, W, C, F, stride, exact, training; float eps, momentum; } block;   // x (N, H, W, C)

@@ -1,4 +1,4 @@
-// 3x3 convolutions of images (N, H, W, C) with filters (3, 3, C, F), padding 1, stride 1 or 2: the twin of Conv2d.
+// 3x3 convolutions of images (N, H, W, C) with filters (3, 3, C, F), padding 1, stride 1 or 2: the kernel of Conv2d.
 //
 // Threads share bands of the images. Per band: load (with what stands before), convolve, write (with what stands
 // behind). Stride 1 goes by Winograd's F(4x4, 3x3) unless `exact` or too few channels ask for the direct sum; stride 2
@@ -372,7 +372,7 @@ static int conv_backward(const shape *s, const source *dz, const source *in, con
     return 0;
 }
 
-// The twins of Conv2d.forward and .backward (kernel 3, padding 1, no bias): y = x * W; dW += ..., dx = ... or NULL.
+// The kernels of Conv2d.forward and .backward (kernel 3, padding 1, no bias): y = x * W; dW += ..., dx = ... or NULL.
 int API(conv3x3)(int N, int H, int W, int C, int F, int stride, int exact, const float *x, const float *filters, float *y) {
     shape s = {N, H, W, C, F, stride, stride == 1 && !exact && C >= 8};
     source in = {.kind = PLAIN, .a = x};

@@ -9,5 +9,6 @@ int emonet_supports(void) {
     return 0;
 }
 
-// Counts changes of the structs and arguments that twins.py passes; kernels.py refuses a library of another count.
+// Counts changes of the structs and arguments that emonet_scratch/kernels/cpu passes; library.py there refuses a library of
+// another count.
 int emonet_abi(void) { return 2; }

@@ -2,7 +2,6 @@
 //
 // On a GPU the functions below are PTX; where EMONET_SHIM is defined (tests/cuda/shim.h), the same names are emulated on a
 // CPU and nothing here differs but mma and the conversions. Blocks are expected to be multiples of 32 threads.
-// Never run on a GPU so far.
 
 typedef unsigned char u8;
 typedef unsigned short u16;

@@ -1,6 +1,7 @@
 // 3x3 convolution, padding 1, channels last, as an implicit matrix product: a row is an output pixel, a column an output
 // channel, and the sum runs over 9 taps x C channels. Also the gradient of its input, which is the same product with the
-// filters turned round and C and F exchanged. Filters come packed from norm.cu, launches from emonet_scratch/gpu/conv.py.
+// filters turned round and C and F exchanged. Filters come packed from norm.cu.
+// Launch code: emonet_scratch/kernels/cuda/convolution.py.
 //
 // A block takes tiles of TH x 16 output pixels. It brings the input of a tile with its border into shared memory once, and
 // there the source (common.cuh) is applied: the batch norm and ReLU of the layer before, or their backward, cost no pass
@@ -18,7 +19,6 @@
 // Defines: C, F: input and output channels of the product, multiples of 16 or 3; STRIDE 1 or 2; UP 1: the gradient of a
 // convolution of stride 2; PRECISION 0 float32, 1 TF32, 2 BF16; TH: rows of a tile, a multiple of 4; NB: output channels of
 // a block, 16, 32, 64 or 3, dividing F; KC: input channels in shared memory at once, 16, 32 or 64, dividing C.
-// Never run on a GPU so far.
 
 #define THREADS 128
 #define WARPS 4
@@ -292,7 +292,7 @@ __device__ __forceinline__ void store_gathered(int kind, int f0, float (*kept)[2
 // them, from word filters_at on; out (N, OH, OW, F) overwritten; first, second, cut_...: see the sinks; constants (3, F), or
 // the floats of `filters` from shift_at on where the sink adds a bias; parts (blocks, 2 or 3, F) overwritten where the sink
 // gathers, else not touched. Addresses of a, a_y, a_z, out, first, second and all constants are multiples of 16.
-// Grid: (any number of blocks, F / NB), 128 threads, 4 (PH PW WORDS + 64 ROW) bytes of dynamic shared memory. Twin of
+// Grid: (any number of blocks, F / NB), 128 threads, 4 (PH PW WORDS + 64 ROW) bytes of dynamic shared memory. Kernel of
 // layers.Conv2d.forward, of its backward's dx (filters turned), and of Conv2d + BatchNorm + ReLU + shortcut in the order
 // of kernels/cpu/block.h and infer.h.
 extern "C" __global__ void __launch_bounds__(THREADS, NB > 32 ? 2 : PRECISION && !UP ? 4 : 3)

@@ -1,5 +1,6 @@
 // The gradient of the filters of a 3x3 convolution, as an implicit matrix product: a row is a tap and an input channel, a
-// column an output channel, and the sum runs over all pixels of all images. Launch code: emonet_scratch/gpu/conv.py.
+// column an output channel, and the sum runs over all pixels of all images.
+// Launch code: emonet_scratch/kernels/cuda/convolution.py.
 //
 // A block takes tiles of TH x 16 output pixels, with both sources (common.cuh) applied on their way into shared memory: the
 // input is normalised again from z rather than kept, and the gradient goes backward through ReLU and batch norm. A warp
@@ -12,7 +13,6 @@
 //
 // Defines: C: a multiple of 16, or 3; F: a multiple of 16; STRIDE 1 or 2; PRECISION 0 float32, 1 TF32, 2 BF16, which round
 // on the way from shared memory to registers: a pair of BF16 is two neighbours along the sum, here two pixels.
-// Never run on a GPU so far.
 
 #define THREADS 128
 #define WARPS 4
@@ -132,7 +132,7 @@ __device__ __forceinline__ void multiply_row(float sums[MF][2][4], const float* 
 //     source(d)[n, i, j, f]
 // x (N, H, W, C) with x_constants (4, C) where in is NORM_RELU; d and, where the source reads them, y and z: (N, OH, OW, F);
 // constants (4, F); parts (blocks, 3, 3, C, F) overwritten. 16 | address of x, d, y, z.
-// Grid: (any number of blocks, C / CB * F / FB), 128 threads, 4 (PH PW WORDS + TH 16 DWORDS) bytes. Twin of the dW of
+// Grid: (any number of blocks, C / CB * F / FB), 128 threads, 4 (PH PW WORDS + TH 16 DWORDS) bytes. Kernel of the dW of
 // layers.Conv2d.backward, behind the backward of BatchNorm and ReLU as kernels/cpu/block.h arranges them.
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
 emonet_conv_filters(int N, int H, int W, int OH, int OW, int in, const float* __restrict__ x,

@@ -15,7 +15,6 @@
 // rows of weights are 36 floats apart, so 8 values of k lie 4 banks apart; rows of states H + 2, so with 32 | H four rows lie
 // 8 banks apart.
 // Grid: ceil(H / UNITS) blocks of 256 threads, launched cooperatively: all of them run at once. *counter must be 0.
-// Never run on a GPU so far.
 
 #define THREADS 256
 #define WARPS (THREADS / 32)
@@ -29,7 +28,7 @@ __device__ __forceinline__ float sigmoid(float a) { return 0.5f * (1 + tanhf(0.5
 // a (T, N, 4H): x W_ih + b, overwritten by the gates after their functions; W_hh (H, 4H); lengths (N);
 // h (2, N, H): the first half holds the initial state, the halves change places with every step, so that the final state
 // is in half T % 2; c (N, H): initial state, overwritten by the final one; y (T, N, H), h_prev (T, N, H), c_prev (T, N, H),
-// tanh_c (T, N, H) overwritten. Twin of LSTM.forward, one layer.
+// tanh_c (T, N, H) overwritten. Kernel of LSTM.forward, one layer.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_lstm_forward(int T, int N, int H, float* __restrict__ a, const float* __restrict__ W_hh,
                     const int* __restrict__ lengths, float* h, float* __restrict__ c, float* __restrict__ y,
@@ -96,7 +95,7 @@ emonet_lstm_forward(int T, int N, int H, float* __restrict__ a, const float* __r
 // truncate: after so many steps no gradient goes on to the step before, 0: never. With d = dh + dy_t:
 //     dc += d o (1 - tanh(c)^2)     da_i = dc g i (1 - i)     da_f = dc c_prev f (1 - f)     da_g = dc i (1 - g^2)
 //     da_o = d tanh(c) o (1 - o)    dc_prev = dc f            dh_prev = da W_hh^T
-// Twin of LSTM.backward, one layer; the gradients of the weights are matrix products after the launch.
+// Kernel of LSTM.backward, one layer; the gradients of the weights are matrix products after the launch.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_lstm_backward(int T, int N, int H, int truncate, const float* __restrict__ gates, const float* __restrict__ W_hh,
                      const int* __restrict__ lengths, const float* __restrict__ c_prev, const float* __restrict__ tanh_c,

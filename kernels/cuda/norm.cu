@@ -1,8 +1,7 @@
 // What stands between the convolutions: their filters in the order in which conv.cu reads them, the constants of batch norm,
 // the passes over an array that no convolution can take along, and sums of the parts that blocks have left. Sizes are
 // arguments here: all of it is small, or waits for memory. Every block has 256 threads.
-// Launch code: emonet_scratch/gpu/conv.py.
-// Never run on a GPU so far.
+// Launch code: emonet_scratch/kernels/cuda/convolution.py.
 
 #define THREADS 256
 #define COLUMNS 4                       // channels of a block that adds up parts ...
@@ -44,7 +43,7 @@ __device__ __forceinline__ float filter(const Filters& w, int k, int c) {
 //     norm(conv(x, W)) = conv(x, W gamma / std) + (beta - mean gamma / std)
 // precision 0: the product's right side, (9 C, F) floats; 1 and 2: its fragments for mma, [step][columns / 8][lane][2]
 // words, as common.cuh says for b. Rows are filled up with zeros to a multiple of 32, columns to one of 8.
-// Grid: (any, rows of the table). Twin of the fold in kernels/cpu/infer.h and of the turned filters in kernels/cpu/conv.h.
+// Grid: (any, rows of the table). Kernel of the fold in kernels/cpu/infer.h and of the turned filters in kernels/cpu/conv.h.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
 emonet_pack(const u64* __restrict__ table, int precision, u32* __restrict__ room) {
     Filters w = filters_of(table, blockIdx.y);
@@ -82,7 +81,7 @@ __device__ __forceinline__ double column_sum(double v, double* shared) {
 // Constants of a batch norm, (4, F): mean, scale = gamma / std, shift = beta, 1 / std; overwritten.
 // Training: from parts (count, 3, F): numbers of pixels, their means and squared deviations; the running statistics (F) move
 // by `momentum`. Evaluation: from the running statistics, parts are not read. gamma, beta (F).
-// Grid: ceil(F / 4). Twin of the statistics in layers.BatchNorm.forward; merging as in Chan et al. 1983.
+// Grid: ceil(F / 4). Kernel of the statistics in layers.BatchNorm.forward; merging as in Chan et al. 1983.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_norm_forward(int count, int F, int training, float eps, float momentum, const float* __restrict__ parts,
                     const float* __restrict__ gamma, const float* __restrict__ beta, float* __restrict__ running_mean,
@@ -124,7 +123,7 @@ emonet_norm_forward(int count, int F, int training, float eps, float momentum, c
 // NORM_GRAD makes dz: (4, F) mean, scale, shift, slope, overwritten:
 //     dz = gamma / std (d - mean(d) - x_hat mean(d x_hat)),    in evaluation gamma / std d
 // parts (count, 2, F); pixels: their number; gamma (F); forward (4, F): what emonet_norm_forward gave; dgamma, dbeta (F) are
-// added to. Grid: ceil(F / 4). Twin of layers.BatchNorm.backward.
+// added to. Grid: ceil(F / 4). Kernel of layers.BatchNorm.backward.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_norm_backward(int count, int F, int training, double pixels, const float* __restrict__ parts,
                      const float* __restrict__ gamma, const float* __restrict__ forward, float* __restrict__ dgamma,
@@ -153,7 +152,7 @@ emonet_norm_backward(int count, int F, int training, double pixels, const float*
 // y = max(norm(z) + shortcut(x), 0), four channels a thread; the shortcut as in layers.PadShortcut, none if C is 0.
 // z, y (N, H, W, F), F a multiple of 4; constants (4, F); x (N, XH, XW, C); y overwritten. 12 bytes a number; the definition
 // writes 5 arrays (x_hat, times gamma, plus beta, plus shortcut, max) and reads 6, 44 bytes. Grid: ceil(N H W F / 1024).
-// Twin of the end of layers.ResidualBlock.forward.
+// Kernel of the end of layers.ResidualBlock.forward.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_finish(i64 n, int H, int W, int F, const float* __restrict__ z, const float* __restrict__ constants,
               const float* __restrict__ x, int XH, int XW, int C, int before, int stride, float* __restrict__ y) {
@@ -177,7 +176,7 @@ emonet_finish(i64 n, int H, int W, int F, const float* __restrict__ z, const flo
 
 // Sums over pixels of d = dy (y > 0) and of d (z - mean), a part a block: parts (blocks, 2, F) overwritten.
 // dy, y, z (pixels, F), F a multiple of 4, at most 1024; mean (F). 12 bytes a number; the definition passes 8 arrays, 32.
-// Grid: any; 8 KiB of dynamic shared memory. Twin of the sums in layers.BatchNorm.backward behind a ReLU.
+// Grid: any; 8 KiB of dynamic shared memory. Kernel of the sums in layers.BatchNorm.backward behind a ReLU.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_reduce(i64 pixels, int F, const float* __restrict__ dy, const float* __restrict__ y, const float* __restrict__ z,
               const float* __restrict__ mean, float* __restrict__ parts) {

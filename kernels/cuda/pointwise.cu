@@ -1,13 +1,12 @@
 // What is neither convolution nor recurrence. Arithmetic costs nothing here, memory does: each kernel reads its operands
-// once and writes its results once. Every block has 256 threads. Launch code: emonet_scratch/gpu/pointwise.py.
-// Never run on a GPU so far.
+// once and writes its results once. Every block has 256 threads. Launch code: emonet_scratch/kernels/cuda/pointwise.py.
 
 #define THREADS 256
 #define WARPS (THREADS / 32)
 #define EACH 4                          // numbers a thread, THREADS apart, so that neighbours read neighbours
 
 // Pixels to floats: y_i = scale_c x_i + shift_c with c = i mod C.
-// x (n) bytes; scale, shift (C); y (n) overwritten. Grid: ceil(n / 1024). Twin of layers.Normalize.forward.
+// x (n) bytes; scale, shift (C); y (n) overwritten. Grid: ceil(n / 1024). Kernel of layers.Normalize.forward.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_normalize(i64 n, int C, const u8* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ shift,
                  float* __restrict__ y) {
@@ -39,7 +38,7 @@ __device__ __forceinline__ void philox(u64 c[4], u64 k0, u64 k1) {
 // y_i = x_i scale m_i, where m_i = 0 if u_i < rate, else 1, and u_i are the numbers in [0, 1) that NumPy draws from
 // Philox(key): block j of four words (counter j + 1) serves i = 8 j .. 8 j + 7, lower halves first, 24 upper bits of each.
 // x (n); key (2); y (n) overwritten; next (2) overwritten with the key of the next call if advance is 1, not touched if 0.
-// Grid: ceil(n / 2048). Twin of layers.Dropout: forward with advance 1; backward with x = dy, the same key, advance 0.
+// Grid: ceil(n / 2048). Kernel of layers.Dropout: forward with advance 1; backward with x = dy, the same key, advance 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_dropout(i64 n, float rate, float scale, int advance, const float* __restrict__ x, const u64* __restrict__ key,
                u64* __restrict__ next, float* __restrict__ y) {
@@ -65,7 +64,7 @@ emonet_dropout(i64 n, float rate, float scale, int advance, const float* __restr
 //     loss = - sum_n sum_k t_nk log p_nk / total,   dlogits = (p sum_k t_nk - t) / total,   total = sum_n w_label(n)
 // logits (N, K); labels (N) in 0..K-1; weights (K), or anything if weighted is 0 (then w = 1); dlogits (N, K) overwritten;
 // losses (blocks) overwritten: the part of the loss that this block's rows make. Grid: any number of blocks; a warp does a
-// row, and every block adds up the total for itself. Twin of losses.softmax_cross_entropy.
+// row, and every block adds up the total for itself. Kernel of losses.softmax_cross_entropy.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_softmax_cross_entropy(int N, int K, float own, float other, int weighted, const float* __restrict__ logits,
                              const int* __restrict__ labels, const float* __restrict__ weights,
@@ -118,7 +117,7 @@ __device__ __forceinline__ Part part_of(const u64* __restrict__ table) {
 
 // Stochastic gradient descent (Polyak 1964; Nesterov's as in Sutskever et al. 2013):
 //     d = grad + decay value;   m <- momentum m + d;   value <- value - lr m   (nesterov: lr (d + momentum m); no m: lr d)
-// value and m are changed in place, grad is read. Twin of optim.SGD.step.
+// value and m are changed in place, grad is read. Kernel of optim.SGD.step.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_sgd(const u64* __restrict__ table, float lr, float decay, float momentum, int nesterov) {
     Part p = part_of(table);
@@ -137,7 +136,7 @@ emonet_sgd(const u64* __restrict__ table, float lr, float decay, float momentum,
 //     d = grad + decay value;   m <- beta1 m + rest1 d;   v <- beta2 v + rest2 d^2
 //     value <- shrink value - lr m / (sqrt(v unbias2) + eps)
 // where rest = 1 - beta, unbias2 = 1 / (1 - beta2^t), and lr holds 1 / (1 - beta1^t) as well. value, m and v are changed in
-// place, grad is read. Twin of optim.Adam.step.
+// place, grad is read. Kernel of optim.Adam.step.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_adam(const u64* __restrict__ table, float lr, float decay, float shrink, float beta1, float rest1, float beta2,
             float rest2, float unbias2, float eps) {
@@ -162,7 +161,7 @@ emonet_squares(const u64* __restrict__ table, double* __restrict__ sums) {
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// ... then the root of their sum into norm (1), by a grid of one block. Both are the twin of optim.clip_gradient_norm.
+// ... then the root of their sum into norm (1), by a grid of one block. Both are the kernel of optim.clip_gradient_norm.
 extern "C" __global__ void __launch_bounds__(THREADS)
 emonet_norm(int rows, const double* __restrict__ sums, double* __restrict__ norm) {
     __shared__ double shared[32];

@@ -1,4 +1,5 @@
-"""Runs CUDA kernels on the CPU: a compiler for emonet_scratch/gpu/launch.py, and the fixture `shim` that puts it there.
+"""Runs CUDA kernels on the CPU: a compiler for emonet_scratch/kernels/cuda/launch.py, and the fixture `shim` that puts it
+there.
 
 Every launch runs twice from the same memory, in forward and in reverse order of blocks and threads, and must leave the same
 bits. A kernel gets copies of its arrays between canaries, which are NaN when they are read as floats. See shim.h.

@@ -2,20 +2,13 @@
 
 Device arrays never turn into host arrays by themselves, never mix with host arrays (numbers and host scalars are
 fine) and cannot be indexed with host arrays; `.get()` copies to the host, `asarray` to the device.
-
-While a stream captures, every operation is noted, to be done again into the same memory by `Graph.launch`; what CUDA or CuPy
-refuses then (waiting, copies to and from the host, cuBLAS), and memory of the common pool, is an error.
 """
 
-import contextlib
 import types
 import weakref
 
 import numpy as np
 
-BLAS = ("matmul", "dot", "einsum", "vdot", "tensordot", "inner")
-recording = None            # the operations of the stream that captures
-own_pool = False
 addresses = weakref.WeakValueDictionary()   # host arrays by the address that was asked for, as tables of pointers hold it
 
 
@@ -33,7 +26,6 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return types.SimpleNamespace(ptr=self.host.ctypes.data)
 
     def get(self):
-        refuse("a copy to the host")
         return self.host.copy()
 
     def __array__(self, *args, **kwargs):
@@ -46,10 +38,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return wrap(self.host[unwrap(key)])
 
     def __setitem__(self, key, value):
-        def assign():
-            self.host[unwrap(key)] = unwrap(value)
-        record(assign)
-        assign()
+        self.host[unwrap(key)] = unwrap(value)
 
     def __getattr__(self, name):
         if name.startswith("__"):                                             # __array_interface__ and the like
@@ -63,11 +52,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.host)
 
     def __float__(self):
-        refuse("a number for the host")
         return float(self.host)
 
     def __bool__(self):
-        refuse("a number for the host")
         return bool(self.host)
 
     def __copy__(self):
@@ -92,72 +79,9 @@ def wrap(x):
 
 
 def call(function, *args, **kwargs):
-    out, name = kwargs.get("out"), getattr(getattr(function, "__self__", function), "__name__", "")
-
-    def run():
-        return function(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()})
-    result = run()
-    if recording is not None:
-        if name in BLAS or getattr(function, "__name__", "") in BLAS:
-            refuse("cuBLAS")
-        sources = [a for a in (*unwrap(args), getattr(function, "__self__", None)) if isinstance(a, np.ndarray)]
-        if out is not None:
-            record(run)
-        elif isinstance(result, (np.ndarray, np.generic)) and not any(np.shares_memory(result, a) for a in sources):
-            result = np.asarray(result)
-            if not own_pool:
-                refuse("memory of the common pool")
-            record(lambda: np.copyto(result, run()))
+    out = kwargs.get("out")
+    result = function(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()})
     return (out[0] if isinstance(out, tuple) else out) if out is not None else wrap(result)
-
-
-def refuse(what):
-    if recording is not None:
-        raise RuntimeError(f"{what} while a stream captures")
-
-
-def record(operation):
-    if recording is not None:
-        recording.append(operation)
-
-
-class Graph:
-    def __init__(self, operations):
-        self.operations = operations
-
-    def launch(self, stream):
-        for operation in self.operations:
-            operation()
-
-
-class Stream:
-    def __init__(self, non_blocking=False):
-        pass
-
-    def synchronize(self):
-        refuse("waiting")
-
-    def begin_capture(self):
-        globals()["recording"] = []
-
-    def end_capture(self):
-        operations, globals()["recording"] = recording, None
-        return Graph(operations)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        return None
-
-
-@contextlib.contextmanager
-def using_allocator(allocator):
-    before, globals()["own_pool"] = own_pool, True
-    try:
-        yield
-    finally:
-        globals()["own_pool"] = before
 
 
 class Cupy(types.ModuleType):
@@ -174,14 +98,11 @@ class Cupy(types.ModuleType):
     def asarray(self, x, dtype=None):
         if isinstance(x, DeviceArray):
             return x
-        refuse("a copy from the host")
         return DeviceArray(np.array(x, dtype))
 
     def empty(self, shape, dtype=float):
         """Memory that nobody has written to: all bits are 1, NaN in floats."""
-        if recording is not None and not own_pool:
-            refuse("memory of the common pool")
-        x = np.empty(shape, dtype)
+            x = np.empty(shape, dtype)
         x.reshape(-1).view(np.uint8)[...] = 255
         return DeviceArray(x)
 
@@ -189,13 +110,6 @@ class Cupy(types.ModuleType):
         return self.empty(x.shape, x.dtype)
 
     class cuda:
-        Stream, using_allocator = Stream, staticmethod(using_allocator)
-        get_current_stream = staticmethod(Stream)
-
-        class MemoryPool:
-            def malloc(self, size):
-                raise AssertionError("the stand-in allocates by itself")
-
         class Device:
             attributes = types.MappingProxyType({"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 227 << 10})
 

@@ -102,7 +102,7 @@ class Cupy(types.ModuleType):
 
     def empty(self, shape, dtype=float):
         """Memory that nobody has written to: all bits are 1, NaN in floats."""
-            x = np.empty(shape, dtype)
+        x = np.empty(shape, dtype)
         x.reshape(-1).view(np.uint8)[...] = 255
         return DeviceArray(x)
 

@@ -73,12 +73,11 @@ def test_sigkill_and_resume_ends_with_the_same_bytes(tmp_path, uninterrupted):
     assert killed >= 1 and states(tmp_path) == states(uninterrupted)
 
 
-def test_a_torn_line_of_metrics_is_cut(tmp_path, uninterrupted):
-    config = TINY.replace(epochs=3)
-    make(tmp_path, config, seed=3).fit()
+def test_rows_of_an_epoch_that_is_done_again_are_cut(tmp_path):
+    make(tmp_path, seed=3).fit()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 4, "spl')
-    make(tmp_path, config, seed=3).fit(resume=True)
+        file.write('{"epoch": 4, "split": "train"}\n')
+    make(tmp_path, seed=3).fit(resume=True)
     assert len(rows(tmp_path)) == 6
 
 

@@ -53,7 +53,7 @@ def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Call
     name, = settings.modalities
     config, settings = settings.config_of(name), on_device(settings, log)
     splits = dataset(settings, log=log).splits
-    projection = projection_of(config, splits["train"], settings.seed)
+    projection = projection_of(config, splits["train"], settings.seed, log)
     found = measure(config, splits["train"], splits["val"], projection, settings.seed, settings.device, seconds, log)
     causes = verdict(config, found)
     text = report(found, causes)

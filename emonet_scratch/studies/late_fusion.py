@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..training.projection import stratified_folds
+from ..training.projection import held_out
 
 
 def fuse(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -47,8 +47,7 @@ def _score(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 
 def fuse_across_folds(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """Fused probabilities (N, K); the weights of a clip come from the other four fifths of the clips, never from itself."""
-    fold, fused = stratified_folds(labels, 5, seed), np.empty(probabilities.shape[1:])
-    for k in np.unique(fold):
-        there = fold == k
-        fused[there] = fuse(probabilities[:, there], find_weights(probabilities[:, ~there], labels[~there], seed))
+    fused = np.empty(probabilities.shape[1:])
+    for out in held_out(labels, 5, seed):
+        fused[out] = fuse(probabilities[:, out], find_weights(probabilities[:, ~out], labels[~out], seed))
     return fused

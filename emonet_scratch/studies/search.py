@@ -48,7 +48,7 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
     config, settings = settings.config_of(name), on_device(settings, log)
     splits = dataset(settings, log=log).splits
     train, val = splits["train"], splits["val"]
-    projection = projection_of(config, train, settings.seed)
+    projection = projection_of(config, train, settings.seed, log)
     what = {"space": SPACES[space], "seed": settings.seed, **vars(config),
             "data": fingerprint(train, val, config.modalities)}
     study = _open_study(optuna, folder, json.loads(json.dumps(what)))
@@ -100,9 +100,8 @@ def _train(optuna: Any, study: Any, trial: Any, trainer: Callable[..., Trainer])
 
 def fields_of(params: dict[str, Any], config: EmoNetConfig) -> dict[str, Any]:
     """The fields of EmoNetConfig that a trial's parameters stand for."""
-    fields, width = dict(params), params.get("width")
-    if width is not None:
-        del fields["width"]
+    fields = dict(params)
+    if (width := fields.pop("width", None)) is not None:
         for name in WIDTHS:
             sizes = np.atleast_1d(getattr(config, name))
             scaled = [max(1, round(float(size) * width)) for size in sizes]

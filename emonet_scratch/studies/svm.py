@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import linalg
 
-from ..training.projection import stratified_folds
+from ..training.projection import held_out
 
 
 class LinearSVM:
@@ -63,7 +63,6 @@ def _extended(X: np.ndarray) -> np.ndarray:
 def choose_C(X: np.ndarray, y: np.ndarray, grid: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
              seed: int = 0) -> float:
     """The C of the grid with which most clips are right that were left out, in five folds; of equals the least."""
-    fold = stratified_folds(y, 5, seed)
-    right = [sum(np.count_nonzero(LinearSVM(C).fit(X[fold != k], y[fold != k]).predict(X[fold == k]) == y[fold == k])
-                 for k in np.unique(fold)) for C in grid]
+    right = [sum(np.count_nonzero(LinearSVM(C).fit(X[~out], y[~out]).predict(X[out]) == y[out])
+                 for out in held_out(y, 5, seed)) for C in grid]
     return grid[int(np.argmax(right))]

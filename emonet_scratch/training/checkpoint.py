@@ -36,10 +36,8 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
         raise CheckpointError(f"checkpoint {name} is {error}: use another one, such as best.safetensors or last.safetensors "
                               f"beside it") from error
     try:
-        meta = json.loads(metadata["emonet"])
-        if not isinstance(meta, dict):
-            raise ValueError
-    except (KeyError, ValueError) as error:
+        meta = dict(json.loads(metadata["emonet"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {name} is a safetensors file, but not of emonet_scratch") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {name} has format {meta.get('format')}, this version reads {FORMAT}")

@@ -126,6 +126,12 @@ def stratified_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return fold
 
 
+def held_out(y: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """For each of these folds, (N,) bools: which clips are in it, and so not among those that something is fitted on."""
+    fold = stratified_folds(y, folds, seed)
+    return [fold == k for k in np.unique(fold)]
+
+
 def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int) -> str | float:
     """The shrinkage of GRID, or "auto", under which LDA is right about most of the clips that it was not fitted on.
 
@@ -133,15 +139,14 @@ def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int) -> str | float:
     more shrinkage than is good for accuracy: docs/results.md.) An intensity under which S_W is singular, of all clips or of
     a fold, is out; where a class of one clip leaves nothing to choose by, the answer is 0.1.
     """
-    fold, scores = stratified_folds(y, CV_FOLDS, seed), {}
+    scores: dict[str | float, tuple[int, float]] = {}
     if np.unique(y, return_counts=True)[1].min() < 2:
         return 0.1
     for shrinkage in ("auto", *GRID):
         right, likelihood = 0, 0.0
         try:
             LDA(None, shrinkage).fit(Z, y)
-            for k in np.unique(fold):
-                out = fold == k
+            for out in held_out(y, CV_FOLDS, seed):
                 lda = LDA(None, shrinkage).fit(Z[~out], y[~out])
                 log_p, label = lda.predict_log_proba(Z[out]), np.searchsorted(lda.classes_, y[out])
                 right += int((log_p.argmax(axis=1) == label).sum())
@@ -165,22 +170,20 @@ def cross_fit(lda: LDA, Z: np.ndarray, y: np.ndarray, folds: int, seed: int) -> 
     its own discriminants, nearest to those of `lda`, Q: min ||P R - Q|| is R = U V^T with P^T Q = U S V^T (Schoenemann
     1966, Psychometrika 31, 1-10).
     """
-    fold, K, out = stratified_folds(y, folds, seed), lda.scalings_.shape[1], np.empty((len(y), lda.scalings_.shape[1]))
-    Q = lda.transform(lda.means_)                                             # (C, K)
-    for k in range(folds):
-        if not (fold == k).any():
-            continue
-        if len(np.unique(y[fold != k])) < len(lda.classes_):
+    K = lda.scalings_.shape[1]
+    projected, Q = np.empty((len(y), K)), lda.transform(lda.means_)           # (N, K), (C, K)
+    for out in held_out(y, folds, seed):
+        if len(np.unique(y[~out])) < len(lda.classes_):
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                                   # more components than classes - 1: said once
             try:
-                part = LDA(K, lda.shrinkage).fit(Z[fold != k], y[fold != k])
+                part = LDA(K, lda.shrinkage).fit(Z[~out], y[~out])
             except SingularScatterError:
                 return None
         U, _, Vt = np.linalg.svd(part.transform(part.means_).T @ Q)
-        out[fold == k] = part.transform(Z[fold == k]) @ (U @ Vt)
-    return out
+        projected[out] = part.transform(Z[out]) @ (U @ Vt)
+    return projected
 
 
 def _spread(X: np.ndarray) -> np.ndarray:

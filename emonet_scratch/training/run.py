@@ -41,9 +41,9 @@ def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[s
     data = dataset(settings, log=log)
     train, val = data.splits["train"], data.splits["val"]
     projection = _saved_projection(folder, settings.modalities, train, val) if resume else None
-    projection = projection or projection_of(settings.config, train, settings.seed)
-    for line in _summary(data, projection, settings.config):
-        log(line)
+    projection = projection or projection_of(settings.config, train, settings.seed, log)
+    to = f"; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}" if projection else ""
+    log(f"{len(train)} training and {len(val)} validation clips{to}")
     folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
     settings.write(folder, versions())
     results = {}
@@ -78,12 +78,16 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
                    log=log, crop=config.crop)
 
 
-def projection_of(config: EmoNetConfig, train: Split, seed: int = 0) -> AudioProjection | None:
+def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
+                  log: Callable[[str], None] = print) -> AudioProjection | None:
     """The projection that `config` asks for, fitted on the training split; None for a split without audio vectors."""
     if train.audio is None:
         return None
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
-    return projection.fit(train.audio, train.labels)
+    projection.fit(train.audio, train.labels)
+    if config.lda_cross_fit > 1 and projection.training is None:
+        log("warning: some class has too few clips for projections out of fold: LDA projects the clips it was fitted on")
+    return projection
 
 
 def _saved_projection(folder: Path, names: Sequence[str], train: Split, val: Split) -> AudioProjection | None:
@@ -96,18 +100,6 @@ def _saved_projection(folder: Path, names: Sequence[str], train: Split, val: Spl
                 check_data(path, meta["data"], fingerprint(train, val, MODALITIES[name]))
                 return AudioProjection.from_state(groups["projection"])
     return None
-
-
-def _summary(data: Dataset, projection: AudioProjection | None, config: EmoNetConfig) -> list[str]:
-    """What the networks will be trained on, in lines."""
-    clips = f"{len(data.splits['train'])} training and {len(data.splits['val'])} validation clips"
-    if projection is None:
-        return [clips]
-    lines = [f"{clips}; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}"]
-    if config.lda_cross_fit > 1 and projection.training is None:
-        lines.insert(0, "warning: some class has too few clips for projections out of fold: LDA projects the clips it was "
-                        "fitted on")
-    return lines
 
 
 def _result(trainer: Trainer) -> dict[str, Any]:

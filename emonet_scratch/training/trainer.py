@@ -1,7 +1,6 @@
 """The training loop: epochs, evaluation, checkpoints, and a resume that changes no bit."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from .fingerprint import check_data, fingerprint, sha256
 from .inference import count_right, evaluate, forward, project
 from .non_finite import first_non_finite, overflow_unwarned
 from .projection import AudioProjection
+from .report import read_metrics
 
 
 @dataclass
@@ -76,8 +76,7 @@ class Trainer:
         if "video" in config.modalities:
             self.model.trunk.layer.resnet.conv.input_gradient = False         # frames are bytes, which have none
         self.optimizer = _optimizer(config, self.model.parameters())
-        self.steps_per_epoch = math.ceil(len(self.train) / config.batch_size)
-        steps = config.epochs * self.steps_per_epoch
+        steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
         self.rate = schedule(config.schedule, config.lr, steps, min(config.warmup, steps))
         self.class_weights = to_device(balanced_weights(self.train.labels), device) if config.class_weights else None
         self.progress = Progress()
@@ -176,7 +175,7 @@ class Trainer:
         p, epoch = self.progress, self.progress.epoch + 1
         loss, right, clips, norm = p.sums
         train = {"epoch": epoch, "split": "train", "loss": loss / clips, "accuracy": right / clips,
-                 "lr": self.optimizer.lr, "grad_norm": norm / self.steps_per_epoch,
+                 "lr": self.optimizer.lr, "grad_norm": norm / p.batch,
                  "seconds": round(time.perf_counter() - started, 3)}
         val = self._validate(epoch)
         self.rows += [train, val]
@@ -233,18 +232,17 @@ class Trainer:
         write_metrics(self.folder, self.rows)
 
     def _rows_of_finished_epochs(self) -> list[dict[str, Any]]:
-        """Those that metrics.jsonl holds; an epoch that will be done again may have left others behind them."""
-        path, epochs = self.folder / "metrics.jsonl", self.progress.epoch
-        lines = path.read_bytes().splitlines()[:2 * epochs] if path.exists() else []
+        """Two for each, from metrics.jsonl; an epoch that will be done again may have left others behind them."""
+        epochs = self.progress.epoch
         try:
-            rows = [json.loads(line) for line in lines]
-            done = [(row["epoch"], row["split"]) for row in rows]
-        except (KeyError, TypeError, ValueError):
-            done = []
-        if done != [(epoch, split) for epoch in range(1, epochs + 1) for split in ("train", "val")]:
-            raise CheckpointError(f"{str(path)!r} does not hold the lines of the {epochs} epochs that last.safetensors "
-                                  f"has behind it: restore it to resume, or train anew with another --out")
-        return rows
+            rows = read_metrics(self.folder) if epochs else []
+        except (OSError, ValueError):
+            rows = []
+        if len(rows) < 2 * epochs:
+            raise CheckpointError(f"{str(self.folder / 'metrics.jsonl')!r} does not hold the lines of the {epochs} epochs "
+                                  f"that last.safetensors has behind it: restore it to resume, or train anew with another "
+                                  f"--out")
+        return rows[:2 * epochs]
 
 
 def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam:

@@ -144,7 +144,6 @@ class Kernel:
         self.name, self.library, self.parameters, self.cooperative = name, library, parameters, cooperative
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        device.record(lambda: self(grid, block, args, shared_mem=shared_mem))
         grid, block = ((*map(int, sizes), 1, 1)[:3] for sizes in (grid, block))
         self.check(grid, block, shared_mem)
         memory = Memory([(name, a.host) for (name, pointer, _), a in zip(self.parameters, args, strict=True) if pointer])

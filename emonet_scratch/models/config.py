@@ -143,7 +143,8 @@ class EmoNetConfig:
     # Epochs without a better validation loss before the end.
     patience: int | None = choice(None, OPTIONAL_COUNT)
 
-    __post_init__ = check_choices
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def replace(self, **fields: Any) -> EmoNetConfig:
         """A copy with some fields changed. An unknown field is an error that lists the known ones."""

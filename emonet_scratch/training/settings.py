@@ -36,7 +36,8 @@ class Settings:
     on_error: str = choice("skip", one_of("skip", "stop"))  # at clips and feature files that cannot be used
     save_every: int | None = choice(None, OPTIONAL_COUNT)   # steps between checkpoints inside an epoch
 
-    __post_init__ = check_choices
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def config_of(self, name: str) -> EmoNetConfig:
         """The configuration of the network `name` of MODALITIES."""

@@ -30,6 +30,9 @@ def body(text):
     return f'extern "C" __global__ void emonet_bug(const float* x, float* y, int n) {{\n    int t = threadIdx.x;\n{text}\n}}'
 
 
+HEADER = launch.source("pointwise").split('#line 1 "common.cuh"\n')[1].splitlines()
+SHUFFLE = next(n for n, line in enumerate(HEADER, 1) if "__shfl" in line)         # of warp_sum, the first there
+
 # name: what the kernel does, number of threads, what must be said
 BUGS = {
     "a barrier is missing": ("""
@@ -78,7 +81,7 @@ BUGS = {
         y[t] = t;""", 64, r"divergent: thread \(0, 0, 0\) waits at __syncthreads in line 6, thread \(1, 0, 0\) .* line 4"),
     "a lane misses a shuffle": ("""
         if (t == 5) return;
-        y[t] = warp_sum(x[t]);""", 64, r"waits for its warp in line 25, thread \(5, 0, 0\) has returned"),
+        y[t] = warp_sum(x[t]);""", 64, rf"waits for its warp in line {SHUFFLE}, thread \(5, 0, 0\) has returned"),
     "a lane shuffles elsewhere": ("""
         if (t == 7) y[t] = __shfl_xor_sync(ALL_LANES, x[t], 1);
         else

@@ -31,7 +31,7 @@ from .studies.diagnose import diagnose as run_diagnose
 from .studies.search import SPACES
 from .studies.search import search as run_search
 from .training import Settings, load_model, run, write_checkpoint
-from .training.inference import Model, score
+from .training.inference import Model, reading, score
 from .training.report import table
 from .training.run import versions
 from .training.settings import MODALITIES, find_run, read_settings
@@ -149,8 +149,8 @@ def _config(options: argparse.Namespace) -> EmoNetConfig:
 def _typed(options: argparse.Namespace) -> list[str]:
     """Names of the options that the command was given, even with the value of their default."""
     unset = argparse.Namespace(**dict.fromkeys(vars(options)))                # defaults fill only what is not there
-    values = vars(options.parser.parse_args(options.typed[1:], unset))
-    return [name for name, value in values.items() if value is not None]
+    typed = options.parser.parse_args(options.typed[1:], unset)
+    return [name for name, value in vars(typed).items() if value is not None]
 
 
 def _device(options: argparse.Namespace) -> tuple[str, str]:
@@ -312,10 +312,9 @@ def evaluate(options: argparse.Namespace) -> None:
     device, line = _device(options)
     model = load_model(options.checkpoint, device)
     print(f"checkpoint: {model.path}\n{line}")
-    config = model.config
-    data = prepare(options.data, (options.split,), video="video" in config.modalities, sound="audio" in config.modalities,
-                   frame_size=config.frame_size, fit=config.fit, max_frames=config.max_frames, cache=_cache(options),
-                   on_error=options.on_error, extractor=_extractor(model) or DEFAULT, crop=config.crop)
+    used = model.config.modalities
+    data = prepare(options.data, (options.split,), video="video" in used, sound="audio" in used, cache=_cache(options),
+                   on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
     model.check_features(data.feature_names, data.extractor)
     split = data.splits[options.split]
     loss, probabilities = model.probabilities(split, device)
@@ -389,12 +388,11 @@ def _features_for(model: Model, folder: str | None, clips: Sequence[Clip]) -> Fe
 
 def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
     """What the network reads of a clip. DataError where the clip lacks it."""
-    config, frames, audio = model.config, None, None
-    sees = "video" in config.modalities
-    if sees:
-        frames = [clip_frames(clip.path, config.frame_size, config.fit, config.max_frames, config.crop)]
-    if "audio" in config.modalities:
-        audio = audio_vector(clip, features, _extractor(model) or DEFAULT, missing=sees)[None]
+    used, frames, audio = model.config.modalities, None, None
+    if "video" in used:
+        frames = [clip_frames(clip.path, **reading(model.config))]
+    if "audio" in used:
+        audio = audio_vector(clip, features, _extractor(model) or DEFAULT, missing="video" in used)[None]
     return Split([clip.id], np.array([-1]), frames, audio)
 
 

@@ -18,6 +18,11 @@ from .metrics import chance_and_majority, confusion_matrix, macro_f1, wilson_int
 from .projection import AudioProjection
 
 
+def reading(config: EmoNetConfig) -> dict[str, Any]:
+    """How clips are read for a network: arguments of `data.prepare.prepare` and `clip_frames`."""
+    return {name: getattr(config, name) for name in ("frame_size", "fit", "max_frames", "crop")}
+
+
 def project(split: Split, projection: AudioProjection | None) -> Split:
     """The split with projected audio vectors (N, K) float32, or without audio."""
     return dataclasses.replace(split, audio=projection.transform(split.audio) if projection else None)

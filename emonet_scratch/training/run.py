@@ -22,7 +22,7 @@ from ..models.emonet import trunk_weights
 from ..version import __version__
 from .checkpoint import expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
-from .inference import score
+from .inference import reading, score
 from .projection import AudioProjection
 from .report import read_metrics, save_pictures, table
 from .settings import MODALITIES, Settings
@@ -72,10 +72,9 @@ def on_device(settings: Settings, log: Callable[[str], None] = print) -> Setting
 
 def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:
     """The splits `wanted`, with what the networks of the settings read."""
-    config, used = settings.config, {modality for name in settings.modalities for modality in MODALITIES[name]}
-    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, frame_size=config.frame_size,
-                   fit=config.fit, max_frames=config.max_frames, cache=settings.cache, on_error=settings.on_error,
-                   log=log, crop=config.crop)
+    used = {modality for name in settings.modalities for modality in MODALITIES[name]}
+    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
+                   on_error=settings.on_error, log=log, **reading(settings.config))
 
 
 def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,

@@ -11,6 +11,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
+from emonet_scratch.data.video import ffmpeg_version
+
 VIDEO = {
     "mpeg2": ["-c:v", "mpeg2video", "-q:v", "2"],
     "mjpeg": ["-c:v", "mjpeg", "-q:v", "2"],
@@ -32,7 +34,27 @@ def ffmpeg(*arguments, input=None):
     """Runs ffmpeg; CalledProcessError, with its messages in `stderr`, when it fails."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error", "-y", *map(str, arguments)]
     stdin = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
-    return subprocess.run(command, check=True, capture_output=True, timeout=120, **stdin)
+    environment = os.environ | {"GCONV_PATH": os.devnull}          # as in decoding.py
+    return subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment, **stdin)
+
+
+def version():
+    """(major, minor) of that ffmpeg; (99, 0) where it calls itself otherwise."""
+    numbers = ffmpeg_version().split(".")
+    return tuple(map(int, numbers[:2])) if numbers[0].isdigit() else (99, 0)
+
+
+def as_they_come():
+    """Options with which frames are encoded at their own times."""
+    return ["-vsync" if version() < (5, 1) else "-fps_mode", "passthrough"]
+
+
+def turn(source, target, angle):
+    """A copy of `source` with a display matrix that turns it counterclockwise."""
+    if version() < (6, 0):
+        ffmpeg("-i", source, "-c", "copy", "-metadata:s:v:0", f"rotate={-angle % 360}", target)
+    else:
+        ffmpeg("-display_rotation", angle, "-i", source, "-c", "copy", target)
 
 
 def write_wav(path, sound, rate=44100):

@@ -45,12 +45,15 @@ SOUND_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".w
 DELAYS = {"aac": 1024, "mp3": 1105, "ac3": 256, "wmav1": 2048, "wmav2": 2048}
 GUARDS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-max_pixels", str(MAX_PIXELS)]
 
-#: A filter of times that also puts the first one into the log, at the level of this number: name, expression, level.
-TELL_TIME = "{}='{}+if(eq(N,0),gt(print(T,{}),1e99))'"
-LEVELS = {"info": 32, "warning": 24}
+#: A filter of times that also puts the first frame's into the log, plus a mark that tells it from all else there.
+TELL_TIME = "{}='{}+if(eq(N,0),gt(print(T+{}),1e99))'"
+PICTURE, SOUND = 3_000_000_000, 5_000_000_000
 #: An output that only tells when the first picture comes; there is always something in it, if there is sound.
-WITNESS = ["-map", "0:V:0?", "-map", "0:a:0", "-c:a", "copy", "-vf", TELL_TIME.format("setpts", "PTS", LEVELS["info"]),
+WITNESS = ["-map", "0:V:0?", "-map", "0:a:0", "-c:a", "copy", "-vf", TELL_TIME.format("setpts", "PTS", PICTURE),
            "-frames:v", "1", "-frames:a", "1", "-f", "null", "-"]
+
+#: An output that writes the times of the sound's packets into the log.
+TIMES = ["-vn", "-sn", "-dn", "-c:a", "copy", "-f", "framecrc", "pipe:2"]
 
 PathLike = str | os.PathLike
 
@@ -153,15 +156,15 @@ class _Pictures(NamedTuple):
         limit = math.ceil(MAX_SECONDS * fps)
         return cls(int(size), max_frames or limit + 1, limit, f"fps={float(fps)!r}", f"{shape},setsar=1")
 
-    def options(self, version: str, short: bool) -> list[str]:
+    def options(self, version: tuple[int, ...], short: bool) -> list[str]:
         """From the first frame's time on: a start between two ticks would make rounding repeat and drop frames.
 
         short: no more than the first picture; of less than half a tick, rounding would leave nothing.
         """
-        chain = [TELL_TIME.format("setpts", "PTS-STARTPTS", LEVELS["info"]), *([] if short else [self.fps]), self.shape]
-        number = version.split(".")[:2]
-        old = all(part.isdigit() for part in number) and [int(part) for part in number] < [5, 1]
-        return ["-map", "0:V:0", "-vf", ",".join(chain), "-vsync" if old else "-fps_mode", "passthrough",
+        chain = [TELL_TIME.format("setpts", "PTS-STARTPTS", PICTURE), *([] if short else [self.fps]), self.shape]
+        if version < (4, 3) and not short:         # setpts leaves the end where it was: a frame marks it
+            chain = ["tpad=stop=1:stop_mode=clone", chain[0], "concat=n=1:v=1:a=0", *chain[1:]]
+        return ["-map", "0:V:0", "-vf", ",".join(chain), "-vsync" if version < (5, 1) else "-fps_mode", "passthrough",
                 "-frames:v", "1" if short else str(self.most), "-pix_fmt", "rgb24", "-f", "rawvideo"]
 
 
@@ -202,9 +205,12 @@ class _Ffmpeg:
         command = [program, "-nostdin", "-hide_banner", "-nostats", "-v", "level+info", *GUARDS, "-i", "file:" + self.file]
         second = os.pipe() if pictures and rate else ()
         try:
-            outputs = [[*pictures.options(_version(program), short), "pipe:1"]] if pictures else [WITNESS] if rate else []
+            numbers = re.match(r"(\d+)\.(\d+)", _version(program))
+            version = tuple(map(int, numbers.groups())) if numbers else (99, 0)
+            outputs = [[*pictures.options(version, short), "pipe:1"]] if pictures else [WITNESS] if rate else []
             if rate:
                 outputs.append([*_sound_options(rate), f"pipe:{second[1] if second else 1}"])
+                outputs += [TIMES] if version < (9, 0) else []
             for output in outputs:
                 command += ["-max_error_rate", "1", "-map_metadata", "-1", "-map_chapters", "-1", *output]
             # GCONV_PATH: static builds would load the system's character sets for the names in an .mts, and crash
@@ -314,28 +320,35 @@ def _sound_options(rate: int) -> list[str]:
     if not 100 <= rate <= 384000 or int(rate) != rate:
         raise ValueError(f"rate must be a whole number of samples a second from 100 to 384000, got {rate!r}")
     # rematrix_maxval: the channels are averaged; into floats ffmpeg would else add them and exceed 1
-    chain = TELL_TIME.format("asetpts", "PTS", LEVELS["warning"]) + f",aresample={int(rate)}:rematrix_maxval=1"
+    chain = TELL_TIME.format("asetpts", "PTS", SOUND) + f",aresample={int(rate)}:rematrix_maxval=1"
     return ["-vn", "-sn", "-dn", "-af", chain, "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
 
 
-def _late(run: _Ffmpeg, header: _Header) -> float:
-    """Seconds by which the first sound follows the first picture, or in a file without pictures its time 0.
+def _place(sound: np.ndarray, rate: int, log: str, header: _Header) -> tuple[int, np.ndarray]:
+    """(samples by which the sound follows the first picture, the sound without what an encoder put behind it).
 
-    0 where unknown. Clocks of milliseconds blur the silence that encoders put in front: such a distance is taken for it.
+    Clocks of milliseconds blur the silence that encoders put in front: such a distance is taken for it.
     """
-    log = run.log
-    told = [re.search(rf"^(?:\[Eval[^]]*] )?\[{level}] (-?\d+\.\d+)$", log, re.MULTILINE) for level in LEVELS]
-    picture, sound = (float(match[1]) if match else None for match in told)
-    if sound is None or header.container == "avi":            # an .avi has no time stamps: all starts with the file
-        return 0.0
-    if picture is None:
-        picture = -header.start if -0.1 < header.start < 0 else sound
-    late = sound - picture
+    told = [float(number) for number in re.findall(r"(?<!\d)\d{10}\.\d{6}$", log, re.MULTILINE)]
+    first, start = (next((t - mark for t in told if abs(t - mark) < 1e9), None) for mark in (PICTURE, SOUND))
     track = re.search(r"Stream #0:(\d+) -> #\d:0 \((\w+).* -> pcm_f32le", log)
-    rate = track and re.search(r", (\d+) Hz", header.streams[int(track[1])][0])
-    delays = [sign * DELAYS.get(track[2], 0) / int(rate[1]) for sign in (-1, 0, 1)] if rate else [0]
-    nearest = min(delays, key=lambda delay: abs(late - delay))
-    return nearest if abs(late - nearest) < 0.001 else late
+    if start is None or track is None:
+        return 0, sound
+    packets = re.findall(r"^0, +-?\d+, +(-?\d+), +(\d+), ", log, re.MULTILINE)
+    tick = re.search(r"^#tb 0: (\d+)/(\d+)", log, re.MULTILINE)
+    told_end = header.container == "ogg" or (header.container.startswith("mov") and track[2] in DELAYS)
+    if told_end and packets and tick:             # newer versions see to it themselves
+        most = round((sum(map(int, packets[-1])) * int(tick[1]) / int(tick[2]) - start) * rate)
+        sound = sound[:most] if 0 < len(sound) - most < 0.05 * rate else sound
+    if header.container == "avi":     # has no time stamps: all starts at once
+        return 0, sound
+    sampling = re.search(r", (\d+) Hz", header.streams[int(track[1])][0])
+    delay = DELAYS.get(track[2], 0) / int(sampling[1]) if sampling else 0.0
+    if first is None:                 # no pictures
+        first = delay if header.container == "asf" else -header.start if -0.1 < header.start < 0 else start
+    late = start - first
+    nearest = min((-delay, 0.0, delay), key=lambda guess: abs(late - guess))
+    return round((nearest if abs(late - nearest) < 0.001 else late) * rate), sound
 
 
 def _heard(run: _Ffmpeg, header: _Header, rate: int) -> tuple[np.ndarray | None, str]:
@@ -346,14 +359,14 @@ def _heard(run: _Ffmpeg, header: _Header, rate: int) -> tuple[np.ndarray | None,
     if len(sound) == 0 or run.code:
         what = "decoding of the sound broke off" if len(sound) else "nothing of the sound could be decoded"
         return None, f"{what} ({run.reason()})"
-    late = round(_late(run, header) * rate)
+    wrong = len(sound) - np.count_nonzero(np.isfinite(sound))
+    if wrong:
+        return None, f"{wrong} of {len(sound)} samples of the sound are no numbers"
+    late, sound = _place(sound, rate, run.log, header)
     if 4 * (len(sound) + max(0, late)) > MAX_BYTES:
         return None, f"the sound takes more than {MAX_BYTES} bytes: cut the file"
     if late + len(sound) <= 0:
         return None, "the sound ends before the pictures begin"
-    wrong = len(sound) - np.count_nonzero(np.isfinite(sound))
-    if wrong:
-        return None, f"{wrong} of {len(sound)} samples of the sound are no numbers"
     sound = np.concatenate([np.zeros(late, np.float32), sound]) if late > 0 else sound[-late:]
     sound *= 32768                                            # in place: an hour is 230 MB
     np.clip(np.rint(sound, out=sound), -32768, 32767, out=sound)

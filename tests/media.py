@@ -52,7 +52,7 @@ def as_they_come():
 def turn(source, target, angle):
     """A copy of `source` with a display matrix that turns it counterclockwise."""
     if version() < (6, 0):
-        ffmpeg("-i", source, "-c", "copy", "-metadata:s:v:0", f"rotate={-angle % 360}", target)
+        ffmpeg("-i", source, "-c", "copy", "-metadata:s:v:0", f"rotate={angle % 360}", target)
     else:
         ffmpeg("-display_rotation", angle, "-i", source, "-c", "copy", target)
 

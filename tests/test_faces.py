@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from emonet_scratch.cli import main
 from emonet_scratch.data import faces
 from emonet_scratch.data.prepare import prepare
-from emonet_scratch.data.video import FrameCache
+from emonet_scratch.data.video import FrameCache, read_clip
 from emonet_scratch.errors import DataError
 from tests.media import write_clip
 from tests.strategies import seeds
@@ -78,6 +78,27 @@ def test_real_faces(real_data, tmp_path, emotion):
         raise AssertionError("searched again")
     again, found = faces.read_face(path, 96, max_frames=30, cache=cache, search=never)
     assert found and np.array_equal(again, clip)
+
+
+def test_where_the_face_is_does_not_depend_on_the_size_that_is_wanted(real_data, tmp_path):
+    """The same boxes from 16 to 160, searched once; each size shows the same."""
+    path, = (real_data / "crema_d").glob("*HAP*.flv")
+    cache, searched, found, first = FrameCache(tmp_path), [], {}, None
+
+    def search(frame):
+        searched.append(frame.shape)
+        return faces.detect(frame)
+    for size in (16, 32, 64, 128, 160):
+        clip, found[size] = faces.read_face(path, size, max_frames=20, cache=cache, search=search)
+        assert clip.shape == (20, size, size, 3)
+        small = faces.crop(np.asarray(clip), None, 16)
+        first = small if first is None else first
+        assert np.abs(small.astype(int) - first).mean() < 3
+    assert all(found.values()) and searched == [(faces.SEARCH, faces.SEARCH, 3)] * 4
+    alone, _ = faces.read_face(path, 32, max_frames=20)
+    at_hand, _ = faces.read_face(path, 32, max_frames=20, frames=read_clip(path, faces.SEARCH, max_frames=20))
+    cached, _ = faces.read_face(path, 32, max_frames=20, cache=cache)
+    assert np.array_equal(alone, cached) and np.array_equal(at_hand, cached)
 
 
 def test_clips_without_a_face_are_counted(tmp_path, monkeypatch, capsys):

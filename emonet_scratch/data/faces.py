@@ -6,8 +6,8 @@ box moves in a straight line, before the first and after the last it stands stil
 frames, since the cascade's boxes jump by some pixels. A clip without a chain of at least two findings (one, where one frame
 is all that was searched) keeps its whole frames.
 
-Clips are decoded at DETAIL times the size that is wanted, so that a face is cut out of more pixels than it fills in the
-end.
+Faces are searched in frames of SEARCH pixels, whatever size is wanted in the end: where a face is does not depend on that.
+It is cut out of frames of DETAIL times the wanted size or more, so that it has more pixels than it fills in the end.
 """
 
 import functools
@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter1d
 from ..errors import DataError
 from .video import FrameCache, read_clip
 
-STEP, SMOOTH, DETAIL = 5, 3.0, 2
+STEP, SMOOTH, SEARCH, DETAIL = 5, 3.0, 256, 2
 MARGIN = 1.3                    # side of the square that is cut out, over the larger side of the finding
 LEAST = 0.1                     # side of a finding, over that of the frame
 OVERLAP = 0.2                   # of two findings of one face, intersection over union
@@ -98,21 +98,28 @@ def crop(frames: np.ndarray, boxes: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def read_face(path: str | os.PathLike, size: int, *, max_frames: int | None = None, cache: FrameCache | None = None,
-              search: Callable[[np.ndarray], list[Box]] = detect) -> tuple[np.ndarray, bool]:
+              search: Callable[[np.ndarray], list[Box]] = detect,
+              frames: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
     """((T, size, size, 3) uint8, whether a face was found): the face of a clip, or its whole frames, letterboxed.
 
-    DataError as `read_clip`, and without OpenCV.
+    frames: what `read_clip(path, SEARCH, max_frames=max_frames)` gives, where that is at hand. DataError as `read_clip`, and
+    without OpenCV.
     """
     import_cv2()
+    keys, clip, boxes = [], None, None
     if cache:
-        keys = [cache.key(path, size=size, max_frames=max_frames, crop=f"faces/{part}") for part in ("clip", "boxes")]
+        settings = {"search": SEARCH, "max_frames": max_frames}
+        keys = [cache.key(path, crop="faces/clip", size=size, **settings), cache.key(path, crop="faces/boxes", **settings)]
         clip, boxes = map(cache.load, keys)
-        if clip is not None and boxes is not None:
-            return clip, len(boxes) > 0
-    frames = read_clip(path, DETAIL * size, max_frames=max_frames)
-    boxes = track([(t, search(frames[t])) for t in range(0, len(frames), STEP)], len(frames))
-    clip = crop(frames, boxes, size)
-    if cache:
-        cache.store(keys[1], np.empty((0, 3)) if boxes is None else boxes)
-        clip = cache.keep(keys[0], clip)
-    return clip, boxes is not None
+    if clip is None or boxes is None:
+        frames = read_clip(path, SEARCH, max_frames=max_frames) if frames is None else frames
+        if boxes is None:             # no rows: no face
+            found = track([(t, search(frames[t])) for t in range(0, len(frames), STEP)], len(frames))
+            boxes = np.empty((0, 3)) if found is None else found / SEARCH
+        if DETAIL * size > SEARCH:
+            frames = read_clip(path, DETAIL * size, max_frames=max_frames)
+        clip = crop(frames, boxes * frames.shape[1] if len(boxes) else None, size)
+        if cache:
+            cache.store(keys[1], boxes)
+            clip = cache.keep(keys[0], clip)
+    return clip, len(boxes) > 0

@@ -12,6 +12,7 @@ It is cut out of frames of DETAIL times the wanted size or more, so that it has 
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ STEP, SMOOTH, SEARCH, DETAIL = 5, 3.0, 256, 2
 MARGIN = 1.3                    # side of the square that is cut out, over the larger side of the finding
 LEAST = 0.1                     # side of a finding, over that of the frame
 OVERLAP = 0.2                   # of two findings of one face, intersection over union
+
+OWN = threading.local()         # the cascade of each thread: one must not be used by two
 
 Box = tuple[float, float, float, float]     # left, top, width, height
 
@@ -45,9 +48,10 @@ def import_cv2() -> Any:
 def detect(frame: np.ndarray) -> list[Box]:
     """Frontal faces in one frame (H, W, 3) uint8 RGB."""
     cv2 = import_cv2()
-    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+    if not hasattr(OWN, "cascade"):               # reading it takes as long as searching a frame
+        OWN.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
     least = max(20, round(LEAST * min(frame.shape[:2])))
-    found = cascade.detectMultiScale(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(least, least))
+    found = OWN.cascade.detectMultiScale(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(least, least))
     return [tuple(map(float, box)) for box in found]
 
 

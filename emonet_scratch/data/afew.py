@@ -9,6 +9,7 @@ folder named like one, in any case; the id is the name of the file without its s
 two splits, so a clip is keyed by (split, id). Clips of the test split need no class.
 
 Any container in `VIDEO_SUFFIXES` and any id is accepted, so that other data sets fit in the same tree.
+Names are compared by `same_name`, and shown and written as they are on the disk.
 Hidden files, `__MACOSX` and `._*` are ignored. A linked folder is followed once, and never into a loop.
 Source: Dhall, Goecke, Lucey, Gedeon 2012, Collecting large, richly annotated facial-expression databases.
 """
@@ -17,7 +18,8 @@ import csv
 import io
 import os
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +29,11 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .opensmile import Row, Table, read_features
-from .video import VIDEO_SUFFIXES
+from .opensmile import Row, Table, is_feature_table, read_features
+from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
+UNESCAPED = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})      # of D:\new\tom.wav, read as Weka writes texts
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}
 
@@ -54,10 +57,11 @@ class Clip:
 class Features:
     """The audio vectors of a data set: D names, and (D,) float64 for each clip that has one.
 
-    `sources` lists the files that held a vector for a clip; the first, by name, is the one used. `unmatched`
-    lists (file, name of the row) without a clip. `disagreements` says where a feature file gives another
+    `sources` lists the files that held a vector for a clip; the first, by name, is the one used, and of several rows
+    the last. `unclear` says of which clips that file holds several vectors: none of them is the clip's, and networks do
+    without. `rivals` are lines on clips of which a later file holds another vector. `unmatched` lists (file, name of the row) without a clip. `disagreements` says where a feature file gives another
     class than the folder of the clip: the folder is believed. `problems` is what `load_features` raises,
-    `conflicts` those of them that are about files with other columns.
+    `conflicts` those of them that are about files with other columns. `skipped` are the columns that are no features.
     """
 
     names: tuple[str, ...] = ()
@@ -69,13 +73,16 @@ class Features:
     disagreements: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    unclear: dict[tuple[str, str], str] = field(default_factory=dict)
+    rivals: list[str] = field(default_factory=list)
+    skipped: dict[str, None] = field(default_factory=dict)
 
     @property
     def duplicates(self) -> dict[tuple[str, str], list[Path]]:
         """The clips with more than one feature file, and those files."""
         return {key: paths for key, paths in self.sources.items() if len(paths) > 1}
 
-    def add(self, path: Path, folders: Sequence[str], table: Table, rows: Mapping[Clip, Row]) -> None:
+    def add(self, path: Path, folders: Sequence[str], table: Table, rows: Mapping[Clip, Sequence[Row]]) -> None:
         """Take these rows of a file below `folders`, unless its columns are others than those of the first."""
         if self.first is None:
             self.first, self.names, self.relation = path, table.names, table.relation
@@ -83,11 +90,20 @@ class Features:
             self.conflicts.append(_difference(self.first, self.names, path, table.names))
             self.problems.append(self.conflicts[-1])
             return
-        for clip, row in rows.items():
-            self.vectors.setdefault(clip.key, row.vector)
-            self.sources.setdefault(clip.key, []).append(path)
+        self.skipped |= dict.fromkeys(table.skipped)
+        for clip, own in rows.items():
+            vector = self.vectors.setdefault(clip.key, own[-1].vector)
+            sources = self.sources.setdefault(clip.key, [])
+            if not all(np.array_equal(vector, row.vector, equal_nan=True) for row in own):
+                if sources:
+                    self.rivals.append(f"{str(path)!r} has another vector of clip {clip.id!r} than {str(sources[0])!r}")
+                else:
+                    self.unclear[clip.key] = (
+                        f"{str(path)!r} has {len(own)} rows of clip {clip.id!r}: expected one; low-level features have a row "
+                        f"a frame or segment: write functionals of the whole clip, and what is there twice only once")
+            sources.append(path)
             given = class_of(folders)
-            given = class_of([row.label or ""]) if given is None else given
+            given = class_of([own[-1].label or ""]) if given is None else given
             if None not in (given, clip.label) and given != clip.label:
                 self.disagreements.append(f"{str(path)!r} says {CLASSES[given]}, the folder of "
                                           f"{str(clip.path)!r} says {CLASSES[clip.label]}")
@@ -120,8 +136,9 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
         for path in (folder / name for name in files):
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 clip = Clip(split, path.stem, path, class_of(parts))
-                problems += _misplaced(clip, found.get(clip.key))
-                found.setdefault(clip.key, clip)
+                key = split, same_name(clip.id)
+                problems += _misplaced(clip, found.get(key))
+                found.setdefault(key, clip)
                 filled.add(split)
             elif _is_feature_file(path):
                 filled.add(split)
@@ -143,6 +160,11 @@ def _misplaced(clip: Clip, namesake: Clip | None) -> list[str]:
         return [f"{str(clip.path)!r}: expected a {clip.split} clip in a folder named after its class "
                 f"({', '.join(CLASSES)}), got none in its path: move it into one"]
     return []
+
+
+def same_name(name: str) -> str:
+    """A name of a clip as it is compared: with composed accents (NFC), as macOS does not write them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def missing_classes(clips: Sequence[Clip]) -> list[str]:
@@ -170,31 +192,44 @@ def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
                   on_error: str = "stop", log: Callable[[str], None] = print) -> Features | None:
     """The audio vectors of these clips, from every ARFF and openSMILE CSV file below root; None without any.
 
-    A file whose name is a clip's id holds that clip's vector, in its last row where openSMILE appended to it.
-    Any other file holds rows that are named after clips. A file under no split is for the one split that has
-    the id, so `clips` are those of all splits; of a split that is not in `splits` no file is read. DataError for
-    clips with different feature columns and for an unreadable file; with on_error "skip" that is logged and left out.
-    A class that is another than that of the clip's folder is logged.
+    A file whose name is a clip's id holds that clip's vector. Any other file holds rows that are named after clips.
+    A file under no split is for the one split that has the id, so `clips` are those of all splits; of a split that is
+    not in `splits` no file is read. DataError for clips with different feature columns and for an unreadable file; with
+    on_error "skip" that is logged and left out. Logged are also clips with several vectors, in rows (see
+    `Features.unclear`) or in files, a class that is another than that of the clip's folder, and tables of other things.
     """
-    features = scan_features(root, clips, splits)
+    features = scan_features(root, clips, splits, log)
     if features is None:
         return None
     _raise_first(features.conflicts if on_error == "skip" else features.problems)
     for problem in features.problems:
         log(f"feature file left out: {problem}")
+    for lines, outcome in ((list(features.unclear.values()), "not used"), (features.rivals, "the first is used")):
+        if lines:
+            log(f"warning: {lines[0]}{f', and so of {len(lines) - 1} more clips' if lines[1:] else ''}; {outcome}")
     for line in features.disagreements:
         log(f"warning: {line}; the folder is believed")
     return features
 
 
-def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]],
-                  splits: Sequence[str] = SPLITS) -> Features | None:
-    """As `load_features`, with the problems listed instead of raised; a file with a problem is left out."""
-    root = Path(root)
-    index = {clip.key: clip for split in clips.values() for clip in split}
-    files = [folder / name for folder, names in _walk(root) for name in names if _is_feature_file(folder / name)]
-    features = Features()
-    for path in sorted(files):
+def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], splits: Sequence[str] = SPLITS,
+                  note: Callable[[str], None] = lambda line: None) -> Features | None:
+    """As `load_features`, with the problems listed instead of raised; a file with a problem is left out.
+
+    note: gets a line on the tables that were looked at and are none of features.
+    """
+    root, features = Path(root), Features()
+    index = defaultdict(list)
+    for clip in (clip for split in clips.values() for clip in split):
+        for k, form in enumerate(_forms(clip.id)):
+            index[k, clip.split, form].append(clip)
+    paths = sorted(folder / name for folder, names in _walk(root) for name in names)
+    files = [path for path in paths if _is_feature_file(path)]
+    others = [path for path in paths if path.suffix.lower() == ".csv" and path not in set(files)]
+    if others:
+        note(f"{len(others)} .csv not taken for feature files, such as {str(others[0])!r}: expected ';' between the values, or "
+             f"openSMILE's columns (file, start, end, ..._sma...) and numbers below them")
+    for path in files:
         folders = path.relative_to(root).parts[:-1]
         split = split_of(folders) or split_of([path.stem])
         if split and split not in splits:
@@ -205,27 +240,28 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]],
         except DataError as error:
             features.problems.append(str(error))
             continue
-        features.unmatched += [(path, name) for name in unmatched]
+        features.unmatched += [(path, row.name) for row in unmatched]
         if rows:
             features.add(path, folders, table, rows)
     return features if files else None
 
 
 def _rows_by_clip(path: Path, table: Table, split: str | None,
-                  index: Mapping[tuple[str, str], Clip]) -> tuple[dict[Clip, Row], list[str | None]]:
-    """The row of each clip that a file describes, and the names of the rows without a clip.
+                  index: Mapping[tuple[int, str, str], list[Clip]]) -> tuple[dict[Clip, list[Row]], list[Row]]:
+    """The rows of each clip that a file describes, and those without a clip.
 
     DataError: the file is named after one clip, and a row after another.
     """
-    own = _match(path.stem, split, index)
-    pairs = [(_match(row.name or "", split, index), row) for row in table.rows]
-    if own is None:
-        return {clip: row for clip, row in pairs if clip}, [row.name for clip, row in pairs if not clip]
-    for clip, _ in pairs:
-        if clip not in (own, None):
+    own, rows = _match(path.stem, split, index), defaultdict(list)
+    matches = {name: _match(name or "", split, index) for name in {row.name for row in table.rows}}
+    for row in table.rows:
+        clip = matches[row.name]
+        if own and clip not in (own, None):
             raise DataError(f"{str(path)!r}: expected features of clip {own.id!r}, as the file is named, "
                             f"got a row of {clip.id!r}: rename the file or correct the row")
-    return {own: table.rows[-1]}, []
+        rows[own or clip].append(row)
+    unmatched = rows.pop(None, [])
+    return rows, unmatched
 
 
 def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Sequence[int | str],
@@ -250,7 +286,7 @@ def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Seq
             raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {label!r}")
         names.append(label if isinstance(label, str) else CLASSES[label])
         writer.writerow([id, names[-1], *(f"{p:.6f}" for p in row)])
-    for id, times in Counter(ids).items():
+    for id, times in Counter(map(same_name, ids)).items():
         if times > 1:
             raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
     try:
@@ -286,23 +322,33 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _is_feature_file(path: Path) -> bool:
-    """Whether it is for `read_features`: any ARFF file, and a CSV file whose first line has a `;`."""
+    """Whether it is for `read_features`: any ARFF file, and a CSV file whose first lines look like features."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return path.suffix.lower() == ".arff"
     try:
         with open(path, "rb") as file:
-            return b";" in file.readline(1 << 20)
+            lines = file.readline(1 << 20) + file.readline(1 << 20)
     except OSError:
         return True                     # read_features says what is wrong with it
+    return is_feature_table(lines.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
 
 
-def _match(text: str, split: str | None, index: Mapping[tuple[str, str], Clip]) -> Clip | None:
+def _forms(name: str) -> tuple[str, ...]:
+    """What names are compared by, the strictest first: as they are, composed, and without case."""
+    return name, same_name(name), same_name(name).casefold()
+
+
+def _match(text: str, split: str | None, index: Mapping[tuple[int, str, str], list[Clip]]) -> Clip | None:
     """The clip that a file or a row is named after: by an id, or by a path or file name that holds one."""
-    base = re.split(r"[/\\]", text)[-1]
-    for id in (text, base, os.path.splitext(base)[0]):
-        clips = [index[s, id] for s in ([split] if split else SPLITS) if (s, id) in index]
-        if len(clips) == 1:
-            return clips[0]
+    ids = []
+    for name in (text, text.translate(UNESCAPED)):
+        base = re.split(r"[/\\]", name)[-1]
+        ids += [name, base, os.path.splitext(base)[0]]
+    for k, forms in enumerate(zip(*map(_forms, ids), strict=True)):
+        for form in forms:
+            clips = [clip for s in ([split] if split else SPLITS) for clip in index.get((k, s, form), [])]
+            if len(clips) == 1:
+                return clips[0]
     return None
 
 

@@ -77,7 +77,7 @@ def examine(root: str | os.PathLike, read: bool = True) -> Report:
         report.add("classes without a training clip", missing_classes(clips["train"]))
     report.add("clips that cannot be read", unreadable)
     _check_clips(report, Path(root), readings)
-    _check_features(report, Path(root), every, scan_features(root, clips))
+    _check_features(report, Path(root), every, scan_features(root, clips, note=report.facts.append))
     return report
 
 
@@ -168,7 +168,10 @@ def _check_features(report: Report, root: Path, clips: Sequence[Clip], features:
     have = Counter(clip.split for clip in clips if clip.key in features.vectors)
     report.facts.append(f"features: {len(features.names)} columns; " + ", ".join(
         f"{split} {have[split]} of {sum(clip.split == split for clip in clips)} clips" for split in SPLITS))
+    if features.skipped:
+        report.facts.append(f"features: columns that are none: {', '.join(map(repr, features.skipped))}")
     report.add("feature files that cannot be used", features.problems)
+    report.add("clips with several rows in their feature file", features.unclear.values())
     report.add("clips without features", (_name(c, root) for c in clips if c.key not in features.vectors))
     report.add("clips with several feature files", (
         f"{split} {id!r}: {', '.join(repr(str(path.relative_to(root))) for path in paths)}; the first is used"

@@ -149,6 +149,8 @@ def audio_vector(clip: Clip, features: Features | None, extractor: str = DEFAULT
         return vector
     if clip.key not in features.vectors:
         raise DataError(f"{name!r} has no audio vector in the feature files")
+    if clip.key in features.unclear:
+        raise DataError(features.unclear[clip.key])
     vector = features.vectors[clip.key]
     if not np.isfinite(vector).all() and not (missing and np.isnan(vector).all()):
         bad = features.names[int(np.flatnonzero(~np.isfinite(vector))[0])]

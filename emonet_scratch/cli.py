@@ -160,6 +160,8 @@ def _device(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _cache(options: argparse.Namespace) -> Path:
+    if options.cache is not None:                                             # an error where it cannot be; RUNS/cache is optional
+        os.makedirs(options.cache, exist_ok=True)
     return Path(options.cache or Path(options.runs) / "cache").absolute()
 
 

@@ -185,7 +185,7 @@ class LDA:
         classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
         C = len(classes)
         if C < 2:
-            raise ValueError(f"LDA.fit needs at least 2 classes, got only {classes[0]!r}")
+            raise ValueError(f"LDA.fit needs at least 2 classes, got only {classes[0]}")
         K = self._components(C, D)
         priors = counts / N if self.priors is None else np.asarray(self.priors, dtype=np.float64)
         if priors.shape != (C,) or not (priors > 0).all() or abs(priors.sum() - 1) > 1e-6:

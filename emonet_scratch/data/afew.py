@@ -126,10 +126,12 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     root = Path(root)
     found: dict[tuple[str, str], Clip] = {}
     problems, tops, first, filled = [], [], {}, set()         # first: one folder of each split that has any
+    suffixes: dict[str | None, Counter[str]] = defaultdict(Counter)
     for folder, files in _walk(root):
         parts = folder.relative_to(root).parts
         tops += parts if len(parts) == 1 else ()
         split = split_of(parts)
+        suffixes[split].update(Path(name).suffix.lower() or name for name in files)
         if split is None:
             continue
         first.setdefault(split, folder)
@@ -143,12 +145,30 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
             elif _is_feature_file(path):
                 filled.add(split)
     if not first:
+        above = f"name the folder above {root.name!r}" if split_of([root.resolve().name]) else "name the folder that holds them"
         raise DataError(f"{str(root)!r}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
-                        f"{', '.join(map(repr, tops[:5])) or 'no folder'}: name the folder that holds them")
-    problems += [f"{str(folder)!r}: expected clips of the {split} split, got none: unpack or remove it"
+                        f"{', '.join(map(repr, tops[:5])) or 'no folder'} with {_what(suffixes[None])}: {above}, or sort the "
+                        f"clips into folders such as Train/Angry and Val/Angry")
+    problems += [f"{str(folder)!r}: expected clips of the {split} split, got {_what(suffixes[split])}: {_advice(suffixes[split])}"
                  for split, folder in first.items() if split not in filled]
     clips = sorted(found.values(), key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
+
+
+def _what(suffixes: Counter[str]) -> str:
+    """How many files of each suffix, the most frequent first."""
+    return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(5)) or "none"
+
+
+def _advice(suffixes: Counter[str]) -> str:
+    """What to do about a folder that has these files, and clips are wanted."""
+    most = next(iter(suffixes.most_common(1)), ("", 0))[0]
+    if most in SOUND_SUFFIXES:
+        return (f"sounds alone are no clips: for --modalities audio put each into a container (ffmpeg -i X{most} X.mkv); "
+                "`emonet features` writes their vectors")
+    if most in (".jpg", ".jpeg", ".png", ".bmp"):
+        return f"pictures alone are no clips: join those of a clip (ffmpeg -framerate 25 -i %d{most} X.mp4)"
+    return f"unpack or remove it (clips are {', '.join(sorted(VIDEO_SUFFIXES))})"
 
 
 def _misplaced(clip: Clip, namesake: Clip | None) -> list[str]:
@@ -170,6 +190,12 @@ def same_name(name: str) -> str:
 def missing_classes(clips: Sequence[Clip]) -> list[str]:
     """The names of the classes that none of these clips has: a model cannot learn those."""
     return [name for label, name in enumerate(CLASSES) if all(clip.label != label for clip in clips)]
+
+
+def one_class(labels: Sequence[int | None]) -> int | None:
+    """The class of all these clips that have one, from two on; None where there are several classes or none."""
+    known = [label for label in labels if label is not None and label >= 0]
+    return known[0] if len(known) > 1 and len(set(known)) == 1 else None
 
 
 def split_of(parts: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from .afew import SPLITS, Clip, Features, missing_classes, scan, scan_features
+from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan, scan_features
 from .left_out import attempt
 from .video import Probe, content_key, probe, read_sound, stream_frames
 
@@ -75,6 +75,9 @@ def examine(root: str | os.PathLike, read: bool = True) -> Report:
     report.add("clips and folders out of place", problems)
     if clips["train"]:
         report.add("classes without a training clip", missing_classes(clips["train"]))
+    report.add("splits of one class only", (
+        f"{split}: all {len(clips[split])} clips are {CLASSES[label]}: nothing tells whether others are recognised"
+        for split in SPLITS for label in [one_class([clip.label for clip in clips[split]])] if label is not None))
     report.add("clips that cannot be read", unreadable)
     _check_clips(report, Path(root), readings)
     _check_features(report, Path(root), every, scan_features(root, clips, note=report.facts.append))
@@ -165,7 +168,7 @@ def _check_features(report: Report, root: Path, clips: Sequence[Clip], features:
     if features is None:
         report.facts.append("features: no feature file (.arff, openSMILE's .csv) below this folder")
         return
-    have = Counter(clip.split for clip in clips if clip.key in features.vectors)
+    have = Counter(clip.split for clip in clips if clip.key in features.vectors and clip.key not in features.unclear)
     report.facts.append(f"features: {len(features.names)} columns; " + ", ".join(
         f"{split} {have[split]} of {sum(clip.split == split for clip in clips)} clips" for split in SPLITS))
     if features.skipped:

@@ -61,7 +61,7 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
         hear = partial(audio_vector, features=features, extractor=extractor, missing=video)
     if video:
         see = partial(clip_frames, frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop,
-                      cache=FrameCache(cache) if cache else None, faceless=faceless)
+                      cache=FrameCache(cache, optional=True) if cache else None, faceless=faceless)
     readings, skipped = _read_all(everything, see, hear, on_error, log)
     splits = {name: _split(root, name, clips[name], readings) for name in wanted}
     if faces:
@@ -83,7 +83,9 @@ def _find(root: str | os.PathLike, wanted: Sequence[str],
     clips = find_clips(root)
     for name in wanted:
         if not clips[name]:
-            raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none: see `emonet doctor`")
+            folders = ", ".join(sorted(repr(p.name) for p in Path(root).iterdir() if p.is_dir())[:8])
+            raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none; its folders are {folders}: one of them "
+                            f"has to have {name!r} in its name (see `emonet doctor`)")
     if "train" in wanted and (missing := missing_classes(clips["train"])):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     return clips, [clip for name in wanted for clip in clips[name]]

@@ -307,7 +307,7 @@ def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | P
     for name, array in model.trunk.state_dict().items():
         trunk += [name.encode(), array]
     trunk = sha256(trunk).encode()
-    store, features = FrameCache(cache) if cache else None, []
+    store, features = FrameCache(cache, optional=True) if cache else None, []
     for clip in tqdm(split.frames, unit="clip", desc="trunk features", leave=False, disable=None):
         key = sha256([trunk, clip]) if store else ""
         known = store.load(key) if store else None

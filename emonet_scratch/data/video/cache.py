@@ -35,16 +35,19 @@ class FrameCache:
 
     Keyed by what the clip holds and how it was decoded, so that a renamed clip is found and a changed one is not.
     A file appears whole (temporary name, then rename), so any number of processes may share the folder. A file
-    that is short or damaged counts as absent. A full disk gives one warning; decoding goes on, in memory.
+    that is short or damaged counts as absent. A full disk gives one warning; decoding goes on, in memory. So does a folder
+    that cannot be made, if the cache is `optional`.
     """
 
-    def __init__(self, folder: PathLike):
+    def __init__(self, folder: PathLike, optional: bool = False):
         self.folder = os.path.abspath(os.fsdecode(folder))
         self.writable = True
         try:
             os.makedirs(self.folder, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{self.folder!r}: cannot be made the frame cache ({error.strerror})") from None
+            if not optional:
+                raise DataError(f"{self.folder!r}: cannot be made the frame cache ({error.strerror})") from None
+            self._refused(error)
 
     def key(self, path: PathLike, **settings: object) -> str:
         """sha256 of content, settings, versions of format and ffmpeg, in hexadecimal. DataError as those."""
@@ -73,11 +76,14 @@ class FrameCache:
         try:
             write_whole(self._file(key), head.getvalue(), clip.data, crc.to_bytes(4, "little"))
         except OSError as error:
-            self.writable = False
-            warnings.warn(f"{self.folder!r}: the cache cannot be written ({error.strerror}); going on "
-                          "without: what is not in it yet stays in memory and is computed again next time", stacklevel=2)
-            return False
-        return True
+            self._refused(error)
+        return self.writable
+
+    def _refused(self, error: OSError) -> None:
+        """Go on without, and say so once."""
+        self.writable = False
+        warnings.warn(f"{self.folder!r}: the cache cannot be written ({error.strerror}); going on "
+                      "without: what is not in it yet stays in memory and is computed again next time", stacklevel=3)
 
     def keep(self, key: str, clip: np.ndarray) -> np.ndarray:
         """Stores `clip` and gives it back as `load` does; `clip` itself where the disk refuses."""

@@ -85,11 +85,27 @@ def write_tensors(path: str | os.PathLike, arrays: dict[str, np.ndarray], metada
     write_whole(path, save({name: np.asarray(a, order="C") for name, a in arrays.items()}, metadata))
 
 
+#: The types of safetensors that NumPy has, and BF16.
+SAFETENSORS = set("BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 F32 F64 C64 BF16".split())
+
+
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(arrays, metadata) of a safetensors file. ValueError where it is damaged or none."""
-    from safetensors import SafetensorError, safe_open
+    """(arrays, metadata) of a safetensors file, bfloat16 as float32. ValueError where it is damaged, none, or of other types."""
+    from safetensors import SafetensorError, deserialize, safe_open
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            types, metadata = {name: file.get_slice(name).get_dtype() for name in file.keys()}, file.metadata() or {}
+            if lacking := [name for name, kind in types.items() if kind not in SAFETENSORS]:
+                raise ValueError(f"tensor {lacking[0]!r} is of type {types[lacking[0]]}, which NumPy does not have: "
+                                 f"save it as float32")
+            arrays = {name: file.get_tensor(name) for name, kind in types.items() if kind != "BF16"}
+        raws = deserialize(Path(path).read_bytes()) if "BF16" in types.values() else []
+        return arrays | {name: bfloat16(raw["data"]).reshape(raw["shape"])
+                         for name, raw in raws if raw["dtype"] == "BF16"}, metadata
     except SafetensorError as error:
         raise ValueError(f"damaged, or no safetensors file ({error})") from error
+
+
+def bfloat16(raw: bytes, order: str = "<") -> np.ndarray:
+    """The numbers of these bytes as float32, of which bfloat16 is the upper half."""
+    return (np.frombuffer(raw, f"{order}u2").astype(np.uint32) << 16).view(np.float32)

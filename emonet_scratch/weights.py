@@ -16,19 +16,21 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import WeightsError
-from .files import read_tensors
+from .files import bfloat16, read_tensors
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 STORAGES = {"DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8",
-            "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?"}
+            "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
+            "ComplexFloatStorage": "c8", "ComplexDoubleStorage": "c16", "UntypedStorage": "u1"}
+UNSIGNED = {"torch.uint16": "u2", "torch.uint32": "u4", "torch.uint64": "u8"}               # views of an UntypedStorage
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """All tensors of a file of weights by name, as NumPy arrays (bfloat16 as float32).
 
     Nested dictionaries give names joined by dots; what is no tensor (a score, an epoch) is left out.
-    Raises WeightsError.
+    Raises WeightsError, also for types that NumPy does not have (float8, quantised, complex halves).
 
     >>> sorted(read_weights("resnet20-12fca82f.th"))[:2]                        # doctest: +SKIP
     ['state_dict.module.bn1.bias', 'state_dict.module.bn1.num_batches_tracked']
@@ -113,8 +115,8 @@ def _itemsize(kind: str) -> int:
 
 def _numbers(raw: bytes, kind: str, little: bool) -> np.ndarray:
     order = "<" if little else ">"
-    if kind == "BFloat16Storage":                                             # the upper half of a float32
-        return (np.frombuffer(raw, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+    if kind == "BFloat16Storage":
+        return bfloat16(raw, order)
     dtype = np.dtype(STORAGES[kind])
     return np.frombuffer(raw, dtype.newbyteorder(order)).astype(dtype)
 
@@ -132,12 +134,16 @@ class _Tensors(pickle.Unpickler):
             "collections.OrderedDict": Dictionary,
             "torch._utils._rebuild_tensor": lambda *a: _tensor(*a[:4]),
             "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a[:4]),
+            "torch._utils._rebuild_tensor_v3": lambda *a: _tensor(a[0].view(UNSIGNED[a[6]]), *a[1:4]),
             "torch._utils._rebuild_parameter": lambda data, *_: _checked(data),
             "torch.Size": lambda sizes: tuple(int(n) for n in sizes),
-        } | {f"torch.{kind}": kind for kind in STORAGES}
+            "torch.storage.UntypedStorage": "UntypedStorage",
+        } | {f"torch.{kind}": kind for kind in STORAGES} | {kind: kind for kind in UNSIGNED}
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in self._known:
+            if module == "torch" and re.match(r"(float|complex|bits|q?u?int)\d", name):
+                raise ValueError(f"it holds numbers of type {name}, which NumPy does not have: save them as float32")
             raise ValueError(f"it asks for {module}.{name}, which is no tensor; nothing of it was run")
         return self._known[f"{module}.{name}"]
 

@@ -1,10 +1,12 @@
 """Audio vectors of many clips into one feature file: several processes, one clip at a time, and nothing is done twice."""
 
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .afew import class_of
+from .afew import class_of, same_name
 from .left_out import attempt, usable
 from .opensmile import write_arff, write_csv
 from .sound import compact, is10
@@ -69,7 +71,7 @@ def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extracto
     if not clips:
         raise DataError(f"{', '.join(map(repr, map(str, paths)))}: expected sounds or clips, got none "
                         f"({', '.join(sorted(SUFFIXES))})")
-    with closing(_Journal(out.with_name(out.name + ".partial"), extractor)) as journal:
+    with closing(_Journal(out.with_name(out.name + ".partial"), extractor, log)) as journal:
         todo = [clip for clip, identity in clips.items() if identity not in journal.vectors]
         if len(todo) < len(clips):
             log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
@@ -111,38 +113,66 @@ def _identity(clip: Path) -> str:
 
 
 class _Journal:
-    """Vectors that are done, one line of JSON each, flushed; a last line that was cut off does not count."""
+    """Vectors that are done, one line of JSON each, flushed. Damaged lines do not count: those clips are done again."""
 
-    def __init__(self, path: Path, extractor: str) -> None:
-        self.path, self.vectors = path, {}
-        text = path.read_bytes() if path.exists() else b""
-        lines = text[:text.rfind(b"\n") + 1].splitlines()
+    def __init__(self, path: Path, extractor: str, log: Callable[[str], None]) -> None:
+        self.path = path
         head = json.dumps({"extractor": extractor}).encode()
-        if lines and lines[0] != head:
-            raise DataError(f"{str(path)!r} is of another extractor ({lines[0][:80].decode(errors='replace')}): "
-                            f"remove it, or give another --out")
-        for line in lines[1:]:
-            identity, vector = json.loads(line)
-            self.vectors[identity] = np.array(vector, float)          # None, a missing value, becomes NaN
-        self.file = open(path, "ab")
-        self.file.truncate(sum(len(line) + 1 for line in lines))
-        if not lines:
-            self.file.write(head + b"\n")
+        first, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
+        first = first.rstrip(b"\0")                                           # a power cut leaves zeros, or half a line
+        if first != head and (any(lines) or not head.startswith(first)):
+            what = "of another extractor" if first.startswith(b'{"extractor": "') else "no record of vectors that are done"
+            raise DataError(f"{str(path)!r} is {what} ({first[:80].decode(errors='replace')!r}): move it elsewhere, or give "
+                            f"another --out")
+        entries = [_entry(line, len(EXTRACTORS[extractor][1])) for line in lines if line]
+        times = Counter(entry[0] for entry in entries if entry)               # of two vectors of a clip, one is damaged
+        self.vectors = {identity: vector for identity, vector in filter(None, entries) if times[identity] == 1}
+        if damaged := len(entries) - len(self.vectors):
+            log(f"{str(path)!r}: damaged lines, {damaged} in all, are left out: what they held is done again")
+        with self._named():
+            if damaged or first != head or lines[-1] != b"":
+                write_whole(path, head + b"\n", *(_line(*entry) for entry in self.vectors.items()))
+            self.file = open(path, "ab")
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):                                               # of a full disk, on which `add` has failed
+            self.file.close()
 
     def add(self, identity: str, vector: np.ndarray) -> None:
         self.vectors[identity] = vector
-        self.file.write(json.dumps([identity, [None if np.isnan(v) else float(v) for v in vector]]).encode() + b"\n")
-        self.file.flush()
+        with self._named():
+            self.file.write(_line(identity, vector))
+            self.file.flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{str(self.path)!r} cannot be written ({error.strerror}): make room there and give the same call "
+                            f"again, which goes on from here, or give another --out") from None
+
+
+def _line(identity: str, vector: np.ndarray) -> bytes:
+    return json.dumps([identity, [None if np.isnan(v) else float(v) for v in vector]]).encode() + b"\n"
+
+
+def _entry(line: bytes, D: int) -> tuple[str, np.ndarray] | None:
+    """(identity, vector (D,)) of a line of the journal; None where it is damaged."""
+    try:
+        identity, values = json.loads(line)
+        whole = isinstance(identity, str) and len(values) == D and all(
+            value is None or type(value) in (int, float) and math.isfinite(value) for value in values)
+        return (identity, np.array(values, float)) if whole else None         # None, a missing value, becomes NaN
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def _write(out: Path, extractor: str, clips: Sequence[Path], vectors: Sequence[np.ndarray]) -> None:
     """The file as a whole, in the format of its suffix: a row a clip, vectors (D,) in the order of the extractor's names."""
     feature_names = EXTRACTORS[extractor][1]
     stems = [clip.stem for clip in clips]
-    names = stems if len(set(stems)) == len(stems) else [clip.as_posix() for clip in clips]
+    names = stems if len(set(map(same_name, stems))) == len(stems) else [clip.as_posix() for clip in clips]
     if out.suffix.lower() == ".arff":
         labels = [class_of(clip.parts[:-1]) for clip in clips]
         write_arff(out, extractor, feature_names, zip(names, labels, vectors, strict=True), CLASSES)

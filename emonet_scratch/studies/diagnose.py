@@ -5,9 +5,10 @@
     learning rate       the loss under a rate that grows from step to step (Smith 2017, Cyclical learning rates, section 3.3)
     layers              mean and spread of activations, units of a ReLU that are 0 for every clip, gradients, updates
     LDA                 its spectrum and rank, and its score on clips that it has not seen
-    classes             how many clips of each
+    classes             how many clips of each, and how many classes among the validation clips
 
-`measure` takes the numbers, `verdict` makes causes of them, most likely first; nothing else decides.
+`measure` takes the numbers, `verdict` makes causes of them, most likely first; nothing else decides. No cause advises a
+setting that is in force.
 """
 
 import copy
@@ -86,6 +87,7 @@ def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioPro
     trainer = start()
     batch = next(batches(trainer.train, config.batch_size, config.frames, seed=seed, training=True))
     found = {"classes": {name: int((train.labels == k).sum()) for k, name in enumerate(CLASSES)},
+             "validation classes": sorted({CLASSES[label] for label in val.labels if label >= 0}),
              "clips in a batch": len(batch), "lr": config.lr, "LDA": _lda(projection, train, val),
              "inputs": _inputs(train.take(labelled), projection), "initial loss": _loss(trainer, batch),
              "chance": math.log(len(CLASSES))}
@@ -221,10 +223,9 @@ class Cause(NamedTuple):
 CAUSES = (
     Cause("lr too small", lambda e: e.too_slow,
           "a step changes a parameter by {e.update:.1e} of its size (1e-3 is usual), and {e.one.steps} steps on one batch "
-          "leave the loss at {e.one.start:.3f} -> {e.one.end:.3f}; the range test suggests lr={e.suggested:g}"),
+          "leave the loss at {e.one.start:.3f} -> {e.one.end:.3f}; {e.faster}"),
     Cause("lr too large", lambda e: e.too_fast,
-          "on a single batch the loss grows from {e.one.start:.3f} to {e.one.end:.3f}; the range test suggests "
-          "lr={e.suggested:g}"),
+          "on a single batch the loss grows from {e.one.start:.3f} to {e.one.end:.3f}; {e.slower}"),
     Cause("large initial loss", lambda e: e.initial > 1.5 * e.chance,
           "the untrained network's loss is {e.initial:.2f}, against ln 7 = {e.chance:.2f}: inputs or weights are too "
           "large; standardise what goes in"),
@@ -243,10 +244,13 @@ CAUSES = (
           "the frames have no contrast: look at the clips with `emonet doctor`"),
     Cause("LDA asked for too much", lambda e: e.beyond_rank > 0,
           "{e.lda[components]} components of LDA, but S_B has rank {e.lda[rank]}: the other {e.beyond_rank} are noise; "
-          "--set lda_components=null"),
+          "{e.fewer}"),
     Cause("LDA learns by heart", lambda e: e.forgotten > 0.3,
           "LDA is right about {e.lda[train score]:.0%} of its training clips and {e.lda[val score]:.0%} of others: its "
-          "training projections look far too clean; --set lda_shrinkage=cv --set lda_cross_fit=5, or more clips"),
+          "training projections look far too clean; {e.cleaner}"),
+    Cause("validation split of one class", lambda e: len(e.others) < 2,
+          "the validation clips are of {e.others[0]} alone: neither their loss nor their accuracy says how the other classes "
+          "are recognised, and the best epoch is chosen by them; put clips of every class there"),
     Cause("forget gates half shut", lambda e: e.long_clips and e.config.forget_bias < 0.5,
           "forget gates start at sigmoid({e.config.forget_bias:g}): after 10 frames less than a hundredth of the first is "
           "left; --set forget_bias=1"),
@@ -254,7 +258,7 @@ CAUSES = (
           "between {e.least} and {e.most} clips a class, all with the same weight: the largest class is a good answer; "
           "--set class_weights=true"),
     Cause("cannot learn one batch", lambda e: not (e.too_slow or e.too_fast or e.one.learnt or e.other.learnt),
-          "neither lr={e.config.lr:g} nor lr={e.suggested:g} learns {e.batch} clips by heart in {e.one.steps} steps (loss "
+          "{e.rates} {e.batch} clips by heart in {e.one.steps} steps (loss "
           "{e.one.start:.2f} -> {e.one.end:.2f} and {e.other.end:.2f}): labels or inputs cannot be told apart, or the "
           "network lets no gradient through"),
 )
@@ -274,6 +278,11 @@ def _evidence(config: EmoNetConfig, found: dict[str, Any]) -> SimpleNamespace:
     dead = [row["layer"] for row in found["layers"] if row.get("dead", 0) > 0.9]
     counts = [n for n in found["classes"].values() if n]
     lda = found["LDA"] or {"components": 0, "rank": 0, "train score": 0.0, "val score": None}
+    lr, suggested = config.lr, found["suggested lr"]
+    rarest = min((name for name, n in found["classes"].items() if n), key=found["classes"].get, default="")
+    no_rate, suggests = "the range test found no better rate: look at inputs and labels", f"the range test suggests lr={suggested:g}"
+    against = [f"--set {setting}" for setting, there in (("lda_shrinkage=cv", config.lda_shrinkage == "cv"),
+                                                         ("lda_cross_fit=5", config.lda_cross_fit > 1)) if not there]
     return SimpleNamespace(
         config=config, one=one, other=other, batch=found["clips in a batch"], suggested=found["suggested lr"],
         update=update, too_slow=not one.learnt and 0.9 * one.start < one.end < math.inf and update < 1e-4,
@@ -281,7 +290,13 @@ def _evidence(config: EmoNetConfig, found: dict[str, Any]) -> SimpleNamespace:
         initial=found["initial loss"], chance=found["chance"], gradient=found["gradient norm"],
         dead=len(dead), first_dead=next(iter(dead), ""),
         constant=found["inputs"].get("constant audio features", 0), contrast=found["inputs"].get("spread of pixels", 255),
-        lda=lda, beyond_rank=lda["components"] - lda["rank"],
+        faster=suggests if suggested > lr else no_rate, slower=suggests if suggested < lr else no_rate,
+        rates=f"neither lr={lr:g} nor lr={suggested:g} learns" if suggested != lr else f"lr={lr:g} does not learn",
+        fewer="--set lda_components=null" if config.lda_components else "give features that tell the classes' means apart",
+        cleaner=f"{' '.join(against)}, or more clips" if against else
+        f"shrinkage by cross-validation and projections out of fold are set already: more clips help, first of {rarest} "
+        f"({found['classes'].get(rarest)}), or fewer features",
+        others=found["validation classes"] or ["no class"], lda=lda, beyond_rank=lda["components"] - lda["rank"],
         forgotten=0.0 if lda["val score"] is None else lda["train score"] - lda["val score"],
         long_clips="video" in config.modalities and (config.frames or 99) > 10,
         least=min(counts, default=0), most=max(counts, default=0))

@@ -52,8 +52,11 @@ class AudioProjection:
                 self.shrinkage = choose_shrinkage(Z, y, self.seed)
             self.lda = LDA(K, self.shrinkage).fit(Z, y)
         except ValueError as error:
-            hint = " (--set lda_shrinkage=0.1)" if "shrinkage" in str(error) else ""
-            raise DataError(f"LDA of the training split's audio vectors: {error}{hint}") from error
+            reason = str(error)
+            if isinstance(self.shrinkage, int | float) and self.shrinkage >= 0.1:      # what would be advised is in force
+                reason = reason.replace("pass a larger shrinkage, such as 0.1, or drop", "drop")
+            hint = " (--set lda_shrinkage=0.1)" if "shrinkage" in reason else ""
+            raise DataError(f"LDA of the training split's audio vectors: {reason}{hint}") from error
         training = cross_fit(self.lda, Z, y, self.folds, self.seed) if self.folds > 1 else None
         self.scale = _spread(self.lda.transform(Z) if training is None else training)
         self.training = None

@@ -16,6 +16,7 @@ from ..backend import choose_device
 from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
 from ..emotions import CLASSES
+from ..errors import DataError
 from ..files import write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
@@ -73,8 +74,15 @@ def on_device(settings: Settings, log: Callable[[str], None] = print) -> Setting
 def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:
     """The splits `wanted`, with what the networks of the settings read."""
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
-    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
+    data = prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
                    on_error=settings.on_error, log=log, **reading(settings.config))
+    for name, split in data.splits.items():
+        if name != "test" and len(known := {int(label) for label in split.labels if label >= 0}) == 1:
+            line = f"{settings.data!r}: all clips of the {name} split that can be used are {CLASSES[known.pop()]}"
+            if name == "train":
+                raise DataError(f"{line}: expected two classes and more, each in a folder of its name (see `emonet doctor`)")
+            log(f"warning: {line}: nothing tells how other classes are recognised")
+    return data
 
 
 def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,

@@ -189,7 +189,7 @@ class LDA:
         K = self._components(C, D)
         priors = counts / N if self.priors is None else np.asarray(self.priors, dtype=np.float64)
         if priors.shape != (C,) or not (priors > 0).all() or abs(priors.sum() - 1) > 1e-6:
-            raise ValueError(f"priors must be {C} positive numbers with sum 1, got {self.priors!r}")
+            raise ValueError(f"priors must be {C} positive numbers with sum 1, got {priors}")
         means, U, t, M, s = scatter(X, codes, priors, self.shrinkage)
         R = max(K, min(C - 1, D))
         eigenvalues, W = self._solve(U, t, M, R)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from emonet_scratch.data import afew
 from emonet_scratch.data.afew import SPLITS, find_clips, load_features, write_predictions
+from emonet_scratch.data.doctor import examine
 from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.data.prepare import audio_vector, prepare
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
 
@@ -152,6 +154,20 @@ def test_a_root_without_splits(tmp_path):
     refused(lambda: find_clips(tmp_path / "Angry" / "1.avi"), "expected a folder", "got a file")
 
 
+@pytest.mark.parametrize(("names", "words"), [
+    (["a.wav", "b.WAV", "c.txt"], ["2 .wav, 1 .txt", "--modalities audio", "ffmpeg -i X.wav X.mkv", "`emonet features`"]),
+    (["1.jpg"], ["1 .jpg", "ffmpeg -framerate 25 -i %d.jpg X.mp4"]), (["Angry.zip"], ["1 .zip", "unpack", ".avi, .flv"])])
+def test_what_is_there_in_place_of_clips_is_named(tmp_path, names, words):
+    touch(tmp_path, *(f"Train/Angry/{name}" for name in names))
+    refused(lambda: find_clips(tmp_path), "Train'", *words)
+
+
+def test_a_root_one_level_too_low_or_without_splits_says_what_is_there(tmp_path):
+    touch(tmp_path, "Train/Angry/1.avi", "Train/Sad/2.avi", "Actors/Actor_01/3.wav")
+    refused(lambda: find_clips(tmp_path / "Train"), "'Angry', 'Sad' with 2 .avi", "name the folder above 'Train'")
+    refused(lambda: find_clips(tmp_path / "Actors"), "'Actor_01' with 1 .wav", "such as Train/Angry and Val/Angry")
+
+
 def test_an_empty_split_and_an_absent_one(tree):
     (tree / "Test_vid_Distribute" / "000000009.avi").unlink()
     refused(lambda: find_clips(tree), "Test_vid_Distribute'", "clips of the test split, got none")
@@ -235,6 +251,93 @@ def test_one_file_a_split(tree, files):
         (os.path.basename(file), "no such clip") for file in files)
 
 
+LLD = ("name;frameTime;f0", [f"'{{}}';{k / 100};{k}" for k in range(50)])
+SEGMENTS = ("file,start,end,f0", [f"x/{{}}.wav,0 days 00:00:0{k},0 days 00:00:0{k + 1},{k}" for k in range(3)])
+
+
+@pytest.mark.parametrize(("table", "n"), [(LLD, 50), (SEGMENTS, 3)])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_row_a_frame_is_no_vector_of_a_clip(tree, table, n, together):
+    head, rows = table
+    ids = ["000000001", "000000002"]
+    files = {"all.csv": ids} if together else {f"{id}.csv": [id] for id in ids}
+    for name, own in files.items():
+        touch(tree, f"Train_Audio/{name}")
+        (tree / "Train_Audio" / name).write_text("\n".join([head, *(row.format(id) for id in own for row in rows), ""]))
+    clips, lines = find_clips(tree), []
+    features = load_features(tree, clips, log=lines.append)
+    assert len(lines) == 1 and f"{n} rows of clip '000000001'" in lines[0] and "and so of 1 more clips; not used" in lines[0]
+    for clip in clips["train"]:
+        refused(lambda clip=clip: audio_vector(clip, features), f"{n} rows of clip {clip.id!r}", "low-level")
+    refused(lambda: prepare(tree, ("train",), video=False, on_error="stop", log=lines.append), "low-level")
+    refused(lambda: prepare(tree, ("train",), video=False, log=lines.append), "none of the 2 clips")
+    title, items = next(found for found in examine(tree, read=False).findings if "several rows" in found[0])
+    assert len(items) == 2 and all("low-level" in item for item in items)
+
+
+def test_several_rows_are_one_clip_whatever_their_names_look_like(tree):
+    names = ["000000002", "000000002.wav", "D:\\new\\000000002.avi", "000000001"]
+    path = arff(tree, "train.arff", [(name, None, [k, 1]) for k, name in enumerate(names)])
+    features = load_features(tree, find_clips(tree), log=lambda line: None)
+    assert list(features.unclear) == [("train", "000000002")] and f"{str(path)!r} has 3 rows" in str(features.unclear)
+    arff(tree, "train.arff", [(name, None, [7, np.nan]) for name in names])         # equal rows say one thing
+    assert not load_features(tree, find_clips(tree)).unclear
+
+
+def test_columns_that_are_no_features_are_told_by_the_doctor(tree):
+    (tree / "train.csv").write_text(";file;start;end;f0\n0;000000001;0;1;2\n1;000000002;0;1;3\n")
+    report = examine(tree, read=False)
+    assert "features: columns that are none: 'index', 'start', 'end'" in report.facts
+    assert any(line.startswith("features: 1 columns; train 2 of 2 clips") for line in report.facts)
+
+
+def test_tables_that_are_none_of_features_are_said(tree):
+    (tree / "Train_AFEW" / "labels.csv").write_text("file,emotion,arousal\n000000001,Sad,.3\n")
+    write_predictions(tree / "out", ["000000001"], [0], np.full((1, 7), 1 / 7))
+    (tree / "train.csv").write_text("file,start,end,f0\n000000001.wav,0 days 00:00:00,0 days 00:00:01,2\n")
+    lines = []
+    features = load_features(tree, find_clips(tree), log=lines.append)
+    assert vectors(features) == {("train", "000000001"): [2]} and features.names == ("f0",)
+    assert len(lines) == 1 and "2 .csv not taken for feature files" in lines[0] and "labels.csv" in lines[0]
+    assert lines[0] in examine(tree, read=False).facts
+
+
+@pytest.mark.parametrize("suffix", [".arff", ".csv"])
+@pytest.mark.parametrize("row", [r"C:\clips\{}.wav", r"D:\{}.wav", r"D:\new\{}.wav", r"\\host\{}", r"..\{}.avi", "x/{}.wav"])
+def test_paths_of_windows_name_their_clips(tmp_path, suffix, row):
+    ids = ["angry_01", "neutral_01", "rest_01", "tom_01", "%_01"]
+    touch(tmp_path, *(f"Train/Angry/{id}.avi" for id in ids))
+    head = "@attribute name string\n@attribute f numeric\n@data\n" if suffix == ".arff" else "file,f_sma\n"
+    (tmp_path / f"Train{suffix}").write_text(head + "".join(f"'{row.format(id)}',{k}\n" for k, id in enumerate(ids)))
+    features = load_features(tmp_path, find_clips(tmp_path))
+    assert vectors(features) == {("train", id): [k] for k, id in enumerate(ids)}
+
+
+COMPOSED, APART = "Zo\u00eb_1", "Zoe\u0308_1"
+
+
+@pytest.mark.parametrize(("clip", "row"), [(COMPOSED, APART), (APART, COMPOSED), (APART, APART.upper()), ("a\nb", "a\nb")])
+@pytest.mark.parametrize("file", ["{}.arff", "Train.arff"])
+def test_names_are_compared_composed_and_shown_as_they_are(tmp_path, clip, row, file):
+    touch(tmp_path, f"Train/Angry/{clip}.avi")
+    arff(tmp_path, f"Train/{file.format(row)}", [(row, None, [1, 2])])
+    clips = find_clips(tmp_path)
+    assert vectors(load_features(tmp_path, clips)) == {("train", clip): [1, 2]} and clips["train"][0].id == clip
+
+
+def test_names_that_are_one_when_composed(tmp_path):
+    touch(tmp_path, *(f"Train/Angry/{name}.avi" for name in (COMPOSED, APART)))
+    refused(lambda: find_clips(tmp_path), "two clips with the id")
+    refused(lambda: write_predictions(tmp_path / "out", [COMPOSED, APART], [0, 0], np.zeros((2, 7))), "2 times")
+
+
+def test_of_names_in_another_case_the_exact_one_is_meant(tmp_path):
+    touch(tmp_path, "Train/Angry/a1.avi", "Train/Angry/A1.avi")
+    arff(tmp_path, "Train/f.arff", [("A1.WAV", None, [1, 2]), ("a1.wav", None, [3, 4]), ("B1", None, [5, 6])])
+    features = load_features(tmp_path, find_clips(tmp_path))
+    assert vectors(features) == {("train", "A1"): [1, 2], ("train", "a1"): [3, 4]} and len(features.unmatched) == 1
+
+
 def test_opensmile_csv_beside_arff(tree):
     arff(tree, "Train_Audio/000000001.arff", [("unknown", None, [1, 2])], ("f0", "f1"))
     (tree / "Train_Audio" / "000000002.csv").write_text("name;frameTime;f0;f1\n'unknown';0.0;3;?\n")
@@ -261,8 +364,10 @@ def test_features_of_absent_clips_and_of_other_splits_match_nothing(tree):
 def test_several_files_for_a_clip(tree):
     first = arff(tree, "Train_A/000000001.arff", [("x", None, [1, 2])])
     second = arff(tree, "Train_B/all.arff", [("000000001", None, [3, 4])])
-    features = load_features(tree, find_clips(tree))
-    assert vectors(features) == {("train", "000000001"): [1, 2]}
+    lines = []
+    features = load_features(tree, find_clips(tree), log=lines.append)
+    assert vectors(features) == {("train", "000000001"): [1, 2]} and not features.unclear
+    assert len(lines) == 1 and "all.arff" in lines[0] and lines[0].endswith("the first is used")
     assert features.duplicates == {("train", "000000001"): [first, second]}
 
 
@@ -330,7 +435,7 @@ def test_predictions_as_the_challenge_wants_them(tmp_path):
 
 @pytest.mark.parametrize(("ids", "labels", "shape", "word"), [
     (["a"], [0, 1], (1, 7), "got (2,)"), (["a"], [0], (1, 6), "(1, 6)"), (["a"], [7], (1, 7), "got 7"),
-    (["a"], [-1], (1, 7), "got -1"), (["a"], ["Bored"], (1, 7), "'Bored'"),
+    (["a"], [np.int64(-1)], (1, 7), "got -1"), (["a"], ["Bored"], (1, 7), "'Bored'"),
     (["a", "a"], [0, 0], (2, 7), "'a' 2 times"), (["../a"], [0], (1, 7), "'../a'"),
     (["a\\b"], [0], (1, 7), "file"), ([""], [0], (1, 7), "''"), (["a\0"], [0], (1, 7), "file")])
 def test_predictions_that_cannot_be_written(tmp_path, ids, labels, shape, word):

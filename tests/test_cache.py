@@ -78,6 +78,10 @@ def test_cache_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(DataError) as error:
         FrameCache(tmp_path / "file")
     one_line(error, tmp_path / "file")
+    with pytest.warns(UserWarning, match="cannot be written") as warned:
+        cache = FrameCache(tmp_path / "file", optional=True)
+        assert not cache.store("key", np.zeros(3)) and cache.load("key") is None
+    assert len(warned) == 1
 
 
 def read_often(path, folder, queue):

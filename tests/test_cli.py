@@ -117,6 +117,28 @@ def test_evaluate_keeps_frames_where_training_does(trained, data, tmp_path, monk
     assert len(list((tmp_path / "runs" / "cache").iterdir())) == 7
 
 
+def test_evaluate_goes_on_without_a_default_cache_that_cannot_be_made(trained, data, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    call = ["evaluate", str(trained), "--data", str(data), "--device", "cpu"]
+    with pytest.warns(UserWarning, match="cannot be written .*going on without"):
+        assert main([*call, "--runs", str(tmp_path / "file")]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert repr(str(tmp_path / "file")) in fails(capsys, *call, "--cache", tmp_path / "file")
+
+
+def test_splits_of_one_class_are_named(data, tmp_path, capsys):
+    tree = shutil.copytree(data, tmp_path / "one")
+    for split in ("Train_AFEW", "Val_AFEW"):
+        for name in CLASSES[1:]:
+            shutil.rmtree(tree / split / name)
+    train = ["train", "--data", tree, "--modalities", "audio", *QUICK]
+    line = fails(capsys, *train)
+    assert "all clips that can be used are Angry: expected two classes and more" in line and "np." not in line
+    shutil.copytree(data / "Train_AFEW" / "Sad", tree / "Train_AFEW" / "Sad")
+    assert main([str(a) for a in train]) == 0
+    assert "warning: " in (out := capsys.readouterr().out) and "all validation clips are Angry" in out
+
+
 def test_evaluate_writes_what_the_challenge_wants(trained, data, tmp_path, capsys):
     assert main(["evaluate", str(trained), "--data", str(data), "--split", "test", "--out", str(tmp_path / "p")]) == 0
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["000000001.txt", "000000002.txt", "predictions.csv"]
@@ -304,7 +326,7 @@ def test_one_class_alone_cannot_be_learnt(tmp_path, capsys):
         for i in range(3):
             write_clip(tmp_path / split / "Fear" / f"{i}.avi", None, "mjpeg", tone(0.3), "pcm")
     line = fails(capsys, "train", "--data", tmp_path, "--runs", tmp_path / "runs", *QUICK)
-    assert "LDA of the training split's audio vectors" in line and "class" in line
+    assert "LDA of the training split's audio vectors" in line and "are Fear: expected two classes" in line
 
 
 def test_a_full_disk_stops_the_run_with_one_line(data, tmp_path, capsys):

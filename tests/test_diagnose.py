@@ -23,9 +23,10 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(diagnose, "MOST_STEPS", 50)
 
 
-def causes(config=WELL, change=lambda train: None, n_components=None, shrinkage=0.1, n=35):
+def causes(config=WELL, change=lambda train: None, n_components=None, shrinkage=0.1, n=35, change_val=lambda val: None):
     train, val = split(0, n), split(1)
     change(train)
+    change_val(val)
     projection = None
     if "audio" in config.modalities:
         projection = AudioProjection(n_components, shrinkage, folds=config.lda_cross_fit).fit(train.audio, train.labels)
@@ -124,6 +125,41 @@ def test_classes_out_of_balance():
     names, _ = causes(WELL.replace(class_weights=False), rare, n=42)
     assert "classes out of balance" in names
     assert "classes out of balance" not in causes(WELL.replace(class_weights=True), rare, n=42)[0]
+
+
+def test_a_validation_split_of_one_class():
+    def one(val):
+        val.labels[:] = [-1] + [3] * (len(val) - 1)
+    names, text = causes(change_val=one)
+    assert "validation split of one class" in names and "are of Happy alone" in text
+    assert "of no class alone" in causes(change_val=lambda val: val.labels.fill(-1))[1]
+
+
+def in_force(config, text):
+    """The settings that a text advises and that the configuration has."""
+    return [(name, value) for name, value in re.findall(r"--set (\w+)=([\w.]+)", text)
+            if str(getattr(config, name)).lower() in (value, {"null": "none"}.get(value))]
+
+
+@pytest.mark.parametrize(("settings", "advice"), [
+    ({}, "--set lda_shrinkage=cv --set lda_cross_fit=5, or more clips"),
+    ({"lda_shrinkage": "cv", "lda_cross_fit": 0}, "clean; --set lda_cross_fit=5"),
+    ({"lda_shrinkage": 0.3, "lda_cross_fit": 10}, "clean; --set lda_shrinkage=cv, or"),
+    ({"lda_shrinkage": "cv", "lda_cross_fit": 5}, "set already: more clips help, first of Sad (2)")])
+def test_nothing_is_advised_that_is_in_force(settings, advice):
+    """Every cause at once, in its words, under settings that leave less and less to advise."""
+    config = WELL.replace(lda_components=9, **({"lda_shrinkage": 0.01, "lda_cross_fit": 0} | settings))
+    run = {"start": 2.0, "end": 1.9, "steps": 10}
+    found = {"classes": {"Angry": 9, "Sad": 2}, "validation classes": [], "clips in a batch": 8, "lr": 0.01, "inputs": {},
+             "LDA": {"components": 9, "rank": 1, "train score": 1.0, "val score": 0.2}, "initial loss": 9.0, "chance": 1.9,
+             "layers": [], "gradient norm": 1e3, "suggested lr": 0.01, "one batch": run, "one batch, suggested lr": run}
+    for change in ({}, {"lda_components": None}):
+        text = " ".join(cause.words for cause in diagnose.verdict(config.replace(**change), found))
+        assert advice in text and in_force(config.replace(**change), text) == []
+        assert ("--set lda_components=null" in text) == (not change) and "suggests lr=0.01" not in text
+        assert "the range test found no better rate" in text
+    found["layers"] = [{"layer": "x", "update / value": 0.1}]
+    assert "lr=0.01 does not learn 8 clips" in " ".join(cause.words for cause in diagnose.verdict(config, found))
 
 
 def test_suggestions_by_hand():

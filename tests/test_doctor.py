@@ -168,6 +168,14 @@ def test_a_clip_whose_pictures_and_sound_end_early_is_cut_short_and_real_ones_ar
     assert len(items) == 1 and "cut.flv" in items[0]
 
 
+def test_a_split_of_one_class(tree):
+    shutil.rmtree(tree / "Val" / "Disgust")
+    assert found(examine(tree, read=False), "one class") == []                # one clip: the counts say all there is to say
+    shutil.copy(tree / "Val" / "Angry" / "003000000.avi", tree / "Val" / "Angry" / "more.avi")
+    items = found(examine(tree, read=False), "one class")
+    assert len(items) == 1 and items[0].startswith("val: all 2 clips are Angry")
+
+
 def test_without_reading_only_the_tree_and_the_features_are_looked_at(tree):
     (tree / "Train" / "Angry" / "text.avi").write_text("no film")
     report = examine(tree, read=False)

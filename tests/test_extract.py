@@ -1,6 +1,7 @@
 """extract.py and `emonet features`: one file of vectors from many clips, whatever happens on the way."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -111,6 +112,76 @@ def test_a_journal_that_was_cut_anywhere_is_no_harm(folder, tmp_path, monkeypatc
     assert extract([folder], out, workers=1, log=quiet) == (5, 0)
     with np.load(out) as file:
         np.testing.assert_array_equal(file["features"], [real(clip) for clip in find([folder])])
+
+
+@pytest.fixture
+def stopped(folder, tmp_path):
+    """(a record of all five clips, as if the call had been stopped before the last step; the vectors)"""
+    journal = module._Journal(tmp_path / "x.npz.partial", "is10-2", quiet)
+    vectors = [np.full(1582, k, float) for k in range(5)]
+    for clip, vector in zip(find([folder]), vectors, strict=True):
+        journal.add(module._identity(clip), vector)
+    journal.close()
+    return journal.path, vectors
+
+
+def finished(folder, path):
+    """(first number of each vector, lines) of the call that goes on with the record; the first is 9 where it is done again."""
+    lines, out = [], path.with_suffix("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "vector_of", lambda clip, extractor: np.full(1582, 9.0))
+        assert extract([folder], out, workers=1, log=lines.append) == (5, 0)
+    with np.load(out) as file:
+        return file["features"][:, 0].tolist(), lines
+
+
+LINE = b"[0, 1]", b"7", b"{}", b'["x"]', b'["x", [1, 2]]', b"\xff\xfe", b"\0" * 99, b"[" * 9999, b'["x", %s]' % (
+    b"[" + b"1," * 1581 + b"NaN]"), b'["x", [%s1e999]]' % (b"1," * 1581), b'["x", [%s"1"]]' % (b"1," * 1581), b"[[1], []]"
+
+
+@pytest.mark.parametrize("damage", [*LINE, b"half", b"twice"])
+@pytest.mark.parametrize("place", [1, 3, 5])
+def test_damaged_lines_are_done_again_and_said(folder, stopped, damage, place):
+    path, _ = stopped
+    lines = path.read_bytes().split(b"\n")
+    other = lines[place].replace(b"0.0]", b"8.0]").replace(b".0]]", b".5]]")
+    lines[place:place + 1] = {b"half": [lines[place][:500]], b"twice": [lines[place], other]}.get(damage, [damage])
+    path.write_bytes(b"\n".join(lines))
+    numbers, said = finished(folder, path)
+    assert numbers == [9 if k == place - 1 else k for k in range(5)]
+    assert sum(repr(str(path)) in line and "damaged lines" in line for line in said) == 1 and not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\0" * 500, b'{"extrac', b'{"extractor": "is10-2"}' + b"\0" * 9])
+def test_a_record_that_broke_off_in_its_first_line_is_begun_again(folder, tmp_path, content):
+    path = tmp_path / "x.npz.partial"
+    path.write_bytes(content)
+    assert finished(folder, path)[0] == [9] * 5
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\nof today\n", b"\0\0\nnotes", b"PK\3\4" + b"\0" * 99, b"[1]\n", b"{}\n",
+                                     b'{"extractor": "other"}\n', b"\n\nnotes"])
+def test_a_file_that_is_no_record_stays_as_it_is(folder, tmp_path, content):
+    path = tmp_path / "x.csv.partial"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.csv\.partial' is (no record|of another extractor).*move it") as caught:
+        extract([folder], tmp_path / "x.csv", workers=1)
+    assert path.read_bytes() == content and "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_named_and_the_call_goes_on_later(folder, tmp_path):
+    out, limits = tmp_path / "x.arff", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))            # writing fails in the second line or third
+    try:
+        with pytest.raises(DataError, match=r"x\.arff\.partial' cannot be written \(File too large\): make room"):
+            extract([folder], out, workers=1, log=quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    lines = []
+    assert extract([folder], out, workers=1, log=lines.append) == (5, 0)
+    assert "damaged lines, 1 in all" in lines[0] and "of 5 clips are done already" in lines[1]
+    extract([folder], tmp_path / "y.arff", workers=1)
+    assert out.read_bytes() == (tmp_path / "y.arff").read_bytes()
 
 
 def test_a_damaged_clip_is_named_and_counted(folder, tmp_path, capsys):

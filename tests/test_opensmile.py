@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch.data import opensmile
-from emonet_scratch.data.opensmile import read_arff, read_csv, read_features, write_arff
+from emonet_scratch.data.opensmile import is_feature_table, read_arff, read_csv, read_features, write_arff
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
 
@@ -20,7 +20,6 @@ HEADER = """@relation r
 @attribute class {Angry,Sad}
 @data
 """
-reserved = opensmile.SKIPPED | opensmile.CLASS_NAMES
 # every character but NUL and lone surrogates; the second half draws the ones that need care more often
 texts = (st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
          | st.text("'\"\\%{},;? \n\r\tnrt\u2028\x85é"))
@@ -29,7 +28,7 @@ floats = st.floats(width=64) | st.sampled_from([math.nan, math.inf, -math.inf, -
 
 @st.composite
 def tables(draw):
-    names = draw(st.lists(texts.filter(lambda name: name.lower() not in reserved), min_size=1, max_size=4))
+    names = draw(st.lists(texts.filter(lambda name: opensmile._plain(name) not in opensmile.RESERVED), min_size=1, max_size=4))
     row = st.tuples(st.none() | texts, st.none() | st.sampled_from(CLASSES),
                     st.lists(floats, min_size=len(names), max_size=len(names)))
     return draw(texts), names, draw(st.lists(row, min_size=1, max_size=4))
@@ -97,7 +96,7 @@ def test_numbers_of_classes_and_missing_names_are_written(tmp_path):
     (["Class"], ("1", None, [1]), "Class"),
     (["a"], ("1", None, [1, 2]), "expected 1 features, got 2"),
     (["a"], ("1", "Bored", [1]), "got 'Bored'"),
-    (["a"], ("1", 7, [1]), "got 7"),
+    (["a"], ("1", np.int64(7), [1]), "got 7"),
     (["a"], ("1", -1, [1]), "got -1"),
     (["a"], ("nul\0", None, [1]), "NUL"),
 ])
@@ -245,13 +244,62 @@ def test_csv_with_and_without_header(tmp_path):
     ("name;frameTime;f0\n'a';0;1\n'b';0\n", 3, "expected 3 values"),
     ("name;frameTime;f0\n", 2, "at least one row"),
     ("name;frameTime;f0\n'a';0;x\n", 2, "column 3: expected a number or '?', got 'x'"),
-    ("name,f0\na,1\n", 1, "separated by ';'"),
+    ("f0\n1\n", 1, "separated by ';'"),
+    ("name;f0\na;1,5\n", 2, "column 2: expected a number or '?', got '1,5'"),            # a decimal comma
+    ("name,f0\na,1,5\n", 2, "expected 2 values"),
     ("'a';0\n", 1, "numeric feature column"),
     ("\n\n'a;0;1\n", 3, "closing quote"),
     ("", 1, "empty"),
 ])
 def test_a_damaged_csv_is_named_with_its_line(tmp_path, text, line, words):
     refused(read_csv, written(tmp_path, text, "f.csv"), f" line {line}: ", words)
+
+
+@pytest.mark.parametrize(("head", "row", "names", "name"), [
+    (";name;F0", "0;a;1.5", ("F0",), "a"), ("Unnamed: 0;name;F0", "0;a;1.5", ("F0",), "a"),
+    ("index,F0", "0,1.5", ("F0",), None), (",F0", "a.wav,1.5", ("F0",), "a.wav"), (",0,1", "a.wav,1.5,2", ("0", "1"), "a.wav"),
+    ("name;0;1", "a;1.5;2", ("0", "1"), "a"), ("name;F0;", "a;1.5;", ("F0",), "a"), ("\tF0", "a\t1.5", ("F0",), "a"),
+    ("file;start;end;F0", "a.wav;0.0;3.2;1.5", ("F0",), "a.wav"),
+    ("file,start,end,F0", "/x/a.wav,0 days 00:00:00,0 days 00:00:03.2,1.5", ("F0",), "/x/a.wav"),
+    ("\ufefffile,F0", '"a ""b"", c.wav",1.5', ("F0",), 'a "b", c.wav'), ("name,frameTime,F0", "'a, b',0,1.5", ("F0",), "a, b"),
+    ("Frame_Time;Speaker ID;filename;F0;emotion", "0;7;a;1.5;Sad", ("F0",), "a"),
+    ("subject;id;start time;Happy;fold;F0", "7;a;0;.1;2;1.5", ("F0",), "a"),
+    ("path,file_name,F0,index_of_dispersion,duration", "x/a.wav,a.wav,1.5,2,3", ("F0", "index_of_dispersion", "duration"), "a.wav"),
+])
+def test_bookkeeping_is_no_feature_and_what_is_skipped_is_told(tmp_path, head, row, names, name):
+    table = read_csv(written(tmp_path, f"{head}\n{row}\n", "f.csv"))
+    assert (table.names, table.rows[0].name, table.rows[0].vector[0]) == (names, name, 1.5)
+    cells = len(head.split("\t" if "\t" in head else ";" if ";" in head else ","))
+    assert len(table.skipped) == cells - len(names) - (name is not None) - ("emotion" in head)
+
+
+def test_columns_of_arff_by_name_and_type(tmp_path):
+    """Types with a range are numeric; a name may be nominal; dates and unknown types are told, not taken."""
+    columns = [("F0 numeric [0,1]", ".5"), ("F1 real[0,2]", "1.5"), ("F2 INTEGER [1,9]", "3"), ("F3 NUMERIC{0,9}", "4"),
+               ("file_name {a.wav,b.wav}", "b.wav"), ("speaker numeric", "7"), ("start real", "0"), ("when date", "2013-01-01"),
+               ("'index' numeric", "1"), ("mood {Happy,Sad}", "Sad")]
+    head = "".join(f"@attribute {column}\n" for column, _ in columns)
+    table = read_arff(written(tmp_path, f"@relation r\n{head}@data\n{','.join(value for _, value in columns)}\n"))
+    assert table.names == ("F0", "F1", "F2", "F3") and table.rows[0].vector.tolist() == [.5, 1.5, 3, 4]
+    assert table.rows[0][:2] == ("b.wav", "Sad") and table.skipped == ("speaker", "start", "when", "index")
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    (r"C:\clips\neutral_01.wav", r"C:\clips\neutral_01.wav"), (r"C:\\clips\\tom", r"C:\clips\tom"), (r"a\tb", "a\tb"),
+    (r"C:\clips\%x", r"C:\clips\%x"), (r"\\\\server\\new", r"\\server\new"), (r"it\'s \% \n", "it's % \n")])
+def test_a_text_with_backslashes_that_are_no_escapes_was_never_escaped(tmp_path, text, name):
+    assert read_arff(written(tmp_path, f"{HEADER}'{text}',1,2,Sad\n")).rows[0].name == name
+
+
+@pytest.mark.parametrize(("text", "is_one"), [
+    ("name;F0\na;1\n", True), ("id;class\n", True), ("file,start,end,F0\na,0 days,0 days,1\n", True),
+    ("file,loudness_sma3_amean,class\na,1,Sad\n", True), ("file\tframeTime\tF0\na\t0\t1\n", True),
+    ("id,class,Angry,Disgust\na,Sad,.5,.5\n", False), ("file,start,end,emotion,rating\na,0,1,Sad,3\n", False),
+    ("file,start,end,arousal\na,0,1,.3\n", False), ("frame,timestamp,AU01_r\n1,0.0,.3\n", False),
+    ("start,end,transcript\n0,1,hello\n", False), ("file,duration\na,1\n", False), ("", False), ("text\n", False),
+    ("'a,b\n", False)])
+def test_which_tables_are_taken_for_features(text, is_one):
+    assert is_feature_table(text) == is_one
 
 
 def test_read_features_goes_by_suffix(tmp_path):

@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 
 from emonet_scratch import LDA
 from emonet_scratch.data.batches import Split
+from emonet_scratch.errors import DataError
 from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit, stratified_folds
 from emonet_scratch.training.trainer import Trainer
 from tests.strategies import seeds
@@ -190,3 +191,13 @@ def test_a_network_with_a_shortcut_learns_what_lda_cannot(tmp_path):
     at_chance = np.isin(labels, (0, 1))
     lda = projection.lda.predict(projection.standardise(X)) == labels
     assert lda[at_chance].mean() < 0.7 < 0.85 < (trainer.evaluate(trainer.val)[1].argmax(axis=1) == labels)[at_chance].mean()
+
+
+@pytest.mark.parametrize(("shrinkage", "advised"), [(0.0, True), (0.01, True), ("auto", True), (0.1, False), (0.5, False),
+                                                    ("cv", False)])
+def test_a_shrinkage_is_advised_only_where_it_is_not_in_force(shrinkage, advised):
+    """Every clip of a class is the same clip: no shrinkage makes S_W regular."""
+    X, y = np.repeat(np.random.default_rng(0).standard_normal((3, 4)), 2, axis=0), np.repeat(np.arange(3), 2)
+    with pytest.raises(DataError, match="4 features constant within every class.*drop constant and duplicate") as caught:
+        AudioProjection(shrinkage=shrinkage).fit(X, y)
+    assert ("--set lda_shrinkage=0.1" in str(caught.value)) == ("larger shrinkage" in str(caught.value)) == advised

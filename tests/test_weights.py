@@ -2,6 +2,7 @@
 
 import collections
 import io
+import json
 import os
 import pickle
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from emonet_scratch.files import read_tensors
 from emonet_scratch.models import ResNet
 from emonet_scratch.weights import LEGACY_MAGIC, LEGACY_PROTOCOL, WeightsError, read_weights
 
@@ -46,7 +48,7 @@ def reference(module, name):
 
 @pytest.fixture(autouse=True)
 def _no_stub_stays(monkeypatch):
-    for module in ("torch", "torch._utils"):
+    for module in ("torch", "torch._utils", "torch.storage"):
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
 
 
@@ -58,7 +60,7 @@ def pickled(value, protocol=2):
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj):
             if isinstance(obj, Storage):
-                return ("storage", reference("torch", obj.kind), obj.key, "cpu", len(obj.numbers))
+                return ("storage", reference(getattr(obj, "module", "torch"), obj.kind), obj.key, "cpu", len(obj.numbers))
             return None
     stream = io.BytesIO()
     Pickler(stream, protocol).dump(value)
@@ -241,3 +243,66 @@ def test_the_published_resnet20(real_data):
     logits, _ = ResNet.from_torch(folder / "resnet20-12fca82f.th").eval().forward(x.astype(np.float32))
     assert (logits.argmax(axis=1) == images["labels"]).sum() == 854
     np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
+def safetensors(path, **tensors):
+    """A safetensors file of (type, shape, bytes) by name, written byte by byte."""
+    head, body = {"__metadata__": {"by": "hand"}}, b""
+    for name, (kind, shape, raw) in tensors.items():
+        head[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    return path
+
+
+def test_bfloat16_of_safetensors_is_float32(tmp_path):
+    """1, -2.5, 3, the smallest subnormal, -inf and a NaN by their 16 bits (IEEE 754 binary32, upper half)."""
+    raw = np.array([0x3F80, 0xC020, 0x4040, 0x0001, 0xFF80, 0x7FC0], "<u2").tobytes()
+    path = safetensors(tmp_path / "x.safetensors", a=("BF16", [2, 3], raw), b=("F32", [1], np.float32([7]).tobytes()),
+                       empty=("BF16", [0, 4], b""), one=("BF16", [], raw[:2]))
+    found = read_weights(path)
+    np.testing.assert_array_equal(found["a"], np.array([[1, -2.5, 3], [2.0**-133, -np.inf, np.nan]], np.float32))
+    assert found["one"] == 1 and found["empty"].shape == (0, 4) and found["b"].tolist() == [7]
+    assert {a.dtype for a in found.values()} == {np.dtype(np.float32)} and read_tensors(path)[1] == {"by": "hand"}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("F64", "f8"), ("F32", "f4"), ("F16", "f2"), ("I64", "i8"), ("I32", "i4"), ("I16", "i2"),
+                                             ("I8", "i1"), ("U64", "u8"), ("U32", "u4"), ("U16", "u2"), ("U8", "u1"), ("BOOL", "?")])
+def test_every_type_of_safetensors_that_numpy_has(tmp_path, kind, dtype):
+    values = np.array([0, 1, 1], dtype)
+    found = read_weights(safetensors(tmp_path / "x.safetensors", a=(kind, [3], values.tobytes())))["a"]
+    assert found.dtype == values.dtype and found.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_a_type_that_numpy_lacks_is_named_with_its_tensor(tmp_path, kind):
+    path = safetensors(tmp_path / "x.safetensors", fine=("F32", [1], bytes(4)), odd=(kind, [1], b"8"))
+    with pytest.raises(WeightsError, match=rf"x\.safetensors.*tensor 'odd' is of type {kind}.*save it as float32"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+def test_types_without_a_storage_of_their_own(tmp_path, write):
+    """uint16 to uint64 are views of bytes; complex numbers have storages; of float8 NumPy knows nothing."""
+    wide = np.array([1, 2**40], "u8")
+    bytes_ = Storage("UntypedStorage", "0", wide.view("u1"))
+    bytes_.module = "torch.storage"
+    z = np.array([1 + 2j, 3j], "c8")
+    value = {"u": untyped(bytes_, (2,), (1,), "uint64"), "z": tensor(Storage("ComplexFloatStorage", "1", z), (2,), (1,))}
+    write(tmp_path / "x.pt", value, [bytes_, Storage("ComplexFloatStorage", "1", z)])
+    found = read_weights(tmp_path / "x.pt")
+    assert found["u"].tolist() == [1, 2**40] and found["z"].tolist() == [1 + 2j, 3j]
+    write(tmp_path / "y.pt", {"f": untyped(bytes_, (16,), (1,), "float8_e4m3fn")}, [bytes_])
+    with pytest.raises(WeightsError, match=r"y\.pt.*numbers of type float8_e4m3fn, which NumPy does not have"):
+        read_weights(tmp_path / "y.pt")
+    for odd in ("O", 7):
+        write(tmp_path / "z.pt", {"f": untyped(bytes_, (2,), (1,), odd)}, [bytes_])
+        with pytest.raises(WeightsError):
+            read_weights(tmp_path / "z.pt")
+
+
+def untyped(storage, size, stride, dtype):
+    dtype = reference("torch", dtype) if isinstance(dtype, str) and len(dtype) > 1 else dtype
+    return Named("torch._utils", "_rebuild_tensor_v3", storage, 0, size, stride, False, collections.OrderedDict(), dtype, None)

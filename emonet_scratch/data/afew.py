@@ -29,11 +29,11 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import write_whole
-from .opensmile import Row, Table, is_feature_table, read_features
+from .opensmile import ESCAPES, Row, Table, is_feature_table, read_features
 from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
-UNESCAPED = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})      # of D:\new\tom.wav, read as Weka writes texts
+ESCAPED = str.maketrans({c: text for c, text in ESCAPES.items() if c != "\\"})       # of D:\new, read as Weka's escapes
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}
 
@@ -309,7 +309,7 @@ def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Seq
         if not id or re.search(r"[/\\\0]", id):
             raise DataError(f"write_predictions: expected an id that can name a file, got {id!r}: rename the clip")
         if label not in CLASSES and not (isinstance(label, int | np.integer) and 0 <= label < len(CLASSES)):
-            raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {label!r}")
+            raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {np.asarray(label).item()!r}")
         names.append(label if isinstance(label, str) else CLASSES[label])
         writer.writerow([id, names[-1], *(f"{p:.6f}" for p in row)])
     for id, times in Counter(map(same_name, ids)).items():
@@ -367,7 +367,7 @@ def _forms(name: str) -> tuple[str, ...]:
 def _match(text: str, split: str | None, index: Mapping[tuple[int, str, str], list[Clip]]) -> Clip | None:
     """The clip that a file or a row is named after: by an id, or by a path or file name that holds one."""
     ids = []
-    for name in (text, text.translate(UNESCAPED)):
+    for name in (text, text.translate(ESCAPED)):
         base = re.split(r"[/\\]", name)[-1]
         ids += [name, base, os.path.splitext(base)[0]]
     for k, forms in enumerate(zip(*map(_forms, ids), strict=True)):

@@ -130,7 +130,7 @@ class _Journal:
         if damaged := len(entries) - len(self.vectors):
             log(f"{str(path)!r}: damaged lines, {damaged} in all, are left out: what they held is done again")
         with self._named():
-            if damaged or first != head or lines[-1] != b"":
+            if damaged or first != head or lines[-1:] != [b""]:
                 write_whole(path, head + b"\n", *(_line(*entry) for entry in self.vectors.items()))
             self.file = open(path, "ab")
 

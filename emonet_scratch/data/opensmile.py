@@ -172,7 +172,8 @@ def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
         if isinstance(label, int | np.integer) and 0 <= label < len(classes):
             label = classes[label]
         if label is not None and label not in classes:
-            raise DataError(f"{shown} row {name!r}: expected a class of {', '.join(classes)}, got {label!r}")
+            raise DataError(f"{shown} row {name!r}: expected a class of {', '.join(classes)}, got "
+                            f"{np.asarray(label).item()!r}")
         if len(vector) != len(names):
             raise DataError(f"{shown} row {name!r}: expected {len(names)} features, got {len(vector)}")
         out.append(",".join(["?" if name is None else _quote(name, always=True), *_values(vector),

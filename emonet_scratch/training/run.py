@@ -13,10 +13,10 @@ import scipy
 
 from .. import dispatch
 from ..backend import choose_device
+from ..data.afew import one_class
 from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
 from ..emotions import CLASSES
-from ..errors import DataError
 from ..files import write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
@@ -76,12 +76,8 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
     data = prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
                    on_error=settings.on_error, log=log, **reading(settings.config))
-    for name, split in data.splits.items():
-        if name != "test" and len(known := {int(label) for label in split.labels if label >= 0}) == 1:
-            line = f"{settings.data!r}: all clips of the {name} split that can be used are {CLASSES[known.pop()]}"
-            if name == "train":
-                raise DataError(f"{line}: expected two classes and more, each in a folder of its name (see `emonet doctor`)")
-            log(f"warning: {line}: nothing tells how other classes are recognised")
+    if "val" in wanted and (label := one_class(data.splits["val"].labels)) is not None:
+        log(f"warning: all validation clips are {CLASSES[label]}: nothing tells how other classes are recognised")
     return data
 
 

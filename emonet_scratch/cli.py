@@ -7,8 +7,10 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from .data.prepare import audio_vector, clip_frames, extractor_of, prepare
 from .data.synthetic import write as write_synthetic
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
+from .files import owned, owned_file, print_anything, shown
 from .models import EmoNetConfig, ResNet
 from .models.config import PRESETS
 from .studies.compare import compare as run_compare
@@ -40,6 +43,7 @@ from .version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 on success, 1 after a one-line error, 2 for a wrong call, 130 when interrupted."""
+    print_anything()
     options = _parser().parse_args(arguments)
     options.typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr)
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
 
 
 # ---- arguments that several commands have ----
@@ -169,20 +173,16 @@ def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
     """The synthetic data set of this size and seed, written where it is not there yet."""
     root = runs / f"synthetic-{'-'.join(map(str, clips_per_class))}-seed{seed}"
     if not root.exists():
-        print(f"no --data given: writing a synthetic data set to {root}")
+        print(f"no --data given: a synthetic data set is written to {shown(root)}")
         runs.mkdir(parents=True, exist_ok=True)
-        try:
-            _write_synthetic(root, clips_per_class, seed)
-        except (DataError, OSError):
-            if not root.exists():                                             # else another process was faster
-                raise
+        _write_synthetic(root, clips_per_class, seed, exist_ok=True)          # another process may be at it
     return root
 
 
-def _write_synthetic(root: Path, clips_per_class: Sequence[int], seed: int) -> int:
+def _write_synthetic(root: Path, clips_per_class: Sequence[int], seed: int, exist_ok: bool = False) -> int:
     clips = len(CLASSES) * sum(clips_per_class)
     with tqdm(total=clips, unit="clip", desc="synthesising", leave=False, disable=None) as bar:
-        write_synthetic(root, tuple(clips_per_class), seed, progress=bar.update)
+        write_synthetic(root, tuple(clips_per_class), seed, progress=bar.update, exist_ok=exist_ok)
     return clips
 
 
@@ -192,12 +192,13 @@ def _folder(options: argparse.Namespace, name: str) -> Path:
     return Path(options.out or Path(options.runs) / name)
 
 
-def _new_run(options: argparse.Namespace, networks: Sequence[str], name: str, go_on: str) -> tuple[Path, Settings]:
-    """Folder, --out or the time with `name` behind it, and settings of a run that begins."""
-    folder = _folder(options, time.strftime("%Y-%m-%d-%H.%M.%S") + name)
-    if (folder / "config.json").exists():
-        raise DataError(f"{str(folder)!r} holds a run already: {go_on}, or give another --out")
-    return folder, _settings(options, networks)
+@contextmanager
+def _new_run(options: argparse.Namespace, name: str, go_on: str) -> Iterator[Path]:
+    """The folder of a run that begins, owned: --out, or one that nobody has, the time with `name` behind it."""
+    with owned(_folder(options, time.strftime("%Y-%m-%d-%H.%M.%S") + name), new=options.out is None) as folder:
+        if (folder / "config.json").exists():
+            raise DataError(f"{str(folder)!r} holds a run already: {go_on}, or give another --out")
+        yield folder
 
 
 def _refuse_others(options: argparse.Namespace, reason: str, *allowed: str) -> None:
@@ -223,8 +224,8 @@ def train(options: argparse.Namespace) -> None:
     """Train audio, video and fused networks on a data set in AFEW's layout, and report."""
     if options.resume is None:
         networks = MODALITIES if options.modalities == "all" else [options.modalities]
-        folder, settings = _new_run(options, list(networks), "", "continue it with --resume")
-        settings = dataclasses.replace(settings, save_every=options.save_every)
+        with _new_run(options, "", "continue it with --resume") as folder:
+            _train(options, folder, dataclasses.replace(_settings(options, list(networks)), save_every=options.save_every))
     else:
         _refuse_others(options, "--resume continues with the saved settings", "resume", "runs", "device", "precision")
         folder = find_run(options.resume, Path(options.runs))
@@ -232,11 +233,14 @@ def train(options: argparse.Namespace) -> None:
             print(f"{str(folder)!r} is finished:\n\n{(folder / 'results.txt').read_text(encoding='utf-8')}", end="")
             return
         given = {name: getattr(options, name) for name in _typed(options) if name in ("device", "precision")}
-        settings = dataclasses.replace(read_settings(folder), **given)
+        _train(options, folder, dataclasses.replace(read_settings(folder), **given))
+
+
+def _train(options: argparse.Namespace, folder: Path, settings: Settings) -> None:
     options.go_on = folder / "config.json", f"continue with --resume {shlex.quote(str(folder))}"
-    print(f"run: {folder}")
+    print(f"run: {shown(folder)}")
     results = run(settings, folder, resume=options.resume is not None)
-    print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {folder}: "
+    print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: "
           "results.json, confusion.png, curves.png, checkpoints")
 
 
@@ -254,7 +258,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
 def search(options: argparse.Namespace) -> None:
     """Search learning rate, optimizer, width and dropout with Optuna; the same command again goes on or helps."""
     folder, settings = _folder(options, "search"), _settings(options, [options.modalities])
-    print(f"study: {folder}")
+    print(f"study: {shown(folder)}")
     options.go_on = folder / "study.journal", "the same command goes on"
     print(run_search(settings, options.space, options.trials, folder))
 
@@ -269,7 +273,8 @@ def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
 
 def diagnose(options: argparse.Namespace) -> None:
     """Say why a training does not learn, or that nothing is wrong with it."""
-    print(run_diagnose(_settings(options, [options.modalities]), _folder(options, "diagnosis"), options.seconds))
+    with owned(_folder(options, "diagnosis")) as folder:
+        print(run_diagnose(_settings(options, [options.modalities]), folder, options.seconds))
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -286,14 +291,18 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Train audio, video and fused networks, and compare them with late fusion, a linear SVM and LDA."""
     if options.run is None:
-        folder, settings = _new_run(options, list(MODALITIES), "-compare", "compare it with --run")
+        with _new_run(options, "-compare", "compare it with --run") as folder:
+            _compare(options, folder, _settings(options, list(MODALITIES)))
     else:
         _refuse_others(options, "--run goes by the settings of that run", "run", "runs", "out", "split", "device",
                        "precision")
         folder = find_run(options.run, Path(options.runs))
-        settings = read_settings(folder)
+        _compare(options, folder, read_settings(folder))
+
+
+def _compare(options: argparse.Namespace, folder: Path, settings: Settings) -> None:
     device, _ = _device(options)
-    print(f"run: {folder}")
+    print(f"run: {shown(folder)}")
     options.go_on = folder / "config.json", f"continue with --run {shlex.quote(str(folder))}"
     if not (folder / "results.json").exists():
         run(settings, folder, resume=options.run is not None)
@@ -311,9 +320,14 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measure a checkpoint on a split; write predictions in the challenge's form."""
+    with owned(options.out) if options.out else nullcontext():
+        _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
     device, line = _device(options)
     model = load_model(options.checkpoint, device)
-    print(f"checkpoint: {model.path}\n{line}")
+    print(f"checkpoint: {shown(model.path)}\n{line}")
     used = model.config.modalities
     data = prepare(options.data, (options.split,), video="video" in used, sound="audio" in used, cache=_cache(options),
                    on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
@@ -335,7 +349,7 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"{options.split}: {len(split)} clips without labels")
     if options.out is not None:
         write_predictions(options.out, split.ids, probabilities.argmax(1).tolist(), probabilities)
-        print(f"predictions: {options.out}")
+        print(f"predictions: {shown(options.out)}")
 
 
 def _extractor(model: Model) -> str:
@@ -362,16 +376,19 @@ def predict(options: argparse.Namespace) -> int:
     clips = [Clip(split_of(Path(name).absolute().parts[:-1]) or "test", Path(name).stem, Path(name), None)
              for name in options.clips]
     features = _features_for(model, options.features, clips)
-    rows, failed = [], 0
-    for clip in clips:
-        try:
-            split = _one_clip(model, clip, features)
-        except DataError as error:
-            failed += 1
-            _log(f"emonet: error: {error}")
-            continue
-        rows.append((str(clip.path), model.probabilities(split, device)[1][0]))
-    _print_predictions(rows, options)
+    failed = []
+
+    def rows() -> Iterator[tuple[str, np.ndarray]]:
+        for clip in clips:
+            try:
+                split = _one_clip(model, clip, features)
+            except DataError as error:
+                failed.append(clip)
+                _log(f"emonet: error: {error}")
+                continue
+            yield str(clip.path), model.probabilities(split, device)[1][0]
+
+    _print_predictions(rows(), options)
     return 1 if failed else 0
 
 
@@ -398,19 +415,28 @@ def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
     return Split([clip.id], np.array([-1]), frames, audio)
 
 
-def _print_predictions(rows: list[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:
+def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:
+    """Each as soon as it is there, so that none is lost with a later one."""
     if options.json:
-        print(json.dumps([{"clip": name, "class": CLASSES[int(p.argmax())],
-                           "probabilities": dict(zip(CLASSES, map(float, p), strict=True))} for name, p in rows], indent=2))
+        opening = "["
+        try:
+            for name, p in rows:
+                row = {"clip": name, "class": CLASSES[int(p.argmax())],
+                       "probabilities": dict(zip(CLASSES, map(float, p), strict=True))}
+                print(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="", flush=True)
+                opening = ","
+        finally:                                                              # what is there is a list, also after Ctrl-C
+            print("[]" if opening == "[" else "\n]")
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["clip", "class", *CLASSES])
-        writer.writerows([name, CLASSES[int(p.argmax())], *(f"{x:.6f}" for x in p)] for name, p in rows)
+        for name, p in rows:
+            writer.writerow([name, CLASSES[int(p.argmax())], *(f"{x:.6f}" for x in p)])
+            sys.stdout.flush()
     else:
         for name, p in rows:
-            shown = name if name.isprintable() else repr(name)
-            print(f"{shown}: {CLASSES[int(p.argmax())]}  "
-                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)))
+            print(f"{shown(name)}: {CLASSES[int(p.argmax())]}  "
+                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)), flush=True)
 
 
 def _features_arguments(parser: argparse.ArgumentParser) -> None:
@@ -429,7 +455,7 @@ def features(options: argparse.Namespace) -> int:
     """Compute the audio features of clips from their sound, and write them to one file."""
     written, failed = extract(options.clips, options.out, options.extractor, on_error=options.on_error,
                               workers=options.workers, log=_log)
-    print(f"wrote {options.out}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features ({options.extractor})")
+    print(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features ({options.extractor})")
     if failed:
         _log(f"emonet: error: {failed} of {written + failed} clips were left out")
     return 1 if failed else 0
@@ -444,7 +470,7 @@ def _synthesize_arguments(parser: argparse.ArgumentParser) -> None:
 def synthesize(options: argparse.Namespace) -> None:
     """Write a synthetic data set in AFEW's layout."""
     clips = _write_synthetic(Path(options.folder), options.clips_per_class, options.seed)
-    print(f"wrote {options.folder}: {clips} clips")
+    print(f"wrote {shown(options.folder)}: {clips} clips")
 
 
 def _import_weights_arguments(parser: argparse.ArgumentParser) -> None:
@@ -457,12 +483,13 @@ def import_weights(options: argparse.Namespace) -> None:
     """Read a CIFAR ResNet's weights from a PyTorch or safetensors file, and write them as a trunk for --set trunk=FILE."""
     source, target = Path(options.file), Path(options.out or f"{Path(options.file).stem}.safetensors")
     resnet = ResNet.from_torch(source)
-    if target.exists():
-        raise DataError(f"{str(target)!r} exists: give another name with --out")
-    write_checkpoint(target, {"weights": resnet.state_dict()}, {"source": source.name})
+    with owned_file(target):
+        if target.exists():
+            raise DataError(f"{str(target)!r} exists: give another name with --out")
+        write_checkpoint(target, {"weights": resnet.state_dict()}, {"source": source.name})
     parameters = sum(p.value.size for p in resnet.parameters())
     width = resnet.num_features // 4
-    print(f"{resnet!r}, width {width}, {parameters} parameters: {target}\n"
+    print(f"{resnet!r}, width {width}, {parameters} parameters: {shown(target)}\n"
           f"use it with --set trunk={shlex.quote(str(target))} --set trunk_depth={resnet.depth} --set trunk_width={width}; "
           f"pixels are normalised by mean .485 .456 .406, std .229 .224 .225")
 

@@ -1,18 +1,29 @@
-"""Reading files of strangers, writing a file whole or not at all, arrays by name in a file."""
+"""Reading files of strangers, writing a file whole or not at all, one writer at a time, arrays by name in a file."""
 
+import codecs
 import csv
+import errno
 import io
 import os
+import platform
 import secrets
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
+
+try:
+    import fcntl
+except ImportError:                                                           # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def regular_file(path: str | os.PathLike) -> str:
@@ -38,28 +49,166 @@ def regular_file(path: str | os.PathLike) -> str:
     return os.path.abspath(name)
 
 
+class Lock:
+    """A file that one process at a time holds; the system lets go of it when the process ends, however it ends.
+
+    It is flock, which counts between machines as well where they share a folder over NFS (Linux from 2.6.12 on). held is
+    False where there is no such lock, on Windows and on file systems without it: nobody is kept out there.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path, self.held, self.file = Path(path), False, None
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Hold the file, which is made if it is not there; False where another does and `wait` is False."""
+        while True:
+            self.file = open(self.path, "ab")
+            try:
+                if fcntl:
+                    fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                    self.held = True
+            except BlockingIOError:
+                self.release()
+                return False
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+                    return True
+            self.release()                                                    # who held it before has removed it
+
+    def release(self) -> None:
+        """Let go of it."""
+        with suppress(OSError):                                               # a full disk, which a write has reported
+            if self.file:
+                self.file.close()
+        self.held = False
+
+    __enter__ = acquire
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+_mine: set[tuple[str, int]] = set()             # folders that are owned, each with the thread that does
+
+
+@contextmanager
+def owned(folder: str | os.PathLike, new: bool = False) -> Iterator[Path]:
+    """Have a folder, made if it is not there, to oneself while the body runs: who writes into one enters this first.
+
+    new: one that nobody has, `folder` or the first of `folder`-2, `folder`-3, ... that can be made. What killed writers
+    left in it is removed; a folder that was made and is still empty at the end is removed, too. A thread that owns a
+    folder may enter again. DataError, before anything is touched, where another has it: it names the process.
+    """
+    folder = Path(folder)
+    made = [path for path in folder.parents if not path.exists()]
+    if new or not folder.exists():
+        folder = _make(folder, new)
+        made.insert(0, folder)
+    key = os.path.realpath(folder), get_ident()
+    if key in _mine:
+        yield folder
+        return
+    try:
+        with _holding(folder / ".lock", folder):
+            _mine.add(key)
+            yield folder
+    finally:
+        _mine.discard(key)
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def _make(folder: Path, new: bool) -> Path:
+    """The folder, after it has been made, with its parents; new: nobody else has made it."""
+    for k in count(1):
+        name = folder if k == 1 else folder.with_name(f"{folder.name}-{k}")
+        try:
+            name.mkdir(parents=True, exist_ok=not new)
+            break
+        except FileExistsError:
+            if not new:
+                raise
+    return name
+
+
+@contextmanager
+def owned_file(path: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
+    """Have the name `path` to oneself while the body runs: who makes a file, or a folder as a whole, enters this first.
+
+    wait: for another who has it. Gives whether there are such locks here. DataError where another has it.
+    """
+    path = Path(path)
+    with _holding(path.with_name(f".{path.name}.lock"), path, wait) as held:
+        yield held
+
+
+@contextmanager
+def _holding(file: Path, shown: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the file, which says who does, until the body is done; DataError where another has it and `wait` is False."""
+    lock = Lock(file)
+    try:
+        free = lock.acquire(wait)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(shown)) from error
+    if not free:
+        holder = ""
+        with suppress(OSError):
+            holder = file.read_text(encoding="utf-8")
+        raise DataError(f"{str(shown)!r} is in use by {holder or 'another process'}: wait until that is done, or name "
+                        f"another place")
+    try:
+        with suppress(OSError):                                               # a full disk
+            lock.file.truncate(0)
+            lock.file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            lock.file.flush()
+        remove_leftovers(file.parent)
+        yield lock.held
+    finally:
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove what killed processes left half written in `folder`; what a living one writes is locked, and stays."""
+    for part in Path(folder).glob(".part-*"):
+        lock = Lock(part)
+        with suppress(OSError):
+            if lock.acquire(wait=False) and lock.held:
+                part.unlink()
+        lock.release()
+
+
 def write_whole(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
     """Put `parts`, one after the other, at `path`: a reader finds the old file or the new one, whole, whatever happens.
 
-    A temporary file beside it is written, flushed to the disk and renamed; it is removed if that fails. OSError
-    (full disk, no permission) is passed on with the name of `path`.
+    A temporary file beside it is written, flushed to the disk and renamed; it is removed if that fails, and by
+    `remove_leftovers` if the process is killed. OSError (full disk, no permission) is passed on with the name of `path`.
     """
     path = Path(path)
-    temporary = path.parent / f".part-{secrets.token_hex(8)}"
+    part = Lock(path.parent / f".part-{secrets.token_hex(8)}")
     try:
-        with open(temporary, "xb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        part.acquire()
+        for content in parts:
+            part.file.write(content)
+        part.file.flush()
+        os.fsync(part.file.fileno())
+        if not part.held:                                                     # Windows renames closed files only
+            part.release()
+        os.replace(part.path, path)
         _sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
-            temporary.unlink()
+            part.path.unlink()
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+    finally:
+        part.release()
 
 
 def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
@@ -109,3 +258,26 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
 def bfloat16(raw: bytes, order: str = "<") -> np.ndarray:
     """The numbers of these bytes as float32, of which bfloat16 is the upper half."""
     return (np.frombuffer(raw, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def shown(path: str | os.PathLike) -> str:
+    """A name as it goes into a line of text: itself, or in quotes and escaped where it would break the line."""
+    name = os.fsdecode(path)
+    return name if name.isprintable() else repr(name)
+
+
+def print_anything() -> None:
+    """From now on stdout and stderr take any text: bytes that were in a name come back, what cannot be said is escaped."""
+    codecs.register_error("anything", _anything)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="anything")
+
+
+def _anything(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler for encoding: surrogateescape where it can, else backslashreplace, a character at a time."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    code = ord(error.object[error.start])
+    error.end = error.start + 1
+    return (bytes([code - 0xDC00]), error.end) if 0xDC80 <= code <= 0xDCFF else codecs.backslashreplace_errors(error)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import write_whole
+from ..files import owned_file, write_whole
 from .afew import class_of, same_name
 from .left_out import attempt, usable
 from .opensmile import write_arff, write_csv
@@ -65,6 +65,12 @@ def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extracto
     out = Path(out)
     if out.suffix.lower() not in FORMATS:
         raise DataError(f"{str(out)!r}: expected a name that ends in {', '.join(FORMATS)}")
+    with owned_file(out):
+        return _extract(paths, out, extractor, on_error, workers, log)
+
+
+def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_error: str, workers: int | None,
+             log: Callable[[str], None]) -> tuple[int, int]:
     if out.exists():
         raise DataError(f"{str(out)!r} exists already: remove it, or give another --out")
     clips = {clip: _identity(clip) for clip in find(paths)}

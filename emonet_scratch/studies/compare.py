@@ -12,7 +12,7 @@ from ..data.batches import Split
 from ..data.prepare import Dataset
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import write_csv, write_whole
+from ..files import owned, write_csv, write_whole
 from ..training.checkpoint import read_checkpoint
 from ..training.fingerprint import check_data, fingerprint
 from ..training.inference import Model, load_model
@@ -33,6 +33,11 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
     all its clips have labels: they are found on the whole validation split. The SVM and LDA see the training split only.
     In `folder`: compare.csv, compare.json, compare.txt, compare.png.
     """
+    with owned(folder):
+        return _compare(run, folder, split, device, log)
+
+
+def _compare(run: Path, folder: Path, split: str, device: str, log: Callable[[str], None]) -> str:
     settings = read_settings(run)
     if missing := sorted(MODALITIES.keys() - set(settings.modalities)):
         raise DataError(f"{str(run)!r} has no network for {', '.join(missing)}: compare wants a run with --modalities all")
@@ -52,7 +57,6 @@ def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", l
              f"late fusion: the weights for a clip come from {weights_from}",
              f"linear SVM: C = {C:g}, by five folds of the training split"]
     text = "\n".join([_table(rows, chance, majority), "", *notes])
-    folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "compare.csv", _columns(rows, chance, majority))
     write_whole(folder / "compare.txt", f"{text}\n".encode())
     content = {"run": str(run), "split": split, "clips": len(shown), "C": C, "chance": chance, "majority": majority,

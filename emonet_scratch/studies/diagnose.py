@@ -26,7 +26,7 @@ from ..backend import Array, array_module
 from ..data.batches import Batch, Split, batches
 from ..emotions import CLASSES
 from ..errors import NonFiniteError
-from ..files import write_whole
+from ..files import owned, shown, write_whole
 from ..layers import ReLU
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
@@ -51,6 +51,11 @@ def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Call
 
     seconds: about how long the steps of training may take. Writes diagnosis.json, diagnosis.txt and diagnosis.png.
     """
+    with owned(folder):
+        return _diagnose(settings, folder, seconds, log)
+
+
+def _diagnose(settings: Settings, folder: Path, seconds: float, log: Callable[[str], None]) -> str:
     name, = settings.modalities
     config, settings = settings.config_of(name), on_device(settings, log)
     splits = dataset(settings, log=log).splits
@@ -58,12 +63,11 @@ def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Call
     found = measure(config, splits["train"], splits["val"], projection, settings.seed, settings.device, seconds, log)
     causes = verdict(config, found)
     text = report(found, causes)
-    folder.mkdir(parents=True, exist_ok=True)
     save_figure(folder / "diagnosis.png", _figure, found)
     write_whole(folder / "diagnosis.txt", f"{text}\n".encode())
     content = found | {"causes": [{"name": cause.name, "words": cause.words} for cause in causes]}
     write_whole(folder / "diagnosis.json", json.dumps(content, indent=2).encode())
-    return f"{text}\n\nin {folder}: diagnosis.txt, diagnosis.json, diagnosis.png"
+    return f"{text}\n\nin {shown(folder)}: diagnosis.txt, diagnosis.json, diagnosis.png"
 
 
 # ---- measuring ----

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, NonFiniteError
-from ..files import write_csv, write_whole
+from ..files import Lock, write_csv, write_whole
 from ..models import EmoNetConfig
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
@@ -71,7 +71,7 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
             finally:
                 lock.release()
     finally:                                                                  # Ctrl-C keeps what is done
-        with _Lock(folder / "study.lock"), _journal_errors(folder):           # so the last report has what all have done
+        with Lock(folder / "study.lock"), _journal_errors(folder):           # so the last report has what all have done
             text = write_report(study, config, folder, *chance_and_majority(val.labels))
     return text
 
@@ -121,33 +121,6 @@ def _import_optuna() -> Any:
     return optuna
 
 
-class _Lock:
-    """A file that one process at a time holds; the system lets go of it when the process ends, however it ends."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def acquire(self, wait: bool = True) -> bool:
-        """Hold the file; False where another process does and `wait` is False."""
-        import fcntl
-        self._file = open(self.path, "ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            self.release()
-            return False
-        return True
-
-    def release(self) -> None:
-        """Let go of it."""
-        self._file.close()
-
-    __enter__ = acquire
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
-
 def _scratch(folder: Path, number: int) -> Path:
     return folder / "trials" / f"{number:04}"
 
@@ -169,11 +142,14 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
     from optuna.storages.journal import JournalFileBackend
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     path = folder / "study.journal"
-    journal_lock = _Lock(folder / "journal.lock")
+    journal_lock = Lock(folder / "journal.lock")
     with journal_lock, open(path, "a+b") as file:                             # a writer that died left half a line,
+        if not journal_lock.held:
+            raise DataError(f"{str(folder)!r} is on a file system without flock, which several processes need: give another "
+                            f"--out")
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)                           # which nobody has acted upon
-    with _Lock(folder / "study.lock"), _journal_errors(folder):
+    with Lock(folder / "study.lock"), _journal_errors(folder):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         study = optuna.create_study(storage=storage, study_name="emonet", load_if_exists=True,
                                     pruner=optuna.pruners.NopPruner())
@@ -190,15 +166,15 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
     return study
 
 
-def _claim(optuna: Any, study: Any, folder: Path, space: str, trials: int, seed: int) -> tuple[Any, _Lock] | None:
+def _claim(optuna: Any, study: Any, folder: Path, space: str, trials: int, seed: int) -> tuple[Any, Lock] | None:
     """A new trial with the lock that says that its process lives; None when the study has enough of them.
 
     One process at a time is here, so the number is exact. Trials that failed do not count; each is queued once more.
     """
     State = optuna.trial.TrialState
-    with _Lock(folder / "study.lock"), _journal_errors(folder):
+    with Lock(folder / "study.lock"), _journal_errors(folder):
         for trial in study.get_trials(states=(State.RUNNING,)):
-            lock = _Lock(_scratch(folder, trial.number).with_suffix(".lock"))
+            lock = Lock(_scratch(folder, trial.number).with_suffix(".lock"))
             if lock.acquire(wait=False):                                      # its process is no more
                 study.tell(trial.number, state=State.FAIL)
                 shutil.rmtree(_scratch(folder, trial.number), ignore_errors=True)
@@ -213,7 +189,7 @@ def _claim(optuna: Any, study: Any, folder: Path, space: str, trials: int, seed:
         study.sampler = (optuna.samplers.RandomSampler(draw) if space == "paper" else
                          optuna.samplers.TPESampler(seed=draw, constant_liar=True))
         trial = study.ask({name: _distribution(optuna, *rule) for name, rule in SPACES[space].items()})
-        lock = _Lock(_scratch(folder, trial.number).with_suffix(".lock"))
+        lock = Lock(_scratch(folder, trial.number).with_suffix(".lock"))
         lock.acquire()
         return trial, lock
 

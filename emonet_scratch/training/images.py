@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..backend import to_device
 from ..errors import CheckpointError, NonFiniteError
+from ..files import owned
 from ..layers import Normalize, Sequential
 from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from ..losses import softmax_cross_entropy
@@ -112,7 +113,10 @@ class ImageTrainer:
 
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train to the last epoch and return its test row: loss, accuracy. resume: go on where last.safetensors is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with owned(self.folder):
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> dict[str, Any]:
         if resume and (self.folder / "last.safetensors").exists():
             self._load()
         while len(self.rows) < 2 * self.recipe.epochs:

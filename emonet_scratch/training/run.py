@@ -17,7 +17,7 @@ from ..data.afew import one_class
 from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
 from ..emotions import CLASSES
-from ..files import write_whole
+from ..files import owned, write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
 from ..version import __version__
@@ -34,8 +34,13 @@ def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[s
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
     config.json keeps the settings with the device and precision that were chosen; resume=True goes on where a run with them
-    stopped.
+    stopped. DataError, before anything is read, where another process has the folder.
     """
+    with owned(folder):
+        return _run(settings, Path(folder), resume, log)
+
+
+def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], None]) -> dict[str, Any]:
     settings = on_device(settings, log)
     if not resume:
         trunk_weights(settings.config)                                        # an error before hours of decoding
@@ -45,8 +50,7 @@ def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[s
     projection = projection or projection_of(settings.config, train, settings.seed, log)
     to = f"; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}" if projection else ""
     log(f"{len(train)} training and {len(val)} validation clips{to}")
-    folder.mkdir(parents=True, exist_ok=True)                                 # only now: what is here can be resumed
-    settings.write(folder, versions())
+    settings.write(folder, versions())                                        # only now: what has it can be resumed
     results = {}
     for name in settings.modalities:
         hears = "audio" in MODALITIES[name]

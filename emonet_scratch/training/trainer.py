@@ -16,6 +16,7 @@ from ..data.batches import Batch, Split, batches
 from ..data.video import FrameCache
 from ..emotions import CLASSES
 from ..errors import CheckpointError, NonFiniteError
+from ..files import owned
 from ..layers import BatchNorm
 from ..layers.base import NamedParameter
 from ..losses import softmax_cross_entropy
@@ -84,7 +85,10 @@ class Trainer:
 
     def fit(self, resume: bool = False) -> None:
         """Train to the last epoch, or until `patience` runs out. resume: go on from last.safetensors if it is there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with owned(self.folder):
+            self._fit(resume)
+
+    def _fit(self, resume: bool) -> None:
         if resume and (self.folder / "last.safetensors").exists():
             self._load()
         else:
@@ -174,10 +178,11 @@ class Trainer:
     def _end_epoch(self, started: float) -> None:
         p, epoch = self.progress, self.progress.epoch + 1
         loss, right, clips, norm = p.sums
+        lr = self.rate(self.optimizer.t - 1)                                  # of the last step, which may be one of before
         train = {"epoch": epoch, "split": "train", "loss": loss / clips, "accuracy": right / clips,
-                 "lr": self.optimizer.lr, "grad_norm": norm / p.batch,
+                 "lr": lr, "grad_norm": norm / p.batch,
                  "seconds": round(time.perf_counter() - started, 3)}
-        val = self._validate(epoch)
+        val = self._validate(epoch, lr)
         self.rows += [train, val]
         better = p.best_loss is None or val["loss"] < p.best_loss
         best_loss, best_epoch = (val["loss"], epoch) if better else (p.best_loss, p.best_epoch)
@@ -191,7 +196,7 @@ class Trainer:
                  f"{clips / max(train['seconds'], 1e-9):.0f} clips/s")
         self.on_epoch(val)
 
-    def _validate(self, epoch: int) -> dict[str, Any]:
+    def _validate(self, epoch: int, lr: float) -> dict[str, Any]:
         """The row of the validation split; NonFiniteError where its loss is not finite."""
         started = time.perf_counter()
         with overflow_unwarned():
@@ -201,7 +206,7 @@ class Trainer:
             raise NonFiniteError(f"the validation loss is not finite after epoch {epoch}: it appeared first {where}; "
                                  f"{self._advice()}")
         return {"epoch": epoch, "split": "val", "loss": loss,
-                "accuracy": float((probabilities.argmax(1) == self.val.labels).mean()), "lr": self.optimizer.lr,
+                "accuracy": float((probabilities.argmax(1) == self.val.labels).mean()), "lr": lr,
                 "grad_norm": None, "seconds": round(time.perf_counter() - started, 3)}
 
     def _out_of_patience(self) -> bool:

@@ -9,6 +9,7 @@ hears can tell what neither sense alone can.
 Everything but these cues (person, place, light, noise, length, file name) is drawn before the label is looked at.
 """
 
+import glob
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import numpy as np
 
 from ...emotions import CLASSES
 from ...errors import DataError
+from ...files import owned_file
 from ..opensmile import write_arff
 from ..sound import compact
 from ..video import read_sound
@@ -80,8 +82,8 @@ def draw_clip(label: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def write(root: str | os.PathLike, clips_per_class: Sequence[int] = (70, 20, 4), seed: int = 0,
-          workers: int | None = None, progress: Callable[[], object] | None = None) -> Path:
-    """Write a data set in AFEW's layout to `root`, which must not exist, and return its path.
+          workers: int | None = None, progress: Callable[[], object] | None = None, exist_ok: bool = False) -> Path:
+    """Write a data set in AFEW's layout to `root` and return its path.
 
         Train_AFEW/Angry/000000042.avi     Train_Audio/Angry/000000042.arff     (70 of each class)
         Val_AFEW/...                       Val_Audio/...                        (20)
@@ -90,19 +92,33 @@ def write(root: str | os.PathLike, clips_per_class: Sequence[int] = (70, 20, 4),
     clips_per_class: the three counts. Clips are MPEG-2 video with MP3 sound, and the ARFF vectors are
     `compact.features` of that sound as it decodes. The pictures, sounds and ids follow from the seed, in any order of
     work. `progress` is called after each clip. The folder appears under its name when all of it is written.
-    DataError: `root` exists, counts below 1, a negative seed, ffmpeg failed. OSError: it cannot be written.
+    exist_ok: one that is there is left as it is, and one that another process is writing is waited for.
+    DataError: `root` exists or another is writing it, counts below 1, a negative seed, ffmpeg failed. OSError: it cannot
+    be written.
     """
     root = Path(root)
     if len(clips_per_class) != 3 or any(int(n) != n or n < 1 for n in clips_per_class):
         raise DataError(f"clips_per_class is {clips_per_class!r}, expected three whole numbers from 1: train, val, test")
     if seed < 0:
         raise DataError(f"seed is {seed!r}, expected a whole number from 0")
+    with owned_file(root, wait=exist_ok) as alone:
+        if not (exist_ok and root.exists()):
+            _write(root, clips_per_class, seed, workers, progress, alone)
+    return root
+
+
+def _write(root: Path, clips_per_class: Sequence[int], seed: int, workers: int | None,
+           progress: Callable[[], object] | None, alone: bool) -> None:
+    """alone: nobody else is writing `root`, so what is half written was left by a process that was killed."""
     if os.path.lexists(root):
         raise DataError(f"{str(root)!r} exists already: name a folder that does not")
     jobs = [(split, label, [seed, s, k, i]) for s, (split, n) in enumerate(zip(SPLITS, clips_per_class, strict=True))
             for k, label in enumerate(CLASSES) for i in range(n)]
     numbers = np.random.default_rng(seed).permutation(len(jobs))             # so that an id tells nothing
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name[:80]}.", dir=root.absolute().parent))
+    prefix = f".{root.name[:80]}.part-"
+    for left in root.absolute().parent.glob(f"{glob.escape(prefix)}*") if alone else ():
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root.absolute().parent))
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             for _ in pool.map(lambda job, number: _write_clip(folder, *job, f"{number:09}"), jobs, numbers):
@@ -112,7 +128,6 @@ def write(root: str | os.PathLike, clips_per_class: Sequence[int] = (70, 20, 4),
         folder.rename(root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return root
 
 
 def _write_clip(root: Path, split: str, label: str, seed: list[int], name: str) -> None:

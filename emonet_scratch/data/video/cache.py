@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 
 from ...errors import DataError
-from ...files import regular_file, write_whole
+from ...files import regular_file, remove_leftovers, write_whole
 from .ffmpeg import PathLike, ffmpeg_version
 
 CACHE_VERSION = 2          # raise it whenever the same settings decode to other pixels
@@ -48,6 +48,7 @@ class FrameCache:
             if not optional:
                 raise DataError(f"{self.folder!r}: cannot be made the frame cache ({error.strerror})") from None
             self._refused(error)
+        remove_leftovers(self.folder)
 
     def key(self, path: PathLike, **settings: object) -> str:
         """sha256 of content, settings, versions of format and ffmpeg, in hexadecimal. DataError as those."""

@@ -273,8 +273,7 @@ def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
 
 def diagnose(options: argparse.Namespace) -> None:
     """Say why a training does not learn, or that nothing is wrong with it."""
-    with owned(_folder(options, "diagnosis")) as folder:
-        print(run_diagnose(_settings(options, [options.modalities]), folder, options.seconds))
+    print(run_diagnose(_settings(options, [options.modalities]), _folder(options, "diagnosis"), options.seconds))
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -455,7 +454,8 @@ def features(options: argparse.Namespace) -> int:
     """Compute the audio features of clips from their sound, and write them to one file."""
     written, failed = extract(options.clips, options.out, options.extractor, on_error=options.on_error,
                               workers=options.workers, log=_log)
-    print(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features ({options.extractor})")
+    print(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features "
+          f"({options.extractor})")
     if failed:
         _log(f"emonet: error: {failed} of {written + failed} clips were left out")
     return 1 if failed else 0

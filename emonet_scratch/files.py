@@ -103,10 +103,16 @@ def owned(folder: str | os.PathLike, new: bool = False) -> Iterator[Path]:
     folder may enter again. DataError, before anything is touched, where another has it: it names the process.
     """
     folder = Path(folder)
-    made = [path for path in folder.parents if not path.exists()]
-    if new or not folder.exists():
-        folder = _make(folder, new)
-        made.insert(0, folder)
+    name, made = folder.name, [path for path in (folder, *folder.parents) if not path.exists()]
+    for k in count(2):
+        try:
+            folder.mkdir(parents=True, exist_ok=not new)
+            break
+        except FileExistsError:
+            if not new:
+                raise
+            folder = folder.with_name(f"{name}-{k}")
+            made = [folder]
     key = os.path.realpath(folder), get_ident()
     if key in _mine:
         yield folder
@@ -120,19 +126,6 @@ def owned(folder: str | os.PathLike, new: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             for path in made:
                 path.rmdir()
-
-
-def _make(folder: Path, new: bool) -> Path:
-    """The folder, after it has been made, with its parents; new: nobody else has made it."""
-    for k in count(1):
-        name = folder if k == 1 else folder.with_name(f"{folder.name}-{k}")
-        try:
-            name.mkdir(parents=True, exist_ok=not new)
-            break
-        except FileExistsError:
-            if not new:
-                raise
-    return name
 
 
 @contextmanager

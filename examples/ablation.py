@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from emonet_scratch.data import synthetic
+from emonet_scratch.files import print_anything
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import Settings, run
 
@@ -22,13 +23,13 @@ parser.add_argument("--clips-per-class", type=int, nargs=3, default=(40, 20, 1),
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--seeds", type=int, default=3, help="runs of each variant")
 options = parser.parse_args()
+print_anything()
 
 data = options.data
 if data is None:
     data = options.out / ("data-" + "-".join(map(str, options.clips_per_class)))
-    if not data.exists():
-        options.out.mkdir(parents=True, exist_ok=True)
-        synthetic.write(data, tuple(options.clips_per_class), seed=0)
+    options.out.mkdir(parents=True, exist_ok=True)
+    synthetic.write(data, tuple(options.clips_per_class), seed=0, exist_ok=True)
 
 print(f"{'change':26}{'accuracy':>9}{'from':>8}{'to':>8}{'loss':>8}")
 for change in CHANGES:

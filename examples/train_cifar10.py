@@ -14,6 +14,7 @@ from emonet_scratch import dispatch
 from emonet_scratch.backend import choose_device
 from emonet_scratch.data.cifar10 import read_cifar10
 from emonet_scratch.errors import DataError, EmonetError
+from emonet_scratch.files import owned, print_anything, shown
 from emonet_scratch.training.images import ImageTrainer, Recipe
 from emonet_scratch.training.metrics import chance_and_majority
 from emonet_scratch.training.report import curves_figure, save_figure
@@ -29,21 +30,23 @@ for field in dataclasses.fields(Recipe):
     parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
                         help=f"(default: {field.default})")
 options = parser.parse_args()
+print_anything()
 
 try:
     device, why = choose_device(options.device)
     precision = dispatch.use_precision(options.precision, device)
     print(why)
     train, test = ([a[:options.limit] for a in read_cifar10(options.data, split)] for split in ("train", "test"))
-    if not options.resume and (options.out / "last.safetensors").exists():
-        raise DataError(f"{str(options.out)!r} holds a run: --resume goes on with it, another --out starts anew")
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
     facts = {"data": f"CIFAR-10 ({Path(options.data).name})", "command": " ".join(["python", *sys.argv]),
              "date": datetime.date.today().isoformat(), "device": device, "precision": precision}
-    trainer = ImageTrainer(tuple(train), tuple(test), options.out, recipe, device=device, facts=facts)
-    last = trainer.fit(options.resume)
+    with owned(options.out):
+        if not options.resume and (options.out / "last.safetensors").exists():
+            raise DataError(f"{str(options.out)!r} holds a run: --resume goes on with it, another --out starts anew")
+        trainer = ImageTrainer(tuple(train), tuple(test), options.out, recipe, device=device, facts=facts)
+        last = trainer.fit(options.resume)
+        save_figure(options.out / "curves.png", curves_figure, {"resnet": trainer.rows}, *chance_and_majority(test[1]))
 except (EmonetError, OSError, ValueError) as error:
     sys.exit(f"train_cifar10: {error}")
-save_figure(options.out / "curves.png", curves_figure, {"resnet": trainer.rows}, *chance_and_majority(test[1]))
 print(f"test accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}, of ten views {trainer.averaged['accuracy']:.4f}; "
-      f"weights: {options.out / 'resnet.safetensors'}")
+      f"weights: {shown(options.out / 'resnet.safetensors')}")

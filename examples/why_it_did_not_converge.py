@@ -11,13 +11,14 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from emonet_scratch.data import DataError, synthetic
 from emonet_scratch.data.prepare import Dataset
 from emonet_scratch.data.video import sample_frames
-from emonet_scratch.files import write_csv, write_whole
+from emonet_scratch.files import print_anything, write_csv, write_whole
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import NonFiniteError, Settings, Trainer
 from emonet_scratch.training.metrics import chance_and_majority
@@ -70,9 +71,12 @@ class Rows:
 
     def __init__(self, path: Path, data: str) -> None:
         self.path, self.data, self.known = path, data, {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            row = json.loads(line)
-            self.known[row["key"]] = row
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.torn = not text.endswith("\n") and text != ""
+        for line in text.splitlines():
+            with suppress(ValueError):                                        # half a line, of a process that was killed
+                row = json.loads(line)
+                self.known[row["key"]] = row
 
     def key(self, config: EmoNetConfig, seed: int) -> str:
         return json.dumps([dataclasses.asdict(config), seed, self.data])
@@ -80,7 +84,8 @@ class Rows:
     def add(self, config: EmoNetConfig, seed: int, result: dict[str, Any]) -> None:
         row = {"key": self.key(config, seed)} | result
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("\n" * self.torn + json.dumps(row) + "\n")
+        self.torn = False
         self.known[row["key"]] = row
 
     def of(self, config: EmoNetConfig, seeds: list[int]) -> list[dict[str, Any]]:
@@ -217,13 +222,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--trunk", action="store_true", help="train default with 20 layers, too: slow")
     options = parser.parse_args()
+    print_anything()
     changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in options.set)}
     walks = walks_of(changes, options.trunk)
 
     options.out.mkdir(parents=True, exist_ok=True)
     where = options.data or str(options.out / ("data-" + "-".join(map(str, options.clips_per_class))))
-    if options.data is None and not Path(where).exists():
-        synthetic.write(where, tuple(options.clips_per_class), seed=0)
+    if options.data is None:
+        synthetic.write(where, tuple(options.clips_per_class), seed=0, exist_ok=True)
     _, default = ends(changes)
     data = dataset(Settings(where, default, ("fused",), cache=str(options.out / "cache")))
     for split in data.splits.values():

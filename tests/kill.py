@@ -7,7 +7,6 @@ and not imports.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -20,11 +19,11 @@ from pathlib import Path
 from emonet_scratch.cli import main as emonet
 from tests.tiny import build
 
-SMALL = "--data ../data --preset small --epochs 3 --device cpu --runs ."
+SMALL = "--data ../data --preset small --epochs 2 --device cpu --runs ."
 #: How each command is begun, and how it goes on once `file` is there.
 COMMANDS = {"train": (f"train {SMALL} --out run --save-every 2", "run/config.json", "train --resume run"),
             "compare": (f"compare {SMALL} --out run", "run/config.json", "compare --run run"),
-            "features": ("features ../data --out vectors.csv --extractor emonet-1 --workers 1", "vectors.csv", "")}
+            "features": ("features ../data --out vectors.csv --extractor emonet-1 --workers 1", "", "")}
 NOT_COMPARED = {"run/config.json", "run/results.txt"}                         # the command line; the seconds, as text
 
 
@@ -40,19 +39,21 @@ def call(folder: Path, command: str) -> None:
 def start(folder: Path, name: str) -> multiprocessing.Process:
     """The next process of a round."""
     begin, file, go_on = COMMANDS[name]
+    command = go_on if file and (folder / file).exists() else begin
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.kill", "matplotlib.figure", "matplotlib.backends.backend_agg", "safetensors.numpy"])
-    process = context.Process(target=call, args=(folder, go_on if (folder / file).exists() else begin))
+    context.set_forkserver_preload(["emonet_scratch.cli", "tests.tiny", "safetensors.numpy", "matplotlib.figure",
+                                    "matplotlib.backends.backend_agg"])
+    process = context.Process(target=call, args=(folder, command))
     process.start()
     return process
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What a round has left, but for seconds, by file name; a lock or a file half written would be among them."""
+    """What a round has left, but for seconds, by file name; files half written are among them, locks are not."""
     found = {}
     for file in folder.rglob("*"):
         name = str(file.relative_to(folder))
-        if file.is_file() and name not in NOT_COMPARED:
+        if file.is_file() and name not in NOT_COMPARED and not name.endswith(".lock"):
             raw = file.read_bytes()
             found[name] = re.sub(rb'"seconds": [\d.e-]+', b"", raw) if file.suffix in (".json", ".jsonl") else raw
     return found
@@ -61,9 +62,8 @@ def content(folder: Path) -> dict[str, bytes]:
 def survives(root: Path, name: str, count: int, seed: int) -> tuple[int, int, list[str]]:
     """(kills, rounds, what was other than without them) of a command on the data set root/data."""
     rng, kills, rounds, wrong = random.Random(seed), 0, 0, []
-    reference = root / name
-    for _ in range(2):                                                        # twice: the first one starts the server
-        reference = root / f"{name}-{_}"
+    for k in range(2):                                                        # twice: the first one starts the server
+        reference = root / f"{name}-{k}"
         reference.mkdir()
         started = time.monotonic()
         process = start(reference, name)
@@ -84,7 +84,7 @@ def survives(root: Path, name: str, count: int, seed: int) -> tuple[int, int, li
                 break
             kills += 1
         found = content(folder)
-        if process.exitcode or found != expected:
+        if found != expected:
             wrong.append(f"round {rounds}, exit status {process.exitcode}: "
                          f"{sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))} "
                          f"{Path(f'{folder}.said').read_text().splitlines()[-1:]}")

@@ -93,6 +93,20 @@ def test_a_run_that_is_killed_goes_on_where_it_was(folder, tmp_path):
     assert out.read_bytes() == whole.read_bytes() and not partial.exists()
 
 
+def test_workers_end_with_a_process_that_is_killed(folder, tmp_path):
+    """They hold its stdout: a reader comes to the end when the last of them is gone."""
+    process = subprocess.Popen([sys.executable, "-m", "emonet_scratch", "features", str(folder), "--workers", "2",
+                                "--out", str(tmp_path / "x.csv")], cwd=Path(__file__).parents[1],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    until = time.monotonic() + 60
+    while not (tmp_path / "x.csv.partial").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)                                                           # workers are started one by one
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("cut", [1, 100, 20000])
 def test_a_journal_that_was_cut_anywhere_is_no_harm(folder, tmp_path, monkeypatch, cut):
     out = tmp_path / "x.npz"

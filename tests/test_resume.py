@@ -2,11 +2,8 @@
 
 import errno
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -43,34 +40,32 @@ def test_death_at_any_write_and_resume_ends_with_the_same_bytes(tmp_path, monkey
             monkeypatch.setattr(files.os, "replace", replace)
             make(folder, seed=3, save_every=2).fit(resume=True)
             assert states(folder) == states(uninterrupted), f"death at write {k}"
-            assert [r["epoch"] for r in rows(folder)] == [1, 1, 2, 2, 3, 3]
+            assert timeless(folder) == timeless(uninterrupted)
         else:
             break
     assert k > 8
 
 
-SCRIPT = """
-import sys; from pathlib import Path; from tests.tiny import make
-make(Path(sys.argv[1]), seed=3, save_every=1).fit(resume=True)
-"""
+def test_twenty_kills_change_nothing():
+    """Real processes, killed at random moments: tests/kill.py, which also does more of them, and other commands."""
+    done = subprocess.run([sys.executable, "-m", "tests.kill", "--count", "20"], cwd=Path(__file__).parents[1], text=True,
+                          capture_output=True)
+    assert done.returncode == 0 and "train: 20 kills in" in done.stdout, done.stdout + done.stderr
 
 
-def test_sigkill_and_resume_ends_with_the_same_bytes(tmp_path, uninterrupted):
-    """Real processes, killed at random moments until one reaches the end."""
-    rng, killed = random.Random(5), 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=Path(__file__).parents[1])
-        while process.poll() is None and not (tmp_path / "last.safetensors").exists():
-            time.sleep(0.01)
-        if killed < 4:
-            time.sleep(rng.random() * (0.3 if killed == 0 else 1.5))
-            process.send_signal(signal.SIGKILL)
-        status = process.wait()
-        if status == 0:
-            break
-        assert status == -signal.SIGKILL
-        killed += 1
-    assert killed >= 1 and states(tmp_path) == states(uninterrupted)
+def test_log_lines_after_the_last_step_of_an_epoch_are_those_of_a_whole_run(tmp_path, monkeypatch, uninterrupted):
+    """Killed between that step's checkpoint and the epoch's end: no step is left that could set the rate."""
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Trainer, "evaluate", lambda self, split: 1 / 0)
+        make(tmp_path, seed=3, save_every=1).fit()
+    make(tmp_path, seed=3, save_every=1).fit(resume=True)
+    assert timeless(tmp_path) == timeless(uninterrupted)
+    assert len({row["lr"] for row in rows(tmp_path)}) == 3
+
+
+def timeless(folder):
+    """The rows of metrics.jsonl but for seconds."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(folder)]
 
 
 def test_rows_of_an_epoch_that_is_done_again_are_cut(tmp_path):

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from tqdm import tqdm
@@ -71,13 +72,15 @@ def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extracto
 
 def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_error: str, workers: int | None,
              log: Callable[[str], None]) -> tuple[int, int]:
+    partial = out.with_name(out.name + ".partial")
     if out.exists():
+        partial.unlink(missing_ok=True)                                       # killed when all was done
         raise DataError(f"{str(out)!r} exists already: remove it, or give another --out")
     clips = {clip: _identity(clip) for clip in find(paths)}
     if not clips:
         raise DataError(f"{', '.join(map(repr, map(str, paths)))}: expected sounds or clips, got none "
                         f"({', '.join(sorted(SUFFIXES))})")
-    with closing(_Journal(out.with_name(out.name + ".partial"), extractor, log)) as journal:
+    with closing(_Journal(partial, extractor, log)) as journal:
         todo = [clip for clip, identity in clips.items() if identity not in journal.vectors]
         if len(todo) < len(clips):
             log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
@@ -89,7 +92,7 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
     if not done:
         raise DataError(f"none of the {len(clips)} clips can be used")
     _write(out, extractor, list(done), list(done.values()))
-    journal.path.unlink()
+    partial.unlink()
     return len(done), len(clips) - len(done)
 
 
@@ -100,13 +103,18 @@ def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterato
         yield from ((clip, attempt(vector_of, clip, extractor)) for clip in clips)
         return
     # Started afresh: a copy of a process that has threads may wait for locks that nobody holds.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
         jobs = {pool.submit(attempt, vector_of, clip, extractor): clip for clip in clips}
         try:
             for job in as_completed(jobs):
                 yield jobs.pop(job), job.result()            # popped, so that the vector is not kept
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end with the process that began it, however that ends; it would wait for work for ever."""
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _identity(clip: Path) -> str:

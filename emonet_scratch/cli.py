@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from .data.prepare import audio_vector, clip_frames, extractor_of, prepare
 from .data.synthetic import write as write_synthetic
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
-from .files import owned, owned_file, print_anything, shown
+from .files import on_one_line, owned, owned_file, print_anything, shown
 from .models import EmoNetConfig, ResNet
 from .models.config import PRESETS
 from .studies.compare import compare as run_compare
@@ -61,7 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log(line: str) -> None:
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
+    print(on_one_line(line), file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(on_one_line(message))                                   # which may quote an argument as it came
 
 
 # ---- arguments that several commands have ----
@@ -522,7 +528,7 @@ COMMANDS = [(train, _train_arguments), (search, _search_arguments), (diagnose, _
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emonet", description="Emotion recognition from clips, every layer by hand.")
+    parser = _Parser(prog="emonet", description="Emotion recognition from clips, every layer by hand.")
     parser.add_argument("--version", action="version", version=f"emonet_scratch {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command, add_arguments in COMMANDS:

@@ -259,6 +259,11 @@ def shown(path: str | os.PathLike) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def on_one_line(text: str) -> str:
+    """The text with everything escaped that would break the line, or move the cursor of a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def print_anything() -> None:
     """From now on stdout and stderr take any text: bytes that were in a name come back, what cannot be said is escaped."""
     codecs.register_error("anything", _anything)
@@ -267,10 +272,8 @@ def print_anything() -> None:
             stream.reconfigure(errors="anything")
 
 
-def _anything(error: UnicodeError) -> tuple[str | bytes, int]:
+def _anything(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
     """An error handler for encoding: surrogateescape where it can, else backslashreplace, a character at a time."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
     code = ord(error.object[error.start])
     error.end = error.start + 1
     return (bytes([code - 0xDC00]), error.end) if 0xDC80 <= code <= 0xDCFF else codecs.backslashreplace_errors(error)

@@ -4,11 +4,13 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from emonet_scratch.data import synthetic
+from emonet_scratch.errors import EmonetError
 from emonet_scratch.files import print_anything
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import Settings, run
@@ -35,8 +37,11 @@ print(f"{'change':26}{'accuracy':>9}{'from':>8}{'to':>8}{'loss':>8}")
 for change in CHANGES:
     config = EmoNetConfig.preset("small").replace(**{"epochs": options.epochs} | change)
     name = ", ".join(f"{field}={value}" for field, value in change.items()) or "none"
-    results = [run(Settings(str(data), config, ("audio",), seed, device="cpu"), options.out / f"{name}-seed{seed}",
-                   log=lambda line: None)["audio"] for seed in range(options.seeds)]
+    try:
+        results = [run(Settings(str(data), config, ("audio",), seed, device="cpu"), options.out / f"{name}-seed{seed}",
+                       log=lambda line: None)["audio"] for seed in range(options.seeds)]
+    except EmonetError as error:                                              # such as: another process is at it
+        sys.exit(f"ablation: {error}")
     accuracies = [result["accuracy"] for result in results]
     print(f"{name:26}{np.mean(accuracies):9.3f}{min(accuracies):8.3f}{max(accuracies):8.3f}"
           f"{np.mean([result['loss'] for result in results]):8.3f}", flush=True)

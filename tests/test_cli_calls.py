@@ -35,6 +35,7 @@ def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_pa
     (["train", "--set", "fusion_layers=3"], "a list of positive integers"), (["train", "--set", "lr=NaN"], "lr must be"),
     (["train", "--set", "trunk_depth=9"], "6n + 2"), (["train", "--set", "augment=1"], "true or false"),
     (["train", "--seed", "-1"], "expected an integer from 0"), (["train", "--epochs", "x"], "invalid int"),
+    (["train", "--r\n\x1b[2J"], "unrecognized arguments: --r\\n\\x1b[2J\n"),
     (["train", "--save-every", "0"], "expected an integer from 1"), (["train", "--set", "rate=1"], "usage: emonet train"),
     (["train", "--set", "modalities=[[\"audio\"]]"], "use --modalities {audio,video,fused,all}"),
     (["train", "--set", "modalities=audio"], "use --modalities"),

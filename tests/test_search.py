@@ -1,7 +1,6 @@
 """The search: shared, resumed, pruned, refused."""
 
 import csv
-import errno
 import json
 import os
 import signal
@@ -180,17 +179,14 @@ def test_without_optuna_it_says_what_to_install(data, tmp_path, monkeypatch, cap
     assert not os.path.exists(tmp_path / "study")
 
 
-def test_of_two_that_start_at_once_the_faster_writes_the_synthetic_data(tmp_path, monkeypatch, capsys):
+def test_of_two_that_start_at_once_the_faster_writes_the_synthetic_data(tmp_path, monkeypatch):
     small = ["search", "--runs", str(tmp_path), "--clips-per-class", "2", "1", "1", "--modalities", "audio",
              "--device", "cpu", "--epochs", "1", "--trials", "1"]
 
     def slower(*arguments, **options):
-        if there:
-            synthetic.write(*arguments, **options)
-        raise OSError(errno.ENOTEMPTY, "Directory not empty")                 # as a rename to a folder that is there
+        synthetic.write(*arguments)                                           # the other's, after we had looked
+        synthetic.write(*arguments, **options)
 
     monkeypatch.setattr(cli, "write_synthetic", slower)
-    for there in (False, True):
-        assert main(small) == (0 if there else 1)
-    assert capsys.readouterr().err.count("not empty") == 1
+    assert main(small) == 0
     assert [row["state"] for row in rows(tmp_path / "search")] == ["complete"]

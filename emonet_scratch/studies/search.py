@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, NonFiniteError
-from ..files import Lock, write_csv, write_whole
+from ..files import Lock, remove_leftovers, write_csv, write_whole
 from ..models import EmoNetConfig
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
@@ -149,6 +149,7 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
                             f"--out")
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)                           # which nobody has acted upon
+        remove_leftovers(folder)
     with Lock(folder / "study.lock"), _journal_errors(folder):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         study = optuna.create_study(storage=storage, study_name="emonet", load_if_exists=True,

@@ -7,6 +7,7 @@ and not imports.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import random
@@ -75,9 +76,10 @@ def survives(root: Path, name: str, count: int, seed: int) -> tuple[int, int, li
         rounds += 1
         folder = root / f"{name}-killed-{rounds}"
         folder.mkdir()
-        while True:
+        for k in itertools.count():
             process = start(folder, name)
-            process.join(rng.uniform(0, took) if kills < count else None)
+            # Longer each time, so that a machine which has become slower than `took` comes to the end as well.
+            process.join(rng.uniform(0, took * 1.1 ** k) if kills < count else None)
             process.kill()
             process.join()
             if process.exitcode != -9:

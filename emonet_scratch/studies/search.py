@@ -71,7 +71,7 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
             finally:
                 lock.release()
     finally:                                                                  # Ctrl-C keeps what is done
-        with Lock(folder / "study.lock"), _journal_errors(folder):           # so the last report has what all have done
+        with Lock(folder / "study.lock"), _journal_errors(folder):            # so the last report has what all have done
             text = write_report(study, config, folder, *chance_and_majority(val.labels))
     return text
 

@@ -115,7 +115,7 @@ def _write(root: Path, clips_per_class: Sequence[int], seed: int, workers: int |
     jobs = [(split, label, [seed, s, k, i]) for s, (split, n) in enumerate(zip(SPLITS, clips_per_class, strict=True))
             for k, label in enumerate(CLASSES) for i in range(n)]
     numbers = np.random.default_rng(seed).permutation(len(jobs))             # so that an id tells nothing
-    prefix = f".{root.name[:80]}.part-"
+    prefix = f".{root.name}.part-"
     for left in root.absolute().parent.glob(f"{glob.escape(prefix)}*") if alone else ():
         shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root.absolute().parent))

@@ -77,6 +77,7 @@ def survives(root: Path, name: str, count: int, seed: int) -> tuple[int, int, li
         folder = root / f"{name}-killed-{rounds}"
         folder.mkdir()
         for k in itertools.count():
+            started = time.monotonic()
             process = start(folder, name)
             # Longer each time, so that a machine which has become slower than `took` comes to the end as well.
             process.join(rng.uniform(0, took * 1.1 ** k) if kills < count else None)
@@ -85,6 +86,8 @@ def survives(root: Path, name: str, count: int, seed: int) -> tuple[int, int, li
             if process.exitcode != -9:
                 break
             kills += 1
+        if k == 0:                                                            # nobody killed it: that is what it takes now
+            took = time.monotonic() - started
         found = content(folder)
         if found != expected:
             wrong.append(f"round {rounds}, exit status {process.exitcode}: "

@@ -170,7 +170,7 @@ def _device(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _cache(options: argparse.Namespace) -> Path:
-    if options.cache is not None:                                             # an error where it cannot be; RUNS/cache is optional
+    if options.cache is not None:                                             # asked for: an error where it cannot be
         os.makedirs(options.cache, exist_ok=True)
     return Path(options.cache or Path(options.runs) / "cache").absolute()
 

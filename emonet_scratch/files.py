@@ -232,7 +232,7 @@ SAFETENSORS = set("BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 F32 F64 C64 BF16".spli
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(arrays, metadata) of a safetensors file, bfloat16 as float32. ValueError where it is damaged, none, or of other types."""
+    """(arrays, metadata) of a safetensors file, bfloat16 as float32. ValueError: damaged, none, a type NumPy lacks."""
     from safetensors import SafetensorError, deserialize, safe_open
     try:
         with safe_open(path, "numpy") as file:

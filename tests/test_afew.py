@@ -271,7 +271,7 @@ def test_a_row_a_frame_is_no_vector_of_a_clip(tree, table, n, together):
         refused(lambda clip=clip: audio_vector(clip, features), f"{n} rows of clip {clip.id!r}", "low-level")
     refused(lambda: prepare(tree, ("train",), video=False, on_error="stop", log=lines.append), "low-level")
     refused(lambda: prepare(tree, ("train",), video=False, log=lines.append), "none of the 2 clips")
-    title, items = next(found for found in examine(tree, read=False).findings if "several rows" in found[0])
+    _, items = next(found for found in examine(tree, read=False).findings if "several rows" in found[0])
     assert len(items) == 2 and all("low-level" in item for item in items)
 
 

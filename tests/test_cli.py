@@ -126,7 +126,7 @@ def test_evaluate_goes_on_without_a_default_cache_that_cannot_be_made(trained, d
     assert repr(str(tmp_path / "file")) in fails(capsys, *call, "--cache", tmp_path / "file")
 
 
-def test_splits_of_one_class_are_named(data, tmp_path, capsys):
+def test_a_training_split_of_one_class_is_named(data, tmp_path, capsys):
     tree = shutil.copytree(data, tmp_path / "one")
     for split in ("Train_AFEW", "Val_AFEW"):
         for name in CLASSES[1:]:
@@ -134,9 +134,6 @@ def test_splits_of_one_class_are_named(data, tmp_path, capsys):
     train = ["train", "--data", tree, "--modalities", "audio", *QUICK]
     line = fails(capsys, *train)
     assert "all clips that can be used are Angry: expected two classes and more" in line and "np." not in line
-    shutil.copytree(data / "Train_AFEW" / "Sad", tree / "Train_AFEW" / "Sad")
-    assert main([str(a) for a in train]) == 0
-    assert "warning: " in (out := capsys.readouterr().out) and "all validation clips are Angry" in out
 
 
 def test_evaluate_writes_what_the_challenge_wants(trained, data, tmp_path, capsys):

@@ -140,7 +140,7 @@ def stopped(folder, tmp_path):
 
 
 def finished(folder, path):
-    """(first number of each vector, lines) of the call that goes on with the record; the first is 9 where it is done again."""
+    """(first number of each vector, lines) of the call that goes on with the record; 9 where a clip is done again."""
     lines, out = [], path.with_suffix("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "vector_of", lambda clip, extractor: np.full(1582, 9.0))
@@ -173,8 +173,8 @@ def test_a_record_that_broke_off_in_its_first_line_is_begun_again(folder, tmp_pa
     assert finished(folder, path)[0] == [9] * 5
 
 
-@pytest.mark.parametrize("content", [b"my notes", b"my notes\nof today\n", b"\0\0\nnotes", b"PK\3\4" + b"\0" * 99, b"[1]\n", b"{}\n",
-                                     b'{"extractor": "other"}\n', b"\n\nnotes"])
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\nof today\n", b"\0\0\nnotes", b"PK\3\4" + b"\0" * 99, b"[1]\n",
+                                     b"{}\n", b'{"extractor": "other"}\n', b"\n\nnotes"])
 def test_a_file_that_is_no_record_stays_as_it_is(folder, tmp_path, content):
     path = tmp_path / "x.csv.partial"
     path.write_bytes(content)

@@ -198,6 +198,6 @@ def test_a_network_with_a_shortcut_learns_what_lda_cannot(tmp_path):
 def test_a_shrinkage_is_advised_only_where_it_is_not_in_force(shrinkage, advised):
     """Every clip of a class is the same clip: no shrinkage makes S_W regular."""
     X, y = np.repeat(np.random.default_rng(0).standard_normal((3, 4)), 2, axis=0), np.repeat(np.arange(3), 2)
-    with pytest.raises(DataError, match="4 features constant within every class.*drop constant and duplicate") as caught:
+    with pytest.raises(DataError, match=r"4 features constant within every class.*drop constant and duplicate") as caught:
         AudioProjection(shrinkage=shrinkage).fit(X, y)
     assert ("--set lda_shrinkage=0.1" in str(caught.value)) == ("larger shrinkage" in str(caught.value)) == advised

@@ -268,8 +268,9 @@ def test_bfloat16_of_safetensors_is_float32(tmp_path):
     assert {a.dtype for a in found.values()} == {np.dtype(np.float32)} and read_tensors(path)[1] == {"by": "hand"}
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("F64", "f8"), ("F32", "f4"), ("F16", "f2"), ("I64", "i8"), ("I32", "i4"), ("I16", "i2"),
-                                             ("I8", "i1"), ("U64", "u8"), ("U32", "u4"), ("U16", "u2"), ("U8", "u1"), ("BOOL", "?")])
+@pytest.mark.parametrize(("kind", "dtype"), [
+    ("F64", "f8"), ("F32", "f4"), ("F16", "f2"), ("I64", "i8"), ("I32", "i4"), ("I16", "i2"), ("I8", "i1"), ("U64", "u8"),
+    ("U32", "u4"), ("U16", "u2"), ("U8", "u1"), ("BOOL", "?")])
 def test_every_type_of_safetensors_that_numpy_has(tmp_path, kind, dtype):
     values = np.array([0, 1, 1], dtype)
     found = read_weights(safetensors(tmp_path / "x.safetensors", a=(kind, [3], values.tobytes())))["a"]
@@ -305,4 +306,5 @@ def test_types_without_a_storage_of_their_own(tmp_path, write):
 
 def untyped(storage, size, stride, dtype):
     dtype = reference("torch", dtype) if isinstance(dtype, str) and len(dtype) > 1 else dtype
-    return Named("torch._utils", "_rebuild_tensor_v3", storage, 0, size, stride, False, collections.OrderedDict(), dtype, None)
+    hooks = collections.OrderedDict()
+    return Named("torch._utils", "_rebuild_tensor_v3", storage, 0, size, stride, False, hooks, dtype, None)

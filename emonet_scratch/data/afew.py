@@ -59,9 +59,10 @@ class Features:
 
     `sources` lists the files that held a vector for a clip; the first, by name, is the one used, and of several rows
     the last. `unclear` says of which clips that file holds several vectors: none of them is the clip's, and networks do
-    without. `rivals` are lines on clips of which a later file holds another vector. `unmatched` lists (file, name of the row) without a clip. `disagreements` says where a feature file gives another
-    class than the folder of the clip: the folder is believed. `problems` is what `load_features` raises,
-    `conflicts` those of them that are about files with other columns. `skipped` are the columns that are no features.
+    without. `rivals` are lines on clips of which a later file holds another vector. `unmatched` lists (file, name of the
+    row) without a clip. `disagreements` says where a feature file gives another class than the folder of the clip: the
+    folder is believed. `problems` is what `load_features` raises, `conflicts` those of them that are about files with
+    other columns. `skipped` are the columns that are no features.
     """
 
     names: tuple[str, ...] = ()
@@ -99,8 +100,8 @@ class Features:
                     self.rivals.append(f"{str(path)!r} has another vector of clip {clip.id!r} than {str(sources[0])!r}")
                 else:
                     self.unclear[clip.key] = (
-                        f"{str(path)!r} has {len(own)} rows of clip {clip.id!r}: expected one; low-level features have a row "
-                        f"a frame or segment: write functionals of the whole clip, and what is there twice only once")
+                        f"{str(path)!r} has {len(own)} rows of clip {clip.id!r}: expected one; low-level features have a "
+                        f"row a frame or segment: write functionals of the whole clip, and what is there twice only once")
             sources.append(path)
             given = class_of(folders)
             given = class_of([own[-1].label or ""]) if given is None else given
@@ -131,7 +132,7 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
         parts = folder.relative_to(root).parts
         tops += parts if len(parts) == 1 else ()
         split = split_of(parts)
-        suffixes[split].update(Path(name).suffix.lower() or name for name in files)
+        suffixes[split].update(Path(name).suffix.lower() for name in files)
         if split is None:
             continue
         first.setdefault(split, folder)
@@ -145,19 +146,24 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
             elif _is_feature_file(path):
                 filled.add(split)
     if not first:
-        above = f"name the folder above {root.name!r}" if split_of([root.resolve().name]) else "name the folder that holds them"
-        raise DataError(f"{str(root)!r}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
-                        f"{', '.join(map(repr, tops[:5])) or 'no folder'} with {_what(suffixes[None])}: {above}, or sort the "
-                        f"clips into folders such as Train/Angry and Val/Angry")
-    problems += [f"{str(folder)!r}: expected clips of the {split} split, got {_what(suffixes[split])}: {_advice(suffixes[split])}"
-                 for split, folder in first.items() if split not in filled]
+        raise DataError(_no_split(root, tops, suffixes[None]))
+    problems += [f"{str(folder)!r}: expected clips of the {split} split, got {_found(suffixes[split])}: "
+                 f"{_advice(suffixes[split])}" for split, folder in first.items() if split not in filled]
     clips = sorted(found.values(), key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
 
 
-def _what(suffixes: Counter[str]) -> str:
+def _no_split(root: Path, tops: Sequence[str], suffixes: Counter[str]) -> str:
+    """What is wrong with a folder of these folders and files."""
+    where = f"above {root.name!r}" if split_of([root.resolve().name]) else "that holds them"
+    return (f"{str(root)!r}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
+            f"{', '.join(map(repr, tops[:5])) or 'no folder'} with {_found(suffixes)}: name the folder {where}, or sort the "
+            f"clips into folders such as Train/Angry and Val/Angry")
+
+
+def _found(suffixes: Counter[str]) -> str:
     """How many files of each suffix, the most frequent first."""
-    return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(5)) or "none"
+    return ", ".join(f"{n} {suffix or 'without a suffix'}" for suffix, n in suffixes.most_common(5)) or "none"
 
 
 def _advice(suffixes: Counter[str]) -> str:
@@ -244,17 +250,11 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
 
     note: gets a line on the tables that were looked at and are none of features.
     """
-    root, features = Path(root), Features()
-    index = defaultdict(list)
+    root, features, index = Path(root), Features(), defaultdict(list)
     for clip in (clip for split in clips.values() for clip in split):
         for k, form in enumerate(_forms(clip.id)):
             index[k, clip.split, form].append(clip)
-    paths = sorted(folder / name for folder, names in _walk(root) for name in names)
-    files = [path for path in paths if _is_feature_file(path)]
-    others = [path for path in paths if path.suffix.lower() == ".csv" and path not in set(files)]
-    if others:
-        note(f"{len(others)} .csv not taken for feature files, such as {str(others[0])!r}: expected ';' between the values, or "
-             f"openSMILE's columns (file, start, end, ..._sma...) and numbers below them")
+    files = _feature_files(root, note)
     for path in files:
         folders = path.relative_to(root).parts[:-1]
         split = split_of(folders) or split_of([path.stem])
@@ -270,6 +270,20 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
         if rows:
             features.add(path, folders, table, rows)
     return features if files else None
+
+
+def _feature_files(root: Path, note: Callable[[str], None]) -> list[Path]:
+    """Those for `read_features`, sorted; `note` gets a line on the other tables."""
+    files, others = [], []
+    for path in sorted(folder / name for folder, names in _walk(root) for name in names):
+        if _is_feature_file(path):
+            files.append(path)
+        elif path.suffix.lower() == ".csv":
+            others.append(path)
+    if others:
+        note(f"{len(others)} .csv not taken for feature files, such as {str(others[0])!r}: expected ';' between the values, "
+             f"or openSMILE's columns (file, start, end, ..._sma...) and numbers below them")
+    return files
 
 
 def _rows_by_clip(path: Path, table: Table, split: str | None,

@@ -130,18 +130,15 @@ class _Journal:
     """Vectors that are done, one line of JSON each, flushed. Damaged lines do not count: those clips are done again."""
 
     def __init__(self, path: Path, extractor: str, log: Callable[[str], None]) -> None:
-        self.path = path
-        head = json.dumps({"extractor": extractor}).encode()
+        self.path, head = path, json.dumps({"extractor": extractor}).encode()
         first, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
         first = first.rstrip(b"\0")                                           # a power cut leaves zeros, or half a line
         if first != head and (any(lines) or not head.startswith(first)):
             what = "of another extractor" if first.startswith(b'{"extractor": "') else "no record of vectors that are done"
             raise DataError(f"{str(path)!r} is {what} ({first[:80].decode(errors='replace')!r}): move it elsewhere, or give "
                             f"another --out")
-        entries = [_entry(line, len(EXTRACTORS[extractor][1])) for line in lines if line]
-        times = Counter(entry[0] for entry in entries if entry)               # of two vectors of a clip, one is damaged
-        self.vectors = {identity: vector for identity, vector in filter(None, entries) if times[identity] == 1}
-        if damaged := len(entries) - len(self.vectors):
+        self.vectors, damaged = _entries([line for line in lines if line], len(EXTRACTORS[extractor][1]))
+        if damaged:
             log(f"{str(path)!r}: damaged lines, {damaged} in all, are left out: what they held is done again")
         with self._named():
             if damaged or first != head or lines[-1:] != [b""]:
@@ -163,12 +160,20 @@ class _Journal:
         try:
             yield
         except OSError as error:
-            raise DataError(f"{str(self.path)!r} cannot be written ({error.strerror}): make room there and give the same call "
-                            f"again, which goes on from here, or give another --out") from None
+            raise DataError(f"{str(self.path)!r} cannot be written ({error.strerror}): make room there and give the same "
+                            f"call again, which goes on from here, or give another --out") from None
 
 
 def _line(identity: str, vector: np.ndarray) -> bytes:
     return json.dumps([identity, [None if np.isnan(v) else float(v) for v in vector]]).encode() + b"\n"
+
+
+def _entries(lines: Sequence[bytes], D: int) -> tuple[dict[str, np.ndarray], int]:
+    """({identity: vector (D,)}, how many lines are damaged); of two vectors of one clip, one is."""
+    entries = [_entry(line, D) for line in lines]
+    times = Counter(entry[0] for entry in entries if entry)
+    vectors = {identity: vector for identity, vector in filter(None, entries) if times[identity] == 1}
+    return vectors, len(lines) - len(vectors)
 
 
 def _entry(line: bytes, D: int) -> tuple[str, np.ndarray] | None:
@@ -176,7 +181,7 @@ def _entry(line: bytes, D: int) -> tuple[str, np.ndarray] | None:
     try:
         identity, values = json.loads(line)
         whole = isinstance(identity, str) and len(values) == D and all(
-            value is None or type(value) in (int, float) and math.isfinite(value) for value in values)
+            value is None or (type(value) in (int, float) and math.isfinite(value)) for value in values)
         return (identity, np.array(values, float)) if whole else None         # None, a missing value, becomes NaN
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None

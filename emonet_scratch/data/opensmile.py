@@ -137,20 +137,24 @@ def is_feature_table(text: str) -> bool:
 def _csv_columns(lines: Sequence[str]) -> tuple[str, Columns, int]:
     """(separator, columns, number of the first line of values) of a CSV file."""
     first, second = [*(i for i, line in enumerate(lines) if line.strip()), len(lines), len(lines)][:2]
-    head = "".join(lines[first:first + 1])
-    separator = next((c for text in (re.sub(QUOTED, "", head), head) for c in CELL if c in text), "")
-    if not separator:
-        raise _Fault(first, f"expected values separated by ';', tabs or ',', got {_clip(head)}")
-    cells = [cell or "index" for cell in _cells(head, separator, first)]
-    numbered = _plain(cells[0]) in NAMES and cells[1:] == [str(i) for i in range(len(cells) - 1)]     # by pandas
-    headless = _is_number(cells[1]) and not numbered
-    if headless:
-        cells = ["name", "frameTime"] + [f"column_{i + 1}" for i in range(2, len(cells))]
+    separator, cells, headless = _csv_head("".join(lines[first:first + 1]), first)
     values = [] if headless or second == len(lines) else _cells(lines[second], separator, second)
     texts = {*NAMES[:-1], *CLASS_NAMES} | {"index" for cell, value in zip(cells, values, strict=False)
                                            if _plain(cell) == "index" and not _is_number(value or "0")}
     kinds = ["string" if _plain(cell) in texts else "numeric" for cell in cells]
     return separator, _columns(list(zip(cells, kinds, strict=True)), first), first if headless else second
+
+
+def _csv_head(head: str, number: int) -> tuple[str, list[str], bool]:
+    """(separator, names of the columns, whether these are not in the file but openSMILE's) by the first line."""
+    separator = next((c for text in (re.sub(QUOTED, "", head), head) for c in CELL if c in text), ";")
+    cells = [cell or "index" for cell in _cells(head, separator, number)]
+    if len(cells) < 2:
+        raise _Fault(number, f"expected values separated by ';', tabs or ',', got {_clip(head)}")
+    numbered = _plain(cells[0]) in NAMES and cells[1:] == [str(i) for i in range(len(cells) - 1)]     # by pandas
+    if _is_number(cells[1]) and not numbered:
+        return separator, ["name", "frameTime"] + [f"column_{i + 1}" for i in range(2, len(cells))], True
+    return separator, cells, False
 
 
 def write_arff(path: str | os.PathLike, relation: str, names: Sequence[str],
@@ -266,14 +270,25 @@ def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:
     features = tuple(i for i, kind in enumerate(kinds) if kind in NUMERIC and plain[i] not in RESERVED)
     if not features:
         raise _Fault(line, f"expected a numeric feature column, got none among {len(attributes)} columns")
-    texts = [i for i, kind in enumerate(kinds) if kind not in NUMERIC]
-    name = min((i for i in texts if plain[i] in NAMES), key=lambda i: NAMES.index(plain[i]),
-               default=next((i for i in texts if kinds[i] != "nominal" and plain[i] not in RESERVED), None))
-    label = max((i for i in texts if plain[i] in CLASS_NAMES), default=None)
-    if not CLASS_NAMES & set(plain):
-        label = max((i for i in texts if kinds[i] == "nominal" and i != name), default=None)
+    name = _name_column(plain, kinds)
+    label = _label_column(plain, kinds, name)
     skipped = tuple(attributes[i][0] for i in range(len(plain)) if i not in {*features, name, label})
     return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features), skipped)
+
+
+def _name_column(plain: list[str], kinds: list[str]) -> int | None:
+    """The text column whose name is first in NAMES; without any, the first string column of no reserved name."""
+    texts = [i for i, kind in enumerate(kinds) if kind not in NUMERIC]
+    strings = [i for i in texts if kinds[i] != "nominal" and plain[i] not in RESERVED]
+    named = [i for i in texts if plain[i] in NAMES]
+    return min(named, key=lambda i: NAMES.index(plain[i]), default=next(iter(strings), None))
+
+
+def _label_column(plain: list[str], kinds: list[str], name: int | None) -> int | None:
+    """The last text column that is named like a class; without any column of such a name, the last nominal one."""
+    if CLASS_NAMES & set(plain):
+        return max((i for i, kind in enumerate(kinds) if kind not in NUMERIC and plain[i] in CLASS_NAMES), default=None)
+    return max((i for i, kind in enumerate(kinds) if kind == "nominal" and i != name), default=None)
 
 
 def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> list[Row]:

@@ -84,7 +84,7 @@ def _find(root: str | os.PathLike, wanted: Sequence[str],
     for name in wanted:
         if not clips[name]:
             folders = ", ".join(sorted(repr(p.name) for p in Path(root).iterdir() if p.is_dir())[:8])
-            raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none; its folders are {folders}: one of them "
+            raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none; its folders are {folders}: one "
                             f"has to have {name!r} in its name (see `emonet doctor`)")
     if "train" in wanted and (missing := missing_classes(clips["train"])):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")

@@ -253,8 +253,8 @@ CAUSES = (
           "LDA is right about {e.lda[train score]:.0%} of its training clips and {e.lda[val score]:.0%} of others: its "
           "training projections look far too clean; {e.cleaner}"),
     Cause("validation split of one class", lambda e: len(e.others) < 2,
-          "the validation clips are of {e.others[0]} alone: neither their loss nor their accuracy says how the other classes "
-          "are recognised, and the best epoch is chosen by them; put clips of every class there"),
+          "the validation clips are of {e.others[0]} alone: neither their loss nor their accuracy says how the other "
+          "classes are recognised, and the best epoch is chosen by them; put clips of every class there"),
     Cause("forget gates half shut", lambda e: e.long_clips and e.config.forget_bias < 0.5,
           "forget gates start at sigmoid({e.config.forget_bias:g}): after 10 frames less than a hundredth of the first is "
           "left; --set forget_bias=1"),
@@ -282,11 +282,6 @@ def _evidence(config: EmoNetConfig, found: dict[str, Any]) -> SimpleNamespace:
     dead = [row["layer"] for row in found["layers"] if row.get("dead", 0) > 0.9]
     counts = [n for n in found["classes"].values() if n]
     lda = found["LDA"] or {"components": 0, "rank": 0, "train score": 0.0, "val score": None}
-    lr, suggested = config.lr, found["suggested lr"]
-    rarest = min((name for name, n in found["classes"].items() if n), key=found["classes"].get, default="")
-    no_rate, suggests = "the range test found no better rate: look at inputs and labels", f"the range test suggests lr={suggested:g}"
-    against = [f"--set {setting}" for setting, there in (("lda_shrinkage=cv", config.lda_shrinkage == "cv"),
-                                                         ("lda_cross_fit=5", config.lda_cross_fit > 1)) if not there]
     return SimpleNamespace(
         config=config, one=one, other=other, batch=found["clips in a batch"], suggested=found["suggested lr"],
         update=update, too_slow=not one.learnt and 0.9 * one.start < one.end < math.inf and update < 1e-4,
@@ -294,16 +289,30 @@ def _evidence(config: EmoNetConfig, found: dict[str, Any]) -> SimpleNamespace:
         initial=found["initial loss"], chance=found["chance"], gradient=found["gradient norm"],
         dead=len(dead), first_dead=next(iter(dead), ""),
         constant=found["inputs"].get("constant audio features", 0), contrast=found["inputs"].get("spread of pixels", 255),
-        faster=suggests if suggested > lr else no_rate, slower=suggests if suggested < lr else no_rate,
-        rates=f"neither lr={lr:g} nor lr={suggested:g} learns" if suggested != lr else f"lr={lr:g} does not learn",
-        fewer="--set lda_components=null" if config.lda_components else "give features that tell the classes' means apart",
-        cleaner=f"{' '.join(against)}, or more clips" if against else
-        f"shrinkage by cross-validation and projections out of fold are set already: more clips help, first of {rarest} "
-        f"({found['classes'].get(rarest)}), or fewer features",
-        others=found["validation classes"] or ["no class"], lda=lda, beyond_rank=lda["components"] - lda["rank"],
+        **_rate_advice(config.lr, found["suggested lr"]),
+        **_data_advice(config, found["classes"], found["validation classes"]),
+        lda=lda, beyond_rank=lda["components"] - lda["rank"],
         forgotten=0.0 if lda["val score"] is None else lda["train score"] - lda["val score"],
         long_clips="video" in config.modalities and (config.frames or 99) > 10,
         least=min(counts, default=0), most=max(counts, default=0))
+
+
+def _rate_advice(lr: float, suggested: float) -> dict[str, str]:
+    """Words on the rates; a suggested one that is no step in the right direction is none."""
+    suggests, none = f"the range test suggests lr={suggested:g}", "the range test found no better rate: look at the inputs"
+    return {"faster": suggests if suggested > lr else none, "slower": suggests if suggested < lr else none,
+            "rates": f"neither lr={lr:g} nor lr={suggested:g} learns" if suggested != lr else f"lr={lr:g} does not learn"}
+
+
+def _data_advice(config: EmoNetConfig, classes: dict[str, int], validation: list[str]) -> dict[str, Any]:
+    """Words on settings of LDA that are not in force; where all are, on what else helps; and the validation classes."""
+    unset = [f"--set {setting}" for setting, there in (("lda_shrinkage=cv", config.lda_shrinkage == "cv"),
+                                                       ("lda_cross_fit=5", config.lda_cross_fit > 1)) if not there]
+    rarest = min((name for name, n in classes.items() if n), key=classes.get, default="")
+    cleaner = (f"{' '.join(unset)}, or more clips" if unset else "shrinkage by cross-validation and projections out of fold "
+               f"are set already: more clips help, first of {rarest} ({classes.get(rarest)}), or fewer features")
+    fewer = "--set lda_components=null" if config.lda_components else "give features that tell the classes' means apart"
+    return {"cleaner": cleaner, "fewer": fewer, "others": validation or ["no class"]}
 
 
 def _by_heart(run: dict[str, Any], chance: float) -> SimpleNamespace:

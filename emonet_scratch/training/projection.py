@@ -48,8 +48,8 @@ class AudioProjection:
             raise DataError("LDA of the training split's audio vectors: no clip of it has sound: train on video alone")
         clips, X, y = len(X), X[known], y[known]
         if (label := one_class(y)) is not None:
-            raise DataError(f"LDA of the training split's audio vectors: all clips that can be used are {CLASSES[label]}: expected "
-                            f"two classes and more, each in a folder of its name (see `emonet doctor`)")
+            raise DataError(f"LDA of the training split's audio vectors: all clips that can be used are {CLASSES[label]}: "
+                            f"expected two classes and more, each in a folder of its name (see `emonet doctor`)")
         self.mean, self.spread = X.mean(axis=0), _spread(X)
         Z, K = self.standardise(X), None if self.n_components is None else min(self.n_components, X.shape[1])
         try:

@@ -13,7 +13,6 @@ import scipy
 
 from .. import dispatch
 from ..backend import choose_device
-from ..data.afew import one_class
 from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
 from ..emotions import CLASSES
@@ -78,11 +77,8 @@ def on_device(settings: Settings, log: Callable[[str], None] = print) -> Setting
 def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:
     """The splits `wanted`, with what the networks of the settings read."""
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
-    data = prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
+    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
                    on_error=settings.on_error, log=log, **reading(settings.config))
-    if "val" in wanted and (label := one_class(data.splits["val"].labels)) is not None:
-        log(f"warning: all validation clips are {CLASSES[label]}: nothing tells how other classes are recognised")
-    return data
 
 
 def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,

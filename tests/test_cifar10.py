@@ -4,9 +4,9 @@ import io
 import pickle
 import tarfile
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
+from PIL import Image
 
 from emonet_scratch.data import DataError
 from emonet_scratch.data.cifar10 import CLASSES, FILES, read_cifar10
@@ -82,7 +82,7 @@ def test_an_image_folder(tmp_path, data):
         for k, (image, label) in enumerate(zip(images, labels, strict=True)):
             path = tmp_path / split / CLASSES[label] / f"{k:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            iio.imwrite(path, image)
+            Image.fromarray(image).save(path)
         (path.parent / "notes.txt").write_text("no picture")
     images, labels = read_cifar10(tmp_path, "train")
     order = np.argsort(data["train"][1], kind="stable")
@@ -90,10 +90,16 @@ def test_an_image_folder(tmp_path, data):
     np.testing.assert_array_equal(labels, data["train"][1][order])
 
 
+def jpeg(image):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=75)
+    return content.getvalue()
+
+
 def packed(path, data, **changes):
     arrays = {}
     for split, (images, labels) in data.items():
-        parts = [iio.imwrite("<bytes>", image, extension=".jpg", quality=75) for image in images]
+        parts = [jpeg(image) for image in images]
         arrays |= {f"{split}_jpeg": np.frombuffer(b"".join(parts), np.uint8), f"{split}_labels": labels.astype(np.uint8),
                    f"{split}_offsets": np.cumsum([0, *map(len, parts)])}
     np.savez(path, **(arrays | changes))
@@ -118,7 +124,7 @@ GREY = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
 def test_any_picture_ends_as_rgb_of_one_byte(tmp_path, picture, options):
     """Transparency is dropped."""
     (tmp_path / "test" / "cat").mkdir(parents=True)
-    iio.imwrite(tmp_path / "test" / "cat" / "a.png", picture, **options)
+    Image.fromarray(picture).save(tmp_path / "test" / "cat" / "a.png", **options)
     images, _ = read_cifar10(tmp_path, "test")
     grey = picture if picture.ndim == 2 else picture[:, :, 0]
     grey = grey if grey.dtype == np.uint8 else np.where(grey > 0, 255, 0)
@@ -128,7 +134,7 @@ def test_any_picture_ends_as_rgb_of_one_byte(tmp_path, picture, options):
 
 def test_a_picture_of_another_size_is_one_line(tmp_path):
     (tmp_path / "test" / "cat").mkdir(parents=True)
-    iio.imwrite(tmp_path / "test" / "cat" / "a.png", np.zeros((31, 33, 3), np.uint8))
+    Image.fromarray(np.zeros((31, 33, 3), np.uint8)).save(tmp_path / "test" / "cat" / "a.png")
     with pytest.raises(DataError, match=r"a\.png: 33 x 31 pixels, expected 32 x 32$"):
         read_cifar10(tmp_path, "test")
 

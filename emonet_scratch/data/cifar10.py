@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from ..errors import DataError
 
@@ -171,7 +171,7 @@ def _pictures(files: dict[str, bytes]) -> np.ndarray:
     images = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
     for k, (name, content) in enumerate(files.items()):
         try:
-            picture = iio.imread(content, plugin="pillow", mode="RGB", index=0)
+            picture = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
         except Exception as error:              # damaged pictures raise nearly anything
             raise ValueError(f"{name}: cannot identify a picture in it") from error
         if picture.shape[:2] != (SIZE, SIZE):

@@ -67,8 +67,9 @@ def _command(clip: str, size: int) -> list[str]:
 
     with mock.patch("subprocess.Popen", side_effect=subprocess.Popen) as started:
         read_clip(clip, size)
-    asked = next(words for (words,), _ in started.call_args_list if "-vf" in words)
-    shown = ["-map", "0:V:0", "-vf", asked[asked.index("-vf") + 1], "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
+    asked = next(words for (words, *_), _ in started.call_args_list if "-vf" in words)
+    at = asked.index("-vf")
+    shown = ["-map", "0:V:0", *asked[at:at + 4], "-pix_fmt", "rgb24"]          # filters, and how frames are passed through
     return [asked[0], "-nostdin", "-v", "error", "-i", clip, *shown, "-f", "null", "-"]
 
 

@@ -1,8 +1,9 @@
 """The oldest release of everything that pyproject.toml gives a lower bound, as pip takes it: `python -m tests.oldest`."""
 
 import re
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 
 def oldest() -> list[str]:

@@ -123,7 +123,7 @@ def _place(sound: np.ndarray, rate: int, log: str, header: Header) -> tuple[int,
         sound = sound[:most] if 0 < len(sound) - most < 0.05 * rate else sound
     if header.container == "avi":     # has no time stamps: all starts at once
         return 0, sound
-    sampling = re.search(r", (\d+) Hz", header.streams[int(track[1])][0])
+    sampling = re.search(r", (\d+) Hz", header.streams.get(int(track[1]), ("",))[0])
     delay = DELAYS.get(track[2], 0) / int(sampling[1]) if sampling else 0.0
     if first is None:                 # no pictures
         first = delay if header.container == "asf" else -header.start if -0.1 < header.start < 0 else start

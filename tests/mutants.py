@@ -17,6 +17,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import gc
 import hashlib
 import importlib.abc
 import importlib.machinery
@@ -470,13 +471,14 @@ def warm(root: Path) -> None:
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(root / "hypothesis")
     sys.pycache_prefix = str(root / "compiled")
     for name in ("numpy", "scipy.linalg", "pytest", "hypothesis", "hypothesis.extra.pytestplugin", "sklearn.covariance",
-                 "sklearn.discriminant_analysis", "torch"):
+                 "sklearn.discriminant_analysis", "torch", "torch._dynamo"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     from hypothesis import Phase, settings
     settings.register_profile("mutants", deadline=None, derandomize=True, max_examples=30, report_multiple_bugs=False,
                               phases=[Phase.explicit, Phase.generate])        # a failure will do: no smaller one is wanted
     os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+    gc.freeze()                                                               # no child looks through all that
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -126,11 +126,19 @@ def places(tree: ast.AST) -> list[Place]:
                 name = function
                 if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                     name = f"{function}.{node.name}".lstrip(".")
+                node.__dict__.update(_even(holder, field))
                 if within is not None:
                     found.append(Place(holder, field, index, node, within, name))
                 visit(node, within, name)
     visit(tree, None, "")
     return found
+
+
+def _even(holder: ast.AST, field: str) -> dict[str, bool]:
+    """Marks a part whose sign or order is lost in what holds it: abs(a - b), (a - b)**2, axis=(0, 1)."""
+    squared = isinstance(holder, ast.BinOp) and isinstance(holder.op, ast.Pow) and field == "left"
+    size = isinstance(holder, ast.Call) and ast.unparse(holder.func) in ("abs", "np.abs")
+    return {"even": True} if squared or size or (isinstance(holder, ast.keyword) and holder.arg == "axis") else {}
 
 
 ARITHMETIC = {ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult],
@@ -157,7 +165,7 @@ def _operators(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.BinOp):
         for other in ARITHMETIC.get(type(node.op), []):
             yield ast.BinOp(node.left, other(), node.right)
-        if isinstance(node.op, (ast.Sub, ast.Div, ast.MatMult, ast.Pow)):
+        if isinstance(node.op, (ast.Sub, ast.Div, ast.MatMult, ast.Pow)) and not hasattr(node, "even"):
             yield ast.BinOp(node.right, node.op, node.left)
         yield from (node.left, node.right)
     if isinstance(node, ast.UnaryOp) and not isinstance(node.op, ast.UAdd):
@@ -238,7 +246,7 @@ def _calls(node: ast.AST) -> Iterator[ast.AST]:
             yield node.func.value
         for args in _swapped(node.args):
             yield ast.Call(node.func, args, node.keywords)
-    if isinstance(node, (ast.Tuple, ast.List)):
+    if isinstance(node, (ast.Tuple, ast.List)) and not hasattr(node, "even"):
         for elts in _swapped(node.elts):
             yield type(node)(elts, node.ctx)
     if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
@@ -342,13 +350,21 @@ def equivalent(text: str) -> dict[tuple[str, str, str, str], str]:
 # ---- who sees it ----
 
 class Hook(importlib.abc.MetaPathFinder):
-    """Imports one module from a tree in place of its file."""
+    """A plugin of pytest that imports one module of the package in `root` from a changed tree in place of its file."""
 
-    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+    def __init__(self, mutant: Mutant, root: Path) -> None:
+        path = root / PACKAGE / mutant.file
+        tree = mutated(mutant, path.read_text(encoding="utf-8"))
+
         class Loader(importlib.machinery.SourceFileLoader):
             def get_code(self, fullname: str) -> object:
                 return compile(tree, str(path), "exec")
-        self.name, self.path, self.loader = name, path, Loader(name, str(path))
+        self.name = f"{PACKAGE}.{mutant.file.removesuffix('.py').replace('/', '.')}"
+        self.path, self.loader = path, Loader(self.name, str(path))
+
+    def pytest_configure(self) -> None:
+        """Before pytest's own hook, which reads the files that it is given by name."""
+        sys.meta_path.insert(0, self)
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
         """The module's, for this name only."""
@@ -381,12 +397,9 @@ def start(root: Path, mutant: Mutant | None, kernels: str, arguments: list[str],
         sys.path[:] = [str(root), *[p for p in sys.path if Path(p or ".").resolve() not in (ROOT, root)]]
         for name in [n for n in sys.modules if n.split(".")[0] in ("tests", PACKAGE)]:
             del sys.modules[name]
-        if mutant is not None:
-            path = root / PACKAGE / mutant.file
-            name = f"{PACKAGE}.{mutant.file.removesuffix('.py').replace('/', '.')}"
-            sys.meta_path.insert(0, Hook(name, path, mutated(mutant, path.read_text(encoding="utf-8"))))
         import pytest
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--rootdir", str(root), *arguments]))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--rootdir", str(root), *arguments]
+        code = int(pytest.main(options, plugins=[] if mutant is None else [Hook(mutant, root)]))
         sys.stdout.flush()
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)

@@ -17,7 +17,7 @@ class BatchNorm(Layer):
 
     Training: mean and the biased variance (divided by M) of the batch; the running statistics move by
     `momentum` towards mean and the unbiased variance (divided by M - 1), as in other libraries. A single
-    value has no variance: y = beta, dx = 0.
+    value has no variance: y = beta, dx = 0. No values, no statistics: the running ones stay.
     Evaluation: the running statistics, constants of the input.
 
     Backward, training: y depends on x also through mean and var. With dx_hat = dy * gamma (ibid., section 3)
@@ -43,8 +43,8 @@ class BatchNorm(Layer):
     def forward(self, x: Array) -> tuple[Array, Any]:
         xp = array_module(x=x, gamma=self.gamma.value)
         check_last_axis(self, x, self.C)
-        if self.training:
-            M = x.size // self.C
+        M = x.size // self.C if self.training else 0                          # 0: constants normalise
+        if M:
             mean = _sum(x) / M
             var = _sum((x - mean) ** 2) / M
             self.running_mean += self.momentum * (mean - self.running_mean)
@@ -53,16 +53,15 @@ class BatchNorm(Layer):
             mean, var = self.running_mean, self.running_var
         inv_std = 1 / xp.sqrt(var + self.eps)                                 # (C,)
         x_hat = (x - mean) * inv_std
-        return self.gamma.value * x_hat + self.beta.value, (x_hat, inv_std, self.training)
+        return self.gamma.value * x_hat + self.beta.value, (x_hat, inv_std, M)
 
     def backward(self, dy: Array, cache: Any) -> Array:
-        x_hat, inv_std, training = cache
-        M = dy.size // self.C
+        x_hat, inv_std, M = cache
         dbeta = _sum(dy)
         dgamma = _sum(dy * x_hat)
         self.beta.grad += dbeta
         self.gamma.grad += dgamma
-        if training:
+        if M:
             dy = dy - dbeta / M - x_hat * (dgamma / M)
         return dy * (self.gamma.value * inv_std)
 

@@ -58,6 +58,6 @@ class Chunked(Layer):
         """The fewest parts that are small enough, of equal length but for one row: no part of a single
         leftover.
         """
-        count = -(-len(x) // size)
+        count = max(1, -(-len(x) // size))                                    # of no rows: one part, of none
         edges = [len(x) * k // count for k in range(count + 1)]
         return [x[i:j] for i, j in pairwise(edges)]

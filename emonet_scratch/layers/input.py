@@ -55,10 +55,9 @@ class PadSequences(Layer):
         if x.ndim != 2 or lengths.ndim != 1 or lengths.sum() != len(x):
             raise ValueError(f"{self!r} got x of shape {x.shape} and lengths {lengths}: "
                              f"expected (sum(lengths), D)")
-        N, T = len(lengths), int(lengths.max())
-        t = to_device(np.concatenate([np.arange(k) for k in lengths]), device_of(x))
-        n = to_device(np.repeat(np.arange(N), lengths), device_of(x))
-        y = array_module(x).zeros((T, N, x.shape[1]), x.dtype)
+        T = int(lengths.max(initial=0))
+        n, t = (to_device(a, device_of(x)) for a in np.nonzero(np.arange(T) < lengths[:, None]))
+        y = array_module(x).zeros((T, len(lengths), x.shape[1]), x.dtype)
         y[t, n] = x
         return y, (t, n)
 

@@ -1,5 +1,7 @@
 """From maps to vectors."""
 
+import math
+
 from ..backend import Array, array_module
 from .base import Layer
 
@@ -25,7 +27,7 @@ class Flatten(Layer):
     """x (N, ...) -> y (N, product of the rest), in C order. Backward: dy in the shape of x."""
 
     def forward(self, x: Array) -> tuple[Array, tuple[int, ...]]:
-        return x.reshape(x.shape[0], -1), x.shape
+        return x.reshape(len(x), math.prod(x.shape[1:])), x.shape             # -1 has no size where len is 0
 
     def backward(self, dy: Array, cache: tuple[int, ...]) -> Array:
         return dy.reshape(cache)

@@ -181,6 +181,15 @@ def test_integers_count_by_the_full_scale_of_their_type():
     assert bytes_["energy_mean"] == pytest.approx(measure(sound)["energy_mean"], abs=0.05)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_floats_of_every_width_are_the_same_sound(dtype):
+    """What is computed from samples, and how exactly, does not follow from the type that they come in."""
+    x = (tone(150.0) + noise()).astype(dtype)
+    one, two = features(x), features(x.astype(np.float64))
+    assert one.dtype == two.dtype == np.float64
+    np.testing.assert_array_equal(one, two)
+
+
 def test_a_long_sound_is_described_in_blocks_without_seams(monkeypatch):
     sound = tone(np.linspace(100, 300, 2 * RATE), 2) + noise(2)
     whole = features(sound)

@@ -271,6 +271,15 @@ def test_integers_and_floats_are_the_same_sound():
     np.testing.assert_array_equal(features(x), features(x / np.float32(32768)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_floats_of_every_width_are_the_same_sound(dtype):
+    """What is computed from samples, and how exactly, does not follow from the type that they come in."""
+    x = vowel(150).astype(dtype)
+    one, two = features(x), features(x.astype(np.float64))
+    assert one.dtype == two.dtype == np.float64
+    np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("sound, options, word", [
     (np.zeros((5, 2)), {}, "shape"), (np.zeros(5), {"rate": 8000}, "8000"), (np.zeros(5, np.int32), {}, "int32"),
     (np.array([np.nan] * 5), {}, "NaN"), (np.zeros(5), {"loudness": "loud"}, "'loud'")])

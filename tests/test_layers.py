@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import signal
 
-from emonet_scratch import dispatch, layers
+from emonet_scratch import backend, dispatch, layers
 from emonet_scratch.watch import trace
 from tests import test_lstm
+from tests.device import DeviceArray, cupy
 from tests.strategies import CHECKED, check, seeds, sizes, values
 
 odd = st.sampled_from([1, 3, 5])
@@ -48,6 +50,31 @@ def test_conv2d_is_the_sum_in_its_docstring(N, H, C, K, stride, seed):
         assert y[n, i, j, f] == pytest.approx(layer.b.value[f] + sum(terms), abs=1e-12)
 
 
+@pytest.mark.parametrize("K, stride, padding", [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 3, 2)])
+def test_conv2d_of_a_large_image_is_scipys(K, stride, padding, monkeypatch):
+    """Sums over many pixels, in the definition: forward, and both gradients as correlations of their own."""
+    monkeypatch.setattr(dispatch, "enabled", False)
+    C, F = 3, 4
+    layer, x = layers.Conv2d(C, F, K, stride, padding, True, rng(0)).astype(np.float64), values(1, 2, 97, 70, C)
+    layer.b.value[...] = values(2, F)
+    y, cache = layer.forward(x)
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    W = layer.W.value
+    whole = np.stack([sum(signal.correlate(padded[..., c], W[None, :, :, c, f], "valid") for c in range(C)) for f in range(F)], -1)
+    assert np.allclose(y, whole[:, ::stride, ::stride] + layer.b.value, atol=1e-10)
+    dy = values(3, *y.shape)
+    dx = layer.backward(dy, cache)
+    spread = np.zeros(whole.shape)
+    spread[:, ::stride, ::stride] = dy                                        # the gradient of `whole`
+    dpadded = np.stack([sum(signal.convolve(spread[..., f], W[None, :, :, c, f]) for f in range(F)) for c in range(C)], -1)
+    P, (_, H, B, _) = padding, x.shape
+    assert np.allclose(dx, dpadded[:, P:P + H, P:P + B], atol=1e-10)
+    for c, f in itertools.product(range(C), range(F)):
+        want = signal.correlate(padded[..., c], spread[..., f], "valid")[0]
+        assert np.allclose(layer.W.grad[:, :, c, f], want, atol=1e-9)
+    assert np.allclose(layer.b.grad, dy.sum((0, 1, 2)))
+
+
 @given(st.sampled_from([(1,), (4,), (2, 3), (2, 3, 3)]), sizes, st.booleans(), seeds)
 def test_batch_norm(shape, C, training, seed):
     layer = layers.BatchNorm(C).train(training)
@@ -70,6 +97,49 @@ def test_batch_norm_statistics(N, C, seed):
     layer.eval()
     expected = (x - x.mean(0)) / np.sqrt(x.var(0, ddof=1) + layer.eps)
     assert np.allclose(layer.forward(x)[0], expected)
+
+
+def test_batch_norm_has_the_momentum_and_eps_of_pytorch():
+    """torch.nn.BatchNorm1d(2) in float64, defaults, on these values; the second channel is narrow, so that eps shows."""
+    x = np.array([[1.0, 0.0], [3.0, 0.002], [8.0, 0.007]])
+    layer = layers.BatchNorm(2).astype(np.float64)
+    y, cache = layer.forward(x)
+    assert np.allclose(y, [[-1.0190487428175694, -0.6943650748294136], [-0.3396829142725232, -0.2314550249431379],
+                           [1.3587316570900927, 0.9258200997725513]], rtol=1e-12)
+    assert np.allclose(layer.running_mean, [0.4, 0.0003], rtol=1e-12)
+    assert np.allclose(layer.running_var, [2.2, 0.9000013], rtol=1e-12)
+    assert np.allclose(layer.eval().forward(x)[0], [[0.4045189981176306, -0.0003162257808278896], [1.7529156585097327,
+                       0.0017919460913580407], [5.123907309489987, 0.007062375771822866]], rtol=1e-12)
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here, and not installed")
+    for shape in [(5, 4), (1, 4), (3, 2, 2, 4)]:
+        ours, theirs, x = layers.BatchNorm(4).astype(np.float64), torch.nn.BatchNorm1d(4).double(), 0.01 * values(1, *shape)
+        flat = torch.tensor(x.reshape(-1, 4).copy(), requires_grad=True)
+        for training in (True, False) if len(flat) > 1 else (False,):         # a single value: they refuse it
+            y, cache = ours.train(training).forward(x)
+            t = theirs.train(training)(flat)
+            flat.grad = None
+            t.backward(torch.tensor(2 * y.reshape(-1, 4) + 1))
+            assert np.allclose(y.reshape(-1, 4), t.detach().numpy(), rtol=1e-12, atol=1e-14)
+            assert np.allclose(ours.backward(2 * y + 1, cache).reshape(-1, 4), flat.grad.numpy(), rtol=1e-9, atol=1e-10)
+            assert np.allclose(ours.running_mean, theirs.running_mean.numpy(), rtol=1e-12, atol=1e-15)
+            assert np.allclose(ours.running_var, theirs.running_var.numpy(), rtol=1e-12)
+
+
+def test_the_variance_of_a_single_value_is_0():
+    layer = layers.BatchNorm(2, momentum=0.5).astype(np.float64)
+    layer.beta.value[...] = [3, 4]
+    y, cache = layer.forward(np.array([[5.0, 7.0]]))
+    assert y.tolist() == [[3, 4]] and layer.running_mean.tolist() == [2.5, 3.5] and layer.running_var.tolist() == [0.5, 0.5]
+    assert not layer.backward(np.ones((1, 2)), cache).any()
+
+
+def test_batch_norm_adds_up_large_images_without_losing_digits():
+    """A channel's gradient of 2^18 float32 values that nearly cancel: a sum in one go is off by a hundred times as much."""
+    dy = rng(0).standard_normal((1, 512, 512, 1)).astype(np.float32) + np.float32(4)
+    layer = layers.BatchNorm(1).eval()
+    _, cache = layer.forward(dy)
+    layer.backward(dy, cache)
+    assert abs(layer.beta.grad[0] / dy.astype(np.float64).sum() - 1) < 1e-6
 
 
 @given(sizes, sizes, sizes, seeds)
@@ -292,6 +362,67 @@ def test_state_dict_goes_round(name):
     assert all(np.array_equal(a, two.state_dict()[k]) for k, a in one.state_dict().items())
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_state_is_a_copy(name):
+    """What is done to it afterwards is not done to the layer, neither to the one that gave it nor to the one that took it."""
+    make, *_ = EXAMPLES[name]
+    one, two = make(), make()
+    state = one.state_dict()
+    two.load_state_dict(state)
+    before = copy.deepcopy(state)
+    for a in state.values():
+        a[...] = 7
+    for layer in (one, two):
+        assert all(np.array_equal(a, before[key]) for key, a in layer.state_dict().items())
+    saved = one.save_buffers()
+    for a in saved:
+        a[...] = 7
+    assert all(np.array_equal(a, before[key]) for key, a in one.state_dict().items())
+    one.restore_buffers(saved)
+    assert all((a == 7).all() for a in one.save_buffers())
+
+
+@pytest.mark.parametrize("name", [name for name, (make, *_) in EXAMPLES.items() if make().state_dict() and name != "Dropout"])
+def test_arrays_of_two_devices_are_refused(name, monkeypatch):
+    """Inputs on a GPU, parameters or constants on the host: one line that names both."""
+    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    make, *shapes = EXAMPLES[name]
+    x = on_device(inputs(shapes, np.float32))
+    with pytest.raises(backend.DeviceError, match=r"(x|a|array 0) is on cuda:0.* is on cpu.*: call to_device"):
+        make().forward(*x)
+
+
+def on_device(tree):
+    return tuple(map(on_device, tree)) if isinstance(tree, tuple) else cupy.asarray(tree) if tree.dtype.kind == "f" else tree
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_device_arrays_go_through_as_host_arrays_do(name, training, monkeypatch):
+    """Under CuPy's rules, by the same definitions: the same outputs, gradients and statistics, all of them there."""
+    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    monkeypatch.setattr(dispatch, "enabled", False)
+    make, *shapes = EXAMPLES[name]
+    host = make().train(training)
+    device = copy.deepcopy(host).to_device("cuda:0")
+    x = inputs(shapes, np.float32)
+    (y, backward), (there, backward_there) = run(host, *x), run(device, *on_device(x))
+    dy = like(y)
+    for a, b in zip(arrays((y, backward(dy))), arrays((there, backward_there(on_device(dy)))), strict=True):
+        assert isinstance(b, DeviceArray) and np.array_equal(a, b.get())
+    for p, q in zip(host.parameters(), device.parameters(), strict=True):
+        assert isinstance(q.grad, DeviceArray) and np.array_equal(p.grad, q.grad.get())
+    assert all(np.array_equal(a, device.state_dict()[key]) for key, a in host.state_dict().items())
+
+
+@pytest.mark.parametrize("layer, shape, operations", [
+    (layers.Dense(3, 5), (7, 3), 2 * 7 * 3 * 5), (layers.Dense(3, 5), (2, 7, 3), 2 * 14 * 3 * 5),
+    (layers.Conv2d(3, 5, 3, 2, 1), (2, 9, 7, 3), 2 * (2 * 5 * 4) * 5 * (9 * 3)), (layers.ReLU(), (4, 3), 0),
+    (layers.LSTM(3, 5, 2), (7, 2, 3), 2 * 7 * 2 * 4 * 5 * (3 + 5 + 5 + 5)), (layers.BatchNorm(3), (4, 3), 0)], ids=repr)
+def test_flops_are_two_a_product(layer, shape, operations):
+    assert layer.flops(layer.forward(np.zeros(shape, np.float32))[0]) == operations
+
+
 def test_foreign_states_are_refused_whole():
     layer = layers.Dense(3, 2)
     before = layer.state_dict()
@@ -308,6 +439,9 @@ def test_foreign_states_are_refused_whole():
     (lambda: layers.Conv2d(3, 4, 5), (2, 4, 8, 3), "padded, it is smaller than the kernel"),
     (lambda: layers.BatchNorm(3), (4, 5), "a last axis of 3"),
     (lambda: layers.GlobalAveragePool(), (4, 5), r"expected \(N, H, W, C\)"),
+    (lambda: layers.Conv2d(3, 4, 3), (8, 8, 3), "expected 4 axes and a last axis of 3"),
+    (lambda: layers.Normalize((0.5, 0.5), (1, 1)), (4, 3), r"Normalize\(C=2\) got x of shape \(4, 3\): expected a last axis of 2"),
+    (lambda: layers.Dense(3, 4), (), "a last axis of 3"),
 ])
 def test_wrong_shapes_get_one_line(make, shape, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -453,6 +453,18 @@ def test_a_state_of_another_shape_changes_nothing():
     assert all((lda.state_dict()[name] == array).all() for name, array in kept.items())
 
 
+def test_a_state_is_a_copy():
+    lda = LDA(priors=np.array([0.5, 0.3, 0.2])).fit(*clips(0, 40, 20, 3))
+    state = lda.state_dict()
+    before = {name: a.copy() for name, a in state.items()}
+    other = LDA()
+    other.load_state_dict(state)
+    for a in state.values():
+        a[...] = 7
+    for one in (lda, other):
+        assert all(np.array_equal(a, before[name]) for name, a in one.state_dict().items())
+
+
 def test_an_interrupted_save_leaves_the_previous_file(tmp_path, monkeypatch):
     path, X, y = tmp_path / "model.lda", *clips(0, 40, 20, 3)
     LDA().fit(X, y).save(path)
@@ -488,6 +500,12 @@ def test_an_interrupted_save_leaves_the_previous_file(tmp_path, monkeypatch):
     ("priors must be 3 positive numbers", {"priors": [0.5, 0.5]}, {}),
     ("priors must be 3 positive numbers", {"priors": [0.5, 0.5, 0.5]}, {}),
     ("priors must be 3 positive numbers", {"priors": [1.0, 0.5, -0.5]}, {}),
+    ("priors must be 3 positive numbers with sum 1, got", {"priors": [0.2, 0.3, 0.4]}, {}),
+    ("priors must be 3 positive numbers", {"priors": [0.5, 0.5, 0.0]}, {}),
+    ("priors must be 3 positive numbers", {"priors": [0.5, 0.3, 0.2 - 2e-6]}, {}),
+    ("priors must be 3 positive numbers", {"priors": [[0.5, 0.3, 0.2]]}, {}),
+    (r"X\[2, 3\] is -1\.1e\+150.*1 clips and 1 features", {}, {"X": (2, 3, -1.1e150)}),
+    (r"X\[2, 3\] is 1\.1e\+150", {}, {"X": (2, 3, 1.1e150)}),
     ("solver='woodbury' needs a positive shrinkage", {"solver": "woodbury", "shrinkage": None}, {}),
     ("solver='woodbury' needs a positive shrinkage", {"solver": "woodbury"}, {"X": np.arange(40.0)[:, None]}),
 ])

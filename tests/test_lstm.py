@@ -139,6 +139,12 @@ def test_wrong_shapes_get_one_line():
         lstm.forward(np.zeros((4, 2, 3), np.float32), None, (np.zeros((1, 1, 2)), np.zeros((1, 1, 2))))
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (4, 2), (2, 4, 3), (3,)])
+def test_a_cell_names_the_wrong_shape_of_its_input(shape):
+    with pytest.raises(ValueError, match=r"LSTMCell\(D=3, H=2\) got x of shape .*: expected 2 axes and a last axis of 3"):
+        layers.LSTMCell(3, 2).forward(np.zeros(shape, np.float32), *np.zeros((2, 4, 2), np.float32))
+
+
 def test_agreement_with_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is the oracle here, and not installed")
     T, N, D, H, L = 5, 3, 4, 6, 3

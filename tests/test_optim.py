@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -153,6 +154,29 @@ def test_state_goes_round(make):
         b.load_state_dict({"t": np.array(1)})
 
 
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, 0.1, 0.9), lambda p: optim.Adam(p, 0.1)])
+def test_a_state_is_a_copy(make):
+    """Of what was there when it was taken, and in its receiver."""
+    params = parameters(1, (3, 2))
+    opt = make(params)
+    set_gradients(params, 3)
+    opt.step()
+    state = opt.state_dict()
+    before = {name: a.copy() for name, a in state.items()}
+    opt.step()
+    assert all(np.array_equal(a, before[name]) for name, a in state.items()) and opt.t == 2
+    opt.load_state_dict(state)
+    for a in state.values():
+        a[...] = 7
+    assert all(np.array_equal(a, before[name]) for name, a in opt.state_dict().items())
+
+
+def test_a_state_of_other_shapes_is_refused():
+    one, two = (optim.Adam(parameters(1, shape)) for shape in ((3, 2), (2, 3)))
+    with pytest.raises(ValueError, match=r"another model or optimizer: see '[mv]\.p0'"):
+        one.load_state_dict(two.state_dict())
+
+
 @given(sizes, sizes, st.floats(1e-3, 100), seeds)
 def test_clipping(N, M, limit, seed):
     params = parameters(seed, (N, M), (M,))
@@ -171,29 +195,79 @@ def test_clipping_leaves_gradients_that_are_not_finite():
     assert optim.clip_gradient_norm([p], 1.0) == math.inf and p.grad[1] == 1
 
 
-@given(st.integers(1, 50), st.data(), st.floats(1e-6, 10))
-def test_schedules(steps, data, lr):
+SCHEDULES = {               # the docstring's formulas: u from 0 to 1 over what is left behind the warmup
+    "constant": lambda u: 1,
+    "step": lambda u: 1 if u < Fraction(1, 2) else 0.1 if u < Fraction(3, 4) else 0.01,
+    "cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
+    # "along a cosine from a to b": half of the way up or down where half of the time is over, flat at both ends
+    "one_cycle": lambda u: 1 / 25 + (1 - 1 / 25) * math.sin(math.pi / 2 * u / 0.3)**2 if u < Fraction(3, 10)
+    else 1e-4 + (1 - 1e-4) * math.cos(math.pi / 2 * (u - Fraction(3, 10)) / Fraction(7, 10))**2}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@given(st.integers(1, 60), st.data(), st.floats(1e-6, 10))
+def test_every_rate_of_a_schedule_is_that_of_its_formula(name, steps, data, lr):
     warmup = data.draw(st.integers(0, steps))
-    rates = {name: [optim.schedule(name, lr, steps, warmup)(t) for t in range(steps)]
-             for name in ("constant", "step", "cosine", "one_cycle")}
-    for rate in rates.values():
-        assert all(0 <= r <= lr * (1 + 1e-12) for r in rate)
-        assert rate[:warmup] == pytest.approx([lr * (t + 1) / warmup for t in range(warmup)])
-    assert rates["constant"][warmup:] == [lr] * (steps - warmup)
-    assert rates["cosine"][warmup:] == sorted(rates["cosine"][warmup:], reverse=True)
-    if steps - warmup > 1:
-        assert rates["cosine"][-1] == pytest.approx(0, abs=1e-12 * lr)
-        assert rates["one_cycle"][-1] == pytest.approx(lr / 1e4) and rates["step"][-1] == pytest.approx(lr / 100)
-        assert rates["one_cycle"][warmup] == pytest.approx(lr / 25)
+    rate = optim.schedule(name, lr, steps, warmup)
+    assert [rate(t) for t in range(warmup)] == pytest.approx([lr * (t + 1) / warmup for t in range(warmup)])
+    for t in range(warmup, steps):
+        u = Fraction(t - warmup, max(1, steps - 1 - warmup))
+        assert rate(t) == pytest.approx(lr * SCHEDULES[name](u), rel=1e-9, abs=1e-12 * lr), (t, u)
+    if warmup < steps - 1:
+        assert rate(steps) == rate(2 * steps) == rate(steps - 1)              # behind the last step: as there
+
+
+@pytest.mark.parametrize("name, rates", [
+    ("step", {49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 100: 0.01}), ("cosine", {0: 1, 25: 0.8535533905932737, 50: 0.5, 100: 0}),
+    ("one_cycle", {0: 0.04, 15: 0.52, 30: 1, 65: 0.50005, 100: 1e-4}), ("constant", {0: 1, 50: 1, 100: 1})])
+def test_rates_that_can_be_read_off(name, rates):
+    """Of 101 steps; and with a warmup of 10 before them each of these ten later."""
+    for warmup in (0, 10):
+        rate = optim.schedule(name, 2.0, 101 + warmup, warmup)
+        assert {t: rate(t + warmup) for t in rates} == pytest.approx({t: 2 * r for t, r in rates.items()}, abs=1e-12)
+    assert optim.schedule(name, 2.0, 111, 10)(4) == 1
+
+
+def test_the_defaults_are_those_of_the_papers():
+    """SGD without momentum and decay; Adam with 1e-3, .9, .999, 1e-8; no warmup."""
+    plain, adam = parameters(1, (3,)), parameters(1, (3,))
+    x, g = plain[0].value.copy(), np.array([1.0, 1e-8, -3.0])
+    for params in (plain, adam):
+        params[0].grad[...] = g
+    optim.SGD(plain, 0.5).step()
+    assert np.allclose(plain[0].value, x - 0.5 * g, rtol=1e-15)
+    opt, m, v = optim.Adam(adam), 0.0, 0.0
+    for t in range(1, 5):
+        opt.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x = x - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        assert np.allclose(adam[0].value, x, rtol=1e-13)
+    assert optim.schedule("constant", 3, 1)(0) == 3
 
 
 @pytest.mark.parametrize("call", [lambda: optim.schedule("linear", 1, 2), lambda: optim.schedule("cosine", 1, 0),
                                   lambda: optim.schedule("cosine", 1, 2, 3), lambda: optim.SGD([], -1),
                                   lambda: optim.SGD([], 1, 0, True), lambda: optim.Adam([], 1, beta1=1),
-                                  lambda: optim.clip_gradient_norm([], 0)])
+                                  lambda: optim.clip_gradient_norm([], 0), lambda: optim.clip_gradient_norm([], -1),
+                                  lambda: optim.schedule("cosine", 1, 2, -1), lambda: optim.schedule("cosine", 1, -1),
+                                  lambda: optim.SGD([], 1, weight_decay=-1), lambda: optim.Adam([], np.nan),
+                                  lambda: optim.SGD([], 1, 1.0), lambda: optim.SGD([], 1, -0.1),
+                                  lambda: optim.Adam([], 1, beta1=-0.1), lambda: optim.Adam([], 1, beta2=1),
+                                  lambda: optim.Adam([], 1, beta2=-0.1), lambda: optim.Adam([], 1, eps=0)])
 def test_wrong_arguments_get_one_line(call):
     with pytest.raises(ValueError, match="got"):
         call()
+
+
+def test_the_smallest_arguments_are_taken():
+    optim.SGD([], 0, 0.0, False, 0), optim.Adam([], 0, 0, 0, 1e-300, 0), optim.schedule("step", 0, 1, 1)
+    assert optim.clip_gradient_norm([], 1e-300) == 0 and optim.clip_gradient_norm([], None) == 0
+
+
+def test_an_update_is_what_an_optimizer_must_define():
+    opt = optim.Optimizer(parameters(1, (2,)), 0.1, 0, "m")
+    with pytest.raises(TypeError, match="Optimizer defines no update"):
+        opt.step()
 
 
 def test_all_finite():

@@ -72,6 +72,7 @@ class LSTMCell(Layer):
 
     def forward(self, x: Array, h_prev: Array, c_prev: Array) -> tuple[tuple[Array, Array], Any]:
         """((h, c), cache)"""
+        array_module(x=x, W_ih=self.W_ih.value)
         check_last_axis(self, x, self.D, ndim=2)
         h, c, cache = gates(x @ self.W_ih.value + h_prev @ self.W_hh.value + self.b.value, c_prev)
         return (h, c), (x, h_prev, cache)

@@ -104,8 +104,7 @@ class EmoNet(layers.Layer):
     def trunk_features(self, frames: Array) -> Array:
         """(B, H, W, 3) uint8 -> (B, D), chunk by chunk, as `forward` accepts them in place of frames."""
         size = self.config.frames_per_chunk or 64
-        starts = range(0, max(1, len(frames)), size)                          # of no frames: one part, of none
-        parts = [self.trunk.layer.forward(frames[i:i + size])[0] for i in starts]
+        parts = [self.trunk.layer.forward(frames[i:i + size])[0] for i in range(0, len(frames) or 1, size)]
         return array_module(*parts).concatenate(parts)
 
     def forward(self, frames: Array | None, lengths: Any, audio: Array | None) -> tuple[Array, Any]:

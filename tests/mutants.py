@@ -1,16 +1,16 @@
 """Do the tests see a wrong formula? `python -m tests.mutants --count 200 --seed 0`; exit 1 where a mutant survives.
 
-A mutant is the package with one small change in layers, losses, optim, lda or gradcheck: an operator, a dropped term, a sign,
-a slice or a number by one, an axis, a transpose, a comparison, `=` for `+=`, a statement removed, neighbours swapped (gates,
-outputs, arguments), a mask left out, another dtype. The narrowest tests of its module run first (`STAGES`), the definitions
-before the kernels, up to the first that fails. Which mutants are drawn follows from the seed and each mutant's own text, so that
-a change elsewhere draws the same ones again.
+A mutant is the package with one small change in layers, losses, optim, lda or gradcheck: an operator, a dropped term, a
+sign, a slice or a number by one, an axis, a transpose, a comparison, `=` for `+=`, a statement removed, neighbours swapped
+(gates, outputs, arguments), a mask left out, another dtype. The narrowest tests of its module run first (`STAGES`), the
+definitions before the kernels, up to the first that fails. Which mutants are drawn follows from the seed and each mutant's
+own text, so that a change elsewhere draws the same ones again.
 
-Mutants that no test can tell from the original stand with the reason in equivalent_mutants.txt. An entry that fits no code any
-more is an error, so the list does not outlive what it is about.
+Mutants that no test can tell from the original stand with the reason in equivalent_mutants.txt. An entry that fits no code
+any more is an error, so the list does not outlive what it is about.
 
-Tests run on a copy of the tree, each in a fork of one process that has NumPy, SciPy and pytest in memory, with a limit of time
-and memory. The copy is not changed: an import hook compiles the mutated module.
+Tests run on a copy of the tree, each in a fork of one process that has NumPy, SciPy and pytest in memory, with a limit of
+time and memory. The copy is not changed: an import hook compiles the mutated module.
 """
 
 import argparse
@@ -40,22 +40,25 @@ MEMORY = 12 << 30           # of address space
 
 OFF, ON = "off", "on"       # EMONET_KERNELS
 KERNELS = [(ON, ["tests/test_kernels_sequence.py"]), (ON, ["tests/test_kernels.py"])]
-LAYERS = [(OFF, ["tests/test_layers.py"]), (OFF, ["tests/test_lstm.py"]), (OFF, ["tests/test_initial.py"]),
+FIRST = (OFF, ["tests/test_initial.py"])
+LAYERS = [(OFF, ["tests/test_layers.py"]), (OFF, ["tests/test_lstm.py"]), FIRST,
           (OFF, ["tests/test_models.py"]), (OFF, ["tests/test_gradcheck.py"]), (OFF, ["tests/test_backend.py"])]
 
-#: What is mutated, and what sees it: EMONET_KERNELS and the arguments of pytest, in this order. A folder has the stages of all
-#: its modules, narrowed by `NARROW`.
+#: What is mutated, and what sees it: EMONET_KERNELS and the arguments of pytest, in this order. A folder has the stages of
+#: all its modules, after those of `NARROW`.
 STAGES: dict[str, list[tuple[str, list[str]]]] = {
     "layers": LAYERS + KERNELS,
-    "losses.py": [(OFF, ["tests/test_losses.py", f"{PACKAGE}/losses.py"]), *KERNELS[:1]],
-    "optim.py": [(OFF, ["tests/test_optim.py", f"{PACKAGE}/optim.py"]), (ON, ["tests/test_optim.py"]), *KERNELS[:1]],
+    "losses.py": [(OFF, ["tests/test_losses.py", f"{PACKAGE}/losses.py"]), FIRST, *KERNELS[:1]],
+    "optim.py": [(OFF, ["tests/test_optim.py", f"{PACKAGE}/optim.py"]), (ON, ["tests/test_optim.py"]), FIRST,
+                 *KERNELS[:1]],
     "lda.py": [(OFF, ["tests/test_lda.py"])],
     "gradcheck.py": [(OFF, ["tests/test_gradcheck.py", f"{PACKAGE}/gradcheck.py"]), (OFF, ["tests/test_layers.py"])],
 }
 
 #: Before all others: the tests that were written for this module.
 NARROW = {
-    "layers/lstm.py": (OFF, ["tests/test_lstm.py"]), "layers/residual.py": (OFF, ["tests/test_layers.py", "-k", "residual or pad"]),
+    "layers/lstm.py": (OFF, ["tests/test_lstm.py"]),
+    "layers/residual.py": (OFF, ["tests/test_layers.py", "-k", "residual or pad"]),
     "layers/conv2d.py": (OFF, ["tests/test_layers.py", "-k", "conv2d"]),
     "layers/batch_norm.py": (OFF, ["tests/test_layers.py", "-k", "batch_norm"]),
 }
@@ -103,7 +106,7 @@ class Place:
             getattr(self.holder, self.field)[self.index] = node
 
 
-SKIPPED_FIELDS = {"annotation", "returns", "decorator_list", "exc", "bases", "ctx", "names", "msg"}
+SKIPPED_FIELDS = {"annotation", "returns", "decorator_list", "exc", "bases", "ctx", "msg"}
 SKIPPED_NODES = (ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 
@@ -113,7 +116,7 @@ def places(tree: ast.AST) -> list[Place]:
 
     def visit(holder: ast.AST, statement: ast.stmt | None, function: str) -> None:
         for field, value in ast.iter_fields(holder):
-            if field in SKIPPED_FIELDS or (isinstance(holder, ast.Assert) and field == "msg"):
+            if field in SKIPPED_FIELDS:
                 continue
             for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if not isinstance(node, ast.AST) or isinstance(node, SKIPPED_NODES):
@@ -150,9 +153,9 @@ COMPARISONS = {ast.Lt: [ast.LtE, ast.Gt], ast.LtE: [ast.Lt, ast.GtE], ast.Gt: [a
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "zeros": "ones", "zeros_like": "ones_like", "ones": "zeros",
          "argmax": "argmin", "float32": "float64", "float64": "float32", "maximum": "minimum", "minimum": "maximum",
          "mean": "sum", "sum": "mean"}
-PASS_THROUGH = {"abs", "max", "min", "mask", "tanh", "exp", "log", "sqrt", "reversed", "sorted", "maximum", "minimum", "clip",
-                "ascontiguousarray", "asfortranarray", "to_device", "cosine", "min_", "sign", "square", "copy"}
-METHODS = {"copy", "swapaxes", "transpose", "sum", "mean", "max", "min", "any", "all", "astype", "reshape", "T", "ravel"}
+PASS_THROUGH = {"abs", "max", "min", "mask", "tanh", "exp", "log", "sqrt", "reversed", "sorted", "maximum", "minimum",
+                "clip", "ascontiguousarray", "to_device", "cosine", "sign"}
+METHODS = {"copy", "swapaxes", "transpose", "sum", "mean", "max", "min", "any", "all", "astype", "reshape", "ravel"}
 
 
 def variants(node: ast.AST) -> list[ast.AST]:
@@ -220,8 +223,7 @@ def _axes(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Call):
         for k in range(len(node.keywords)):
             yield ast.Call(node.func, node.args, node.keywords[:k] + node.keywords[k + 1:])
-        if node.args and "dtype" in ast.unparse(node.args[-1]) or (
-                node.args and ast.unparse(node.args[-1]).endswith(("float32", "float64")) and len(node.args) > 1):
+        if len(node.args) > 1 and ast.unparse(node.args[-1]).endswith(("dtype", "float32", "float64")):
             yield ast.Call(node.func, node.args[:-1], node.keywords)
     if isinstance(node, ast.keyword) and node.arg == "axis":
         if isinstance(node.value, ast.Tuple):
@@ -264,13 +266,15 @@ def _swapped(nodes: list[ast.expr]) -> Iterator[list[ast.expr]]:
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
     """`=` for `+=`, and the opposite of it; a statement removed."""
     if isinstance(node, ast.AugAssign):
-        value = copy.deepcopy(node.target)
-        yield ast.Assign([value], node.value, lineno=node.lineno)
+        yield ast.Assign([copy.deepcopy(node.target)], node.value)
         for other in ARITHMETIC.get(type(node.op), []):
             yield ast.AugAssign(node.target, other(), node.value)
-    removable = isinstance(node, (ast.AugAssign, ast.Expr)) or (isinstance(node, ast.If) and not node.orelse) or (
-        isinstance(node, ast.Assign) and not (isinstance(node.targets[0], ast.Name)
-                                              and node.targets[0].id not in ast.unparse(node.value)))
+    if isinstance(node, ast.Assign):                              # of new names: whatever reads them would fail
+        targets = node.targets[0].elts if isinstance(node.targets[0], ast.Tuple) else node.targets
+        read = {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+        removable = any(not isinstance(target, ast.Name) or target.id in read for target in targets)
+    else:
+        removable = isinstance(node, (ast.AugAssign, ast.Expr)) or (isinstance(node, ast.If) and not node.orelse)
     if removable:
         yield ast.Pass()
 
@@ -322,7 +326,7 @@ def mutated(mutant: Mutant, source: str) -> ast.Module:
 def files() -> list[str]:
     """Every file that is mutated, below the package."""
     package = ROOT / PACKAGE
-    found = [f for name in STAGES for f in ([package / name] if name.endswith(".py") else sorted((package / name).glob("*.py")))]
+    found = [f for name in STAGES for f in sorted((package / name).glob("*.py")) or [package / name]]
     return [f.relative_to(package).as_posix() for f in found if f.name != "__init__.py"]
 
 
@@ -393,7 +397,8 @@ def start(root: Path, mutant: Mutant | None, kernels: str, arguments: list[str],
         os.chdir(root)
         os.environ.update(EMONET_KERNELS=kernels, PYTHONPATH=str(root))
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1), os.dup2(out, 2)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
         sys.path[:] = [str(root), *[p for p in sys.path if Path(p or ".").resolve() not in (ROOT, root)]]
         for name in [n for n in sys.modules if n.split(".")[0] in ("tests", PACKAGE)]:
             del sys.modules[name]
@@ -403,7 +408,6 @@ def start(root: Path, mutant: Mutant | None, kernels: str, arguments: list[str],
         sys.stdout.flush()
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-        code = 1 if mutant is not None else 3
     finally:
         os._exit(code)
 
@@ -420,13 +424,17 @@ class Run:
     killed: str = ""        # by which stage, or by the limit of time
     seconds: float = 0.0
 
+    def end_of_log(self) -> str:
+        """What pytest said last."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
 
 def finish(run: Run, status: int | None) -> bool:
-    """Note how a stage ended, None: it ran out of time; whether another has to run. RuntimeError where pytest ran no test."""
+    """Note how a stage ended, None: it ran out of time; whether another has to run. RuntimeError where there was no test."""
     code = 1 if status is None or os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     run.seconds += time.monotonic() - run.began
-    if code in (3, 4, 5) and run.mutant is None or code in (4, 5):
-        raise RuntimeError(f"pytest {run.stages[run.stage]} ends with {code}:\n{run.log.read_text(errors='replace')[-2000:]}")
+    if code in (4, 5):                                            # of pytest: wrong arguments; no test
+        raise RuntimeError(f"pytest {run.stages[run.stage]} ends with {code}:\n{run.end_of_log()}")
     if code:
         run.killed = " ".join(run.stages[run.stage][1]) + (" (out of time)" if status is None else "")
         return False
@@ -494,13 +502,33 @@ def warm(root: Path) -> None:
     gc.freeze()                                                               # no child looks through all that
 
 
+def survivors(tried: list[Mutant], processes: int, say: Callable[[str], None]) -> list[Mutant]:
+    """Those that no test sees; RuntimeError where the tests fail without any change."""
+    with copied() as root:
+        warm(root)
+        logs = root / "logs"
+        logs.mkdir()
+        needed = {str(stage): stage for m in tried for stage in stages(m.file)}
+        for run in judge(root, [Run(None, [s], logs / f"original{k}") for k, s in enumerate(needed.values())], processes):
+            if run.killed:
+                raise RuntimeError(f"the original fails {run.killed}:\n{run.end_of_log()}")
+            say(f"original {run.seconds:5.1f} s  {' '.join(run.stages[0][1])}")
+        found = []
+        runs = [Run(m, stages(m.file), logs / str(k)) for k, m in enumerate(tried)]
+        for done, run in enumerate(judge(root, runs, processes), 1):
+            say(f"{done}/{len(runs)} {run.seconds:5.1f} s  {run.killed or 'SURVIVES'}\n  {run.mutant}")
+            if not run.killed:
+                found.append(run.mutant)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Draw, run, print; 0 where no mutant survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="how many mutants (200)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="at a time (one a core)")
-    parser.add_argument("--only", default="", help="files whose path holds this")
+    parser.add_argument("--only", default="", help="mutants whose file, function or change holds this")
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     parser.add_argument("--verbose", action="store_true", help="print who kills each")
     args = parser.parse_args(arguments)
@@ -508,37 +536,19 @@ def main(arguments: list[str] | None = None) -> int:
     known = equivalent(EQUIVALENT.read_text(encoding="utf-8"))
     stale = known.keys() - {m.key for m in everything}
     for file, function, before, after in sorted(stale):
-        print(f"{EQUIVALENT.name}: no such mutant any more: {file} {function}\n    - {before}\n    + {after}")
-    chosen = drawn([m for m in everything if args.only in m.file], args.count, args.seed)
+        print(f"{EQUIVALENT.name}: no such mutant any more:\n{file} {function}\n- {before}\n+ {after}\n")
+    chosen = drawn([m for m in everything if args.only in str(m)], args.count, args.seed)
     if args.list:
         print(*chosen, sep="\n")
         return int(bool(stale))
-    same = [m for m in chosen if m.key in known]
     began = time.monotonic()
-    with copied() as root:
-        warm(root)
-        logs = root / "logs"
-        logs.mkdir()
-        tried = [m for m in chosen if m.key not in known]
-        needed = {str(stage): stage for m in tried for stage in stages(m.file)}
-        for run in judge(root, [Run(None, [s], logs / f"original{k}") for k, s in enumerate(needed.values())], args.processes):
-            if run.killed:
-                print(f"the original fails {run.killed}:\n{run.log.read_text(errors='replace')[-3000:]}")
-                return 1
-            if args.verbose:
-                print(f"original {run.seconds:5.1f} s  {run.stages}", flush=True)
-        survivors = []
-        runs = [Run(m, stages(m.file), logs / str(k)) for k, m in enumerate(tried)]
-        for done, run in enumerate(judge(root, runs, args.processes), 1):
-            if args.verbose:
-                print(f"{done}/{len(runs)} {run.seconds:5.1f} s  {run.killed or 'SURVIVES'}\n  {run.mutant}", flush=True)
-            if not run.killed:
-                survivors.append(run.mutant)
-    for mutant in survivors:
+    tried = [m for m in chosen if m.key not in known]
+    alive = survivors(tried, args.processes, lambda line: print(line, flush=True) if args.verbose else None)
+    for mutant in alive:
         print(f"survives: {mutant}")
-    print(f"{len(chosen)} of {len(everything)} mutants, seed {args.seed}: {len(tried) - len(survivors)} killed, "
-          f"{len(same)} equivalent, {len(survivors)} survive; {(time.monotonic() - began) / 60:.0f} min")
-    return int(bool(survivors or stale))
+    print(f"{len(chosen)} of {len(everything)} mutants, seed {args.seed}: {len(tried) - len(alive)} killed, "
+          f"{len(chosen) - len(tried)} equivalent, {len(alive)} survive; {(time.monotonic() - began) / 60:.0f} min")
+    return int(bool(alive or stale))
 
 
 if __name__ == "__main__":

@@ -172,6 +172,26 @@ def test_a_trunk_whose_images_keep_their_borders(library, exact, size):
         sequential_agrees(exact, size, width, False, True, 0)
 
 
+@pytest.mark.parametrize("size, width, borders", [
+    ((2, 16, 8), 16, True), ((1, 104, 24), 16, True), ((2, 8, 24), 24, True), ((2, 12, 16), 16, False), ((2, 16, 12), 16, False),
+    ((2, 4, 8), 16, False), ((2, 16, 9), 16, False), ((2, 16, 16), 20, False), ((2, 16, 16), 12, False)])
+def test_which_trunks_keep_their_borders(library, exact, size, width, borders, monkeypatch):
+    """Those whose every layer behind the first reads whole tiles and whole vectors; both ways give the definition's numbers."""
+    asked = []
+
+    def watched(chosen):
+        real, pads = chosen.trunk, getattr(chosen._dll, f"emonet_trunk_pads_{chosen.variant}")
+
+        def trunk(count, folded, N, H, W, *rest):
+            asked.append((count, pads(count, folded, H, W)))
+            real(count, folded, N, H, W, *rest)
+        monkeypatch.setattr(chosen, "trunk", trunk, raising=False)
+    for chosen in {library, library._narrow}:
+        watched(chosen)
+    sequential_agrees(exact, size, width, False, True, 0)
+    assert asked and set(asked) == {(5, int(borders))}
+
+
 def test_every_kernel_is_tested():
     tested = "".join(p.read_text() for p in Path(__file__).parent.glob("test_kernels*.py"))
     names = dispatch.registered("cpu")

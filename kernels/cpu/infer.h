@@ -88,17 +88,23 @@ static void trunk_job(void *context, int thread, int threads) {
             trunk_layer(t, l, n, least(t->group, to - n), 0, 1, mine + t->buffers_at, mine + t->bands_at);
 }
 
+// Whether the buffers between layers hold images with their border: 0 or 1. A function of its own, so that a test can ask.
+int API(trunk_pads)(int count, const folded *layers, int H, int W) {
+    trunk t = {.count = count, .H = H, .W = W, .layers = layers};
+    for (int l = 1; l < count; l++) {
+        shape s = trunk_shape(&t, l, 1);
+        if (s.H % 4 || s.W % 4 || s.C != padded(s.C)) return 0;
+    }
+    return 1;
+}
+
 // y = the output of layer count - 1 (count odd) for x (N, H, W, C of layer 0).
 int API(trunk)(int count, const folded *layers, int N, int H, int W, int exact, const float *x, float *y) {
     trunk t = {.count = count, .N = N, .H = H, .W = W, .exact = exact, .layers = layers, .x = x, .y = y};
     int threads = pool_threads();
     t.threads_share_layers = N % threads && N < 4 * threads;
     size_t filters = 0, bands = 0, image = 0;
-    t.pad = 1;
-    for (int l = 0; l < count - 1; l++) {
-        shape s = trunk_shape(&t, l + 1, 1);
-        if (s.H % 4 || s.W % 4 || s.C != padded(s.C)) t.pad = 0;
-    }
+    t.pad = API(trunk_pads)(count, layers, H, W);
     for (int l = 0; l < count; l++) {
         shape s = trunk_shape(&t, l, 1);
         size_t size = (size_t)(out_size(s.H, s.stride) + 2) * (out_size(s.W, s.stride) + 2) * s.F, P = padded(s.F);

@@ -1,6 +1,7 @@
 """What a new layer is: the spread of its first values, float32 throughout, and a run in float32 that stays so."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_an_lstm_is_drawn_from_one_over_its_inputs_and_turns_its_state(D, H):
         parts = np.split(cell.W_hh.value.astype(np.float64), 4, axis=1)
         assert all(np.allclose(part.T @ part, np.eye(H), atol=1e-5) for part in parts)
         if H > 1:
-            assert not any(np.allclose(a, b) for a, b in zip(parts, parts[1:], strict=False))
+            assert not any(np.allclose(a, b) for a, b in itertools.pairwise(parts))
     assert not np.allclose(lstm.cells[0].W_hh.value, lstm.cells[1].W_hh.value)
 
 
@@ -84,8 +85,9 @@ def test_every_part_of_a_resnet_is_drawn_for_itself(depth, shortcut):
     assert len({layer.W.value.ravel()[:5].tobytes() for layer in filters}) == len(filters)
 
 
-CONFIG = models.EmoNetConfig.preset("default").replace(trunk="random", trunk_width=8, trunk_depth=8, frame_size=8, lstm_size=40,
-                                                       audio_layers=(50, 60, 70), fusion_layers=(80, 90))
+CONFIG = models.EmoNetConfig.preset("default").replace(
+    trunk="random", trunk_width=8, trunk_depth=8, frame_size=8, lstm_size=40, audio_layers=(50, 60, 70),
+    fusion_layers=(80, 90))
 
 
 @pytest.mark.parametrize("changes, last", [({"audio_shortcut": False}, 1 / 90), ({"audio_shortcut": True}, 0.01 / 90),
@@ -251,7 +253,8 @@ def test_sequences_of_no_steps():
     assert layers.PadSequences().forward(np.ones((0, 2)), [0, 0])[0].shape == (0, 2, 2)
 
 
-@pytest.mark.parametrize("changes", [{}, {"frames_per_chunk": 2}, {"freeze_trunk": True}, {"trunk_pooling": "flatten"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"frames_per_chunk": 2}, {"freeze_trunk": True}, {"trunk_pooling": "flatten"}],
+                         ids=str)
 def test_clips_without_a_frame_are_judged_by_their_sound(changes):
     net = models.EmoNet(CONFIG.replace(**changes), 5, rng())
     before = net.state_dict()

@@ -60,7 +60,8 @@ def test_conv2d_of_a_large_image_is_scipys(K, stride, padding, monkeypatch):
     y, cache = layer.forward(x)
     padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     W = layer.W.value
-    whole = np.stack([sum(signal.correlate(padded[..., c], W[None, :, :, c, f], "valid") for c in range(C)) for f in range(F)], -1)
+    whole = np.stack([sum(signal.correlate(padded[..., c], W[None, :, :, c, f], "valid") for c in range(C))
+                      for f in range(F)], -1)
     assert np.allclose(y, whole[:, ::stride, ::stride] + layer.b.value, atol=1e-10)
     dy = values(3, *y.shape)
     dx = layer.backward(dy, cache)
@@ -364,7 +365,7 @@ def test_state_dict_goes_round(name):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_state_is_a_copy(name):
-    """What is done to it afterwards is not done to the layer, neither to the one that gave it nor to the one that took it."""
+    """What is done to it afterwards is done neither to the layer that gave it nor to the one that took it."""
     make, *_ = EXAMPLES[name]
     one, two = make(), make()
     state = one.state_dict()
@@ -382,7 +383,7 @@ def test_a_state_is_a_copy(name):
     assert all((a == 7).all() for a in one.save_buffers())
 
 
-@pytest.mark.parametrize("name", [name for name, (make, *_) in EXAMPLES.items() if make().state_dict() and name != "Dropout"])
+@pytest.mark.parametrize("name", [name for name, (make, *_) in EXAMPLES.items() if make().state_dict().keys() - {"counter"}])
 def test_arrays_of_two_devices_are_refused(name, monkeypatch):
     """Inputs on a GPU, parameters or constants on the host: one line that names both."""
     monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
@@ -440,7 +441,7 @@ def test_foreign_states_are_refused_whole():
     (lambda: layers.BatchNorm(3), (4, 5), "a last axis of 3"),
     (lambda: layers.GlobalAveragePool(), (4, 5), r"expected \(N, H, W, C\)"),
     (lambda: layers.Conv2d(3, 4, 3), (8, 8, 3), "expected 4 axes and a last axis of 3"),
-    (lambda: layers.Normalize((0.5, 0.5), (1, 1)), (4, 3), r"Normalize\(C=2\) got x of shape \(4, 3\): expected a last axis of 2"),
+    (lambda: layers.Normalize((0.5, 0.5), (1, 1)), (4, 3), r"Normalize\(C=2\) got x of shape \(4, 3\): .* last axis of 2"),
     (lambda: layers.Dense(3, 4), (), "a last axis of 3"),
 ])
 def test_wrong_shapes_get_one_line(make, shape, message):

@@ -1,4 +1,4 @@
-"""The mutator itself: what each rule makes, that a planted mutant is found and the original is not, and its list of exceptions."""
+"""The mutator itself: what each rule makes, that a planted mutant is found and the original is not, its list of exceptions."""
 
 import ast
 import sys
@@ -82,7 +82,8 @@ def test_the_same_ones_are_drawn_again_though_lines_move():
 def test_every_module_of_the_formulas_is_mutated():
     assert {"layers/lstm.py", "layers/base.py", "losses.py", "optim.py", "lda.py", "gradcheck.py"} <= set(m.files())
     for file in m.files():
-        assert all((m.ROOT / path).is_file() for _, arguments in m.stages(file) for path in arguments if path.endswith(".py"))
+        paths = [path for _, arguments in m.stages(file) for path in arguments if path.endswith(".py")]
+        assert paths and all((m.ROOT / path).is_file() for path in paths)
 
 
 def test_the_list_of_exceptions_is_read_and_fits_the_code(capsys):

@@ -40,17 +40,18 @@ MEMORY = 12 << 30           # of address space
 
 OFF, ON = "off", "on"       # EMONET_KERNELS
 KERNELS = [(ON, ["tests/test_kernels_sequence.py"]), (ON, ["tests/test_kernels.py"])]
-FIRST = (OFF, ["tests/test_initial.py"])
+FIRST, DEVICES = (OFF, ["tests/test_initial.py"]), (OFF, ["tests/test_backend.py"])
 LAYERS = [(OFF, ["tests/test_layers.py"]), (OFF, ["tests/test_lstm.py"]), FIRST,
-          (OFF, ["tests/test_models.py"]), (OFF, ["tests/test_gradcheck.py"]), (OFF, ["tests/test_backend.py"])]
+          (OFF, ["tests/test_models.py"]), (OFF, ["tests/test_gradcheck.py"]), DEVICES]
 
 #: What is mutated, and what sees it: EMONET_KERNELS and the arguments of pytest, in this order. A folder has the stages of
 #: all its modules, after those of `NARROW`.
 STAGES: dict[str, list[tuple[str, list[str]]]] = {
     "layers": LAYERS + KERNELS,
-    "losses.py": [(OFF, ["tests/test_losses.py", f"{PACKAGE}/losses.py"]), FIRST, *KERNELS[:1]],
-    "optim.py": [(OFF, ["tests/test_optim.py", f"{PACKAGE}/optim.py"]), (ON, ["tests/test_optim.py"]), FIRST,
-                 *KERNELS[:1]],
+    "losses.py": [(OFF, ["tests/test_losses.py", f"{PACKAGE}/losses.py"]), DEVICES, FIRST,
+                  *KERNELS[:1]],
+    "optim.py": [(OFF, ["tests/test_optim.py", f"{PACKAGE}/optim.py"]), (ON, ["tests/test_optim.py"]), DEVICES,
+                 FIRST, *KERNELS[:1]],
     "lda.py": [(OFF, ["tests/test_lda.py"])],
     "gradcheck.py": [(OFF, ["tests/test_gradcheck.py", f"{PACKAGE}/gradcheck.py"]), (OFF, ["tests/test_layers.py"])],
 }
@@ -155,6 +156,7 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "zeros": "ones"
          "mean": "sum", "sum": "mean"}
 PASS_THROUGH = {"abs", "max", "min", "mask", "tanh", "exp", "log", "sqrt", "reversed", "sorted", "maximum", "minimum",
                 "clip", "ascontiguousarray", "to_device", "cosine", "sign"}
+SYMMETRIC = {"min", "max", "minimum", "maximum", "vdot"}
 METHODS = {"copy", "swapaxes", "transpose", "sum", "mean", "max", "min", "any", "all", "astype", "reshape", "ravel"}
 
 
@@ -246,7 +248,7 @@ def _calls(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Call(node.func, [node.args[0], node.args[2], node.args[1]], [])
         if isinstance(node.func, ast.Attribute) and name in METHODS and ast.unparse(node.func.value) not in ("np", "xp"):
             yield node.func.value
-        for args in _swapped(node.args):
+        for args in _swapped(node.args) if name not in SYMMETRIC else ():
             yield ast.Call(node.func, args, node.keywords)
     if isinstance(node, (ast.Tuple, ast.List)) and not hasattr(node, "even"):
         for elts in _swapped(node.elts):

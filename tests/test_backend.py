@@ -47,6 +47,31 @@ def test_mixed_devices_raise_with_both_names(fake_gpu):
         layer.forward(cupy.asarray(np.ones((2, 3), np.float32)))
 
 
+def test_arrays_that_mix_are_named_wherever_they_meet(fake_gpu):
+    """In the loss, in a recurrence, in an optimizer: not only in layers with weights."""
+    host, device = np.ones((2, 3), np.float32), cupy.asarray(np.ones((2, 3), np.float32))
+    labels, weights = np.array([0, 1]), cupy.asarray(np.ones(3, np.float32))
+    with pytest.raises(backend.DeviceError, match=r"logits is on cpu, class_weights is on cuda:0: call to_device"):
+        losses.softmax_cross_entropy(host, labels, 0, weights)
+    lstm = layers.LSTM(3, 2)
+    with pytest.raises(backend.DeviceError, match=r"x is on cpu, W_ih is on cpu, initial is on cuda:0: call to_device"):
+        lstm.forward(host[None], None, (cupy.asarray(np.zeros((1, 2, 2), np.float32)),) * 2)
+    cell = layers.LSTMCell(3, 3)
+    with pytest.raises(backend.DeviceError, match=r"a is on cpu, c is on cuda:0: call to_device"):
+        cell.forward(host, host, device)
+    with pytest.raises(backend.DeviceError, match=r"x is on cuda:0, scale is on cpu: call to_device"):
+        layers.Normalize((0.5,) * 3, (1,) * 3).forward(device)
+    conv = layers.Conv2d(3, 2, 1)
+    _, cache = conv.forward(host[None, None])
+    with pytest.raises(backend.DeviceError, match=r"dy is on cuda:0, x is on cpu: call to_device"):
+        conv.backward(cupy.asarray(np.ones((1, 1, 2, 2), np.float32)), cache)
+    for make in (optim.SGD, optim.Adam):
+        p = layers.Parameter(host.copy())
+        p.grad = device
+        with pytest.raises(backend.DeviceError, match=r"value is on cpu, grad is on cuda:0: call to_device"):
+            make([p], 0.1).step()
+
+
 def test_the_stand_in_keeps_cupys_rules():
     x = cupy.asarray(np.ones(3))
     for bad in (lambda: x + np.ones(3), lambda: np.asarray(x), lambda: x[np.array([0])], lambda: cupy.exp(np.ones(3))):

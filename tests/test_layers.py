@@ -153,6 +153,22 @@ def test_dropout(rate, N, D, training, seed):
     check(layers.Dropout(rate, seed).train(training), values(seed, N, D), seed=seed)
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_mask_of_dropout_is_the_generator_s(kernels, monkeypatch):
+    """Call k of a seed: 1 / (1 - rate) where u >= rate, u from Philox of the key (seed, k); the rate itself is kept."""
+    monkeypatch.setattr(dispatch, "enabled", kernels)
+    u = [np.random.Generator(np.random.Philox(key=np.array([9, k], np.uint64))).random(40, np.float32) for k in range(3)]
+    for rate in (float(u[0][7]), float(u[1][30]), 0.25):
+        layer = layers.Dropout(rate, seed=9)
+        for k in range(3):
+            x = np.arange(1, 41, dtype=np.float32).reshape(5, 8)
+            y, cache = layer.forward(x)
+            want = x * ((u[k] >= rate) / (1 - rate)).reshape(5, 8)
+            assert np.allclose(y, want, rtol=1e-6) and np.array_equal(y == 0, want == 0)
+            assert np.array_equal(layer.backward(x, cache), y)
+        assert layer.counter.tolist() == [9, 3]
+
+
 def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     x = np.ones((400, 400), np.float32)
     layer = layers.Dropout(0.3, seed=7)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -137,6 +138,17 @@ def test_routes_agree_at_the_size_of_the_paper():
     assert_same(fast, slow, X)
 
 
+def test_nothing_of_features_times_features_is_held():
+    """With more features than clips: 20 x 3000 numbers are 0.5 MB, 3000 x 3000 would be 72."""
+    X, y = np.random.default_rng(0).standard_normal((20, 3000)), np.repeat([0, 1], 10)
+    tracemalloc.start()
+    lda = LDA().fit(X, y)
+    lda.predict(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert lda.solver_ == "woodbury" and peak < 10 * X.nbytes
+
+
 def test_auto_takes_the_definition_where_clips_outnumber_features():
     assert LDA().fit(*clips(0, 40, 40, 3)).solver_ == "eigh"
     assert LDA().fit(*clips(0, 40, 41, 3)).solver_ == "woodbury"
@@ -153,6 +165,7 @@ def test_more_components_than_classes(solver, problem, seed):
         warnings.simplefilter("always")
         many = LDA(n_components=K, shrinkage=0.2, solver=solver).fit(X, y)
     said = [str(w.message) for w in caught]
+    assert all(w.filename == __file__ for w in caught)                        # the line that asked for so many
     assert len(said) == (K > C - 1) and all(f"only {C - 1} non-zero eigenvalues" in line for line in said)
     assert many.transform(X).shape == (len(X), K) and np.count_nonzero(many.eigenvalues_) <= C - 1
     assert_solves(many, X, y)
@@ -506,6 +519,8 @@ def test_an_interrupted_save_leaves_the_previous_file(tmp_path, monkeypatch):
     ("priors must be 3 positive numbers", {"priors": [[0.5, 0.3, 0.2]]}, {}),
     (r"X\[2, 3\] is -1\.1e\+150.*1 clips and 1 features", {}, {"X": (2, 3, -1.1e150)}),
     (r"X\[2, 3\] is 1\.1e\+150", {}, {"X": (2, 3, 1.1e150)}),
+    (r"X\[2, 3\] is 1e\+150", {}, {"X": (2, 3, 1e150)}),
+    (r"X\[2, 3\] is -1e\+150", {}, {"X": (2, 3, -1e150)}),
     ("solver='woodbury' needs a positive shrinkage", {"solver": "woodbury", "shrinkage": None}, {}),
     ("solver='woodbury' needs a positive shrinkage", {"solver": "woodbury"}, {"X": np.arange(40.0)[:, None]}),
 ])

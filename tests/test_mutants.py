@@ -1,4 +1,4 @@
-"""The mutator itself: what each rule makes, that a planted mutant is found and the original is not, its list of exceptions."""
+"""The mutator itself: what each rule makes; a planted mutant is found, the original is not; the list of exceptions."""
 
 import ast
 import sys
@@ -27,6 +27,8 @@ def made(source):
                         "y = 1 <= a < 1", "y = 0 <= a < 2", "y = 0 <= a < 0"}),
     ("y = a is None", {"y = a is not None"}),
     ("y = b if a else c", {"y = b", "y = c"}),
+    ("y = max(a, b)", {"y = min(a, b)", "y = a", "y = b"}),
+    ("y = f(a, b)", {"y = f(b, a)"}),
     ("y = 0.8", {"y = 1.0"}),
     ("y = True", {"y = False"}),
     ("y = a[:H]", {"y = a[1:H]", "y = a[:]", "y = a[:H - 1]"}),

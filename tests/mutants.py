@@ -124,6 +124,8 @@ def places(tree: ast.AST) -> list[Place]:
                     continue
                 if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                     continue                                                  # a docstring
+                if isinstance(node, ast.keyword) and node.arg == "strict":
+                    continue                                                  # of zip: what it checks holds anyhow
                 if getattr(node, "name", "") in ("__repr__", "__str__") or ast.unparse(node).startswith("if TYPE_CHECKING"):
                     continue
                 within = node if isinstance(node, ast.stmt) else statement
@@ -223,7 +225,7 @@ def _numbers(node: ast.AST) -> Iterator[ast.AST]:
 def _axes(node: ast.AST) -> Iterator[ast.AST]:
     """Keywords left out, axes changed, the dtype of a new array left out, transposes left out."""
     if isinstance(node, ast.Call):
-        for k in range(len(node.keywords)):
+        for k in [k for k, keyword in enumerate(node.keywords) if keyword.arg != "strict"]:
             yield ast.Call(node.func, node.args, node.keywords[:k] + node.keywords[k + 1:])
         if len(node.args) > 1 and ast.unparse(node.args[-1]).endswith(("dtype", "float32", "float64")):
             yield ast.Call(node.func, node.args[:-1], node.keywords)

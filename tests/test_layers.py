@@ -233,12 +233,47 @@ def test_pad_sequences(lengths, D, seed):
     assert np.array_equal(layer.backward(y, cache), x) and np.count_nonzero(y) == np.count_nonzero(x)
 
 
-@given(st.integers(1, 7), st.integers(1, 8), st.booleans(), seeds)
-def test_chunked(N, size, training, seed):
+@given(st.integers(1, 7), st.integers(1, 8), st.booleans(), st.booleans(), seeds)
+def test_chunked(N, size, training, frozen, seed):
     """Gradients of the chunked run, with dropout masks and batch statistics that the recomputation must repeat."""
     inner = layers.Sequential(conv=layers.Conv2d(2, 3, 3, padding=1, rng=rng(seed)), bn=layers.BatchNorm(3),
                               drop=layers.Dropout(0.5, seed))
-    check(layers.Chunked(inner, size).train(training), values(seed, N, 3, 2, 2), seed=seed, rtol=1e-6, atol=1e-8)
+    chunked = layers.Chunked(inner, size).train(training)
+    inner.bn.train(training and not frozen)                                   # a part of it that does not train
+    check(chunked, values(seed, N, 3, 2, 2), seed=seed, rtol=1e-6, atol=1e-8)
+
+
+class Recorder(layers.Layer):
+    """The identity, which knows how many rows it saw at a time."""
+
+    def __init__(self):
+        self.rows = []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return x, None
+
+    def backward(self, dy, cache):
+        return dy
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_the_chunks_are_the_fewest_that_are_small_enough_and_alike(N, size):
+    chunked, x = layers.Chunked(Recorder(), size), np.arange(2.0 * N).reshape(N, 2)
+    y, cache = chunked.forward(x)
+    rows = chunked.layer.rows.copy()
+    assert np.array_equal(y, x) and np.array_equal(chunked.backward(y, cache), x)
+    assert sum(rows) == N and max(rows) <= size and max(rows) - min(rows) <= 1 and len(rows) == max(1, -(-N // size))
+    assert chunked.layer.rows == 2 * rows                                     # once forward, once again for backward
+
+
+def test_a_chunked_run_in_evaluation_keeps_its_input_and_nothing_else():
+    def held(tree):
+        return [a for part in tree for a in held(part)] if isinstance(tree, (tuple, list)) else [tree]
+    for training in (False, True):
+        chunked, x = layers.Chunked(layers.BatchNorm(3), 2).train(training), values(1, 5, 3)
+        kept = held(chunked.forward(x)[1])
+        assert all(np.shares_memory(a, x) for a in kept) == (not training) and sum(np.shares_memory(a, x) for a in kept) == 3
 
 
 @given(st.integers(1, 7), st.integers(1, 8), seeds)
@@ -445,6 +480,8 @@ def test_foreign_states_are_refused_whole():
     before = layer.state_dict()
     with pytest.raises(ValueError, match=r"another model: 1 arrays are missing \['b'\]"):
         layer.load_state_dict({"W": before["W"] + 1})
+    with pytest.raises(ValueError, match=r"another model: 0 arrays are missing \[\], 1 are not known here \['c'\]"):
+        layer.load_state_dict(before | {"c": before["b"]})
     with pytest.raises(ValueError, match=r"W has shape \(4, 2\), this model has \(3, 2\)"):
         layer.load_state_dict(layers.Dense(4, 2).state_dict())
     assert all(np.array_equal(a, before[k]) for k, a in layer.state_dict().items())
@@ -481,6 +518,8 @@ def test_parameters_are_named_by_their_path():
     net = layers.Sequential(conv=layers.Conv2d(3, 4, 3), stage=layers.Sequential(layers.ResidualBlock(4, 4)))
     assert [p.name for p in net.parameters()][:3] == ["conv.W", "stage.0.body.conv1.W", "stage.0.body.bn1.gamma"]
     assert net.train(False).training is False and all(not layer.training for _, layer in net.walk())
+    assert net.train() is net and all(layer.training for _, layer in net.walk()) and not net.eval().training
+    assert [path for path, _ in net.walk()][:5] == ["", "conv", "stage", "stage.0", "stage.0.body"]
 
 
 def test_trace_reports_inner_layers_first_and_leaves_no_trace():

@@ -242,7 +242,12 @@ def test_the_defaults_are_those_of_the_papers():
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         x = x - 1e-3 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
         assert np.allclose(adam[0].value, x, rtol=1e-13)
-    assert optim.schedule("constant", 3, 1)(0) == 3
+    coupled, = parameters(1, (3,))
+    coupled.grad[...], before = g, coupled.value.copy()
+    optim.Adam([coupled], 0.1, weight_decay=0.5).step()                       # of a first step: d / (|d| + eps)
+    d = g + 0.5 * before
+    assert np.allclose(coupled.value, before - 0.1 * d / (np.abs(d) + 1e-8), rtol=1e-12)
+    assert optim.schedule("one_cycle", 3, 10)(0) == pytest.approx(3 / 25)
 
 
 @pytest.mark.parametrize("call", [lambda: optim.schedule("linear", 1, 2), lambda: optim.schedule("cosine", 1, 0),

@@ -41,7 +41,8 @@ MEMORY = 12 << 30           # of address space
 OFF, ON = "off", "on"       # EMONET_KERNELS
 KERNELS = [(ON, ["tests/test_kernels_sequence.py"]), (ON, ["tests/test_kernels.py"])]
 FIRST, DEVICES = (OFF, ["tests/test_initial.py"]), (OFF, ["tests/test_backend.py"])
-LAYERS = [(OFF, ["tests/test_layers.py"]), (OFF, ["tests/test_lstm.py"]), FIRST,
+LSTM = (OFF, ["tests/test_lstm.py"])
+LAYERS = [(OFF, ["tests/test_layers.py"]), LSTM, FIRST,
           (OFF, ["tests/test_models.py"]), (OFF, ["tests/test_gradcheck.py"]), DEVICES]
 
 #: What is mutated, and what sees it: EMONET_KERNELS and the arguments of pytest, in this order. A folder has the stages of
@@ -56,13 +57,13 @@ STAGES: dict[str, list[tuple[str, list[str]]]] = {
     "gradcheck.py": [(OFF, ["tests/test_gradcheck.py", f"{PACKAGE}/gradcheck.py"]), (OFF, ["tests/test_layers.py"])],
 }
 
-#: Before all others: the tests that were written for this module.
-NARROW = {
-    "layers/lstm.py": (OFF, ["tests/test_lstm.py"]),
-    "layers/residual.py": (OFF, ["tests/test_layers.py", "-k", "residual or pad"]),
-    "layers/conv2d.py": (OFF, ["tests/test_layers.py", "-k", "conv2d"]),
-    "layers/batch_norm.py": (OFF, ["tests/test_layers.py", "-k", "batch_norm"]),
-}
+#: Before all others.
+NARROW = {"layers/lstm.py": [LSTM]} | {
+    f"layers/{name}.py": [(OFF, ["tests/test_layers.py", "-k", words])] for name, words in (
+        ("activation", "relu"), ("base", "state or device or parameters or wrong"), ("conv2d", "conv2d"),
+        ("batch_norm", "batch_norm"), ("chunked", "chunk"), ("dense", "dense"), ("dropout", "dropout"),
+        ("input", "normalize or pad_sequences"), ("pooling", "pooling"), ("residual", "residual or pad_shortcut"),
+        ("sequential", "sequential"))}
 
 
 # ---- what is changed ----
@@ -381,10 +382,11 @@ class Hook(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, self.path, loader=self.loader)
 
 
-def stages(file: str) -> list[tuple[str, list[str]]]:
-    """Of one file, narrowest first."""
+def stages(file: str, function: str = "") -> list[tuple[str, list[str]]]:
+    """Of a function of one file, narrowest first."""
     own = STAGES.get(file) or STAGES[file.split("/")[0]]
-    return ([NARROW[file]] if file in NARROW else []) + own
+    first = [FIRST] if FIRST in own and function.endswith("__init__") else []
+    return list({str(stage): stage for stage in first + NARROW.get(file, []) + own}.values())
 
 
 def start(root: Path, mutant: Mutant | None, kernels: str, arguments: list[str], log: Path) -> int:
@@ -500,8 +502,8 @@ def warm(root: Path) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     from hypothesis import Phase, settings
-    settings.register_profile("mutants", deadline=None, derandomize=True, max_examples=30, report_multiple_bugs=False,
-                              phases=[Phase.explicit, Phase.generate])        # a failure will do: no smaller one is wanted
+    settings.register_profile("mutants", deadline=None, derandomize=True, max_examples=10, report_multiple_bugs=False,
+                              phases=[Phase.explicit, Phase.generate])        # any failure will do, and few examples
     os.environ["HYPOTHESIS_PROFILE"] = "mutants"
     gc.freeze()                                                               # no child looks through all that
 
@@ -512,13 +514,13 @@ def survivors(tried: list[Mutant], processes: int, say: Callable[[str], None]) -
         warm(root)
         logs = root / "logs"
         logs.mkdir()
-        needed = {str(stage): stage for m in tried for stage in stages(m.file)}
+        needed = {str(stage): stage for m in tried for stage in stages(m.file, m.function)}
         for run in judge(root, [Run(None, [s], logs / f"original{k}") for k, s in enumerate(needed.values())], processes):
             if run.killed:
                 raise RuntimeError(f"the original fails {run.killed}:\n{run.end_of_log()}")
             say(f"original {run.seconds:5.1f} s  {' '.join(run.stages[0][1])}")
         found = []
-        runs = [Run(m, stages(m.file), logs / str(k)) for k, m in enumerate(tried)]
+        runs = [Run(m, stages(m.file, m.function), logs / str(k)) for k, m in enumerate(tried)]
         for done, run in enumerate(judge(root, runs, processes), 1):
             say(f"{done}/{len(runs)} {run.seconds:5.1f} s  {run.killed or 'SURVIVES'}\n  {run.mutant}")
             if not run.killed:

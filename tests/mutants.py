@@ -142,10 +142,13 @@ def places(tree: ast.AST) -> list[Place]:
 
 
 def _even(holder: ast.AST, field: str) -> dict[str, bool]:
-    """Marks a part whose sign or order is lost in what holds it: abs(a - b), (a - b)**2, axis=(0, 1)."""
+    """Marks a part of which something is lost in what holds it: abs(a - b), (a - b)**2, axis=(0, 1), reshape(-1)."""
+    unknown = isinstance(holder, ast.UnaryOp) and ast.unparse(holder) == "-1" and hasattr(holder, "even")
     squared = isinstance(holder, ast.BinOp) and isinstance(holder.op, ast.Pow) and field == "left"
     size = isinstance(holder, ast.Call) and ast.unparse(holder.func) in ("abs", "np.abs")
-    return {"even": True} if squared or size or (isinstance(holder, ast.keyword) and holder.arg == "axis") else {}
+    reshaped = isinstance(holder, ast.Call) and field == "args" and ast.unparse(holder.func).endswith(".reshape")
+    axis = isinstance(holder, ast.keyword) and holder.arg == "axis"
+    return {"even": True} if squared or size or axis or reshaped or unknown else {}
 
 
 ARITHMETIC = {ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult],
@@ -205,7 +208,7 @@ def _numbers(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Constant):
         if isinstance(node.value, bool):
             yield ast.Constant(not node.value)
-        elif isinstance(node.value, int):
+        elif isinstance(node.value, int) and not hasattr(node, "even"):
             yield ast.Constant(node.value + 1)
             if node.value:
                 yield ast.Constant(node.value - 1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from emonet_scratch import backend, dispatch, layers
+from emonet_scratch.layers.input import IMAGENET_MEAN, IMAGENET_STD
 from emonet_scratch.watch import trace
 from tests import test_lstm
 from tests.device import DeviceArray, cupy
@@ -178,6 +179,15 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     assert layer.eval().forward(x)[0] is x
 
 
+def test_dropout_without_a_rate_is_the_identity_and_without_a_seed_draws_one():
+    x, layer = np.ones((2, 3)), layers.Dropout(0.0, seed=3)
+    assert layer.forward(x)[0] is x and layer.backward(x, None) is x and layer.counter.tolist() == [3, 0]
+    backend.seed(5)
+    drawn = [int(layers.Dropout(0.5).counter[0]) for _ in range(4)]
+    generator = np.random.default_rng(5)
+    assert drawn == [int(generator.integers(2**63)) for _ in range(4)]
+
+
 def test_dropout_has_its_own_generator_that_state_dict_saves():
     a, b, other = layers.Dropout(0.5, seed=1), layers.Dropout(0.5, seed=2), layers.Dropout(0.5, seed=1)
     x = np.ones((8, 8))
@@ -222,6 +232,24 @@ def test_normalize(N, H, seed):
     pixels = layers.Chunked(layers.Normalize((0.5,), (0.25,)), 1)             # integers have no gradient
     y, cache = pixels.forward(np.array([[0], [255]], np.uint8))
     assert pixels.backward(y, cache) is None
+
+
+def test_normalize_takes_every_type_and_gives_its_own():
+    layer = layers.Normalize(IMAGENET_MEAN, IMAGENET_STD)                     # torchvision's constants, red first
+    assert (IMAGENET_MEAN, IMAGENET_STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for dtype in (np.uint8, np.int64, np.float32, np.float64):
+        y, cache = layer.forward(np.array([[0, 51, 255]], dtype))
+        assert y.dtype == np.float32 and np.allclose(y, [[-0.485 / 0.229, (0.2 - 0.456) / 0.224, 0.594 / 0.225]], rtol=1e-5)
+        dx = layer.backward(np.ones_like(y), cache)
+        assert dx is None if np.dtype(dtype).kind in "iu" else np.allclose(dx * 255, [[1 / s for s in IMAGENET_STD]])
+        assert layer.backward(None, cache) is None
+
+
+@pytest.mark.parametrize("shape, lengths", [((3, 2), [1, 1]), ((3, 2), [2, 2]), ((3,), [3]), ((3, 2, 2), [3]),
+                                            ((3, 2), [[1, 2]]), ((3, 2), 3)])
+def test_pad_sequences_names_rows_that_are_not_the_lengths(shape, lengths):
+    with pytest.raises(ValueError, match=r"PadSequences\(\) got x of shape .* lengths .*: expected \(sum\(lengths\), D\)"):
+        layers.PadSequences().forward(np.zeros(shape), lengths)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), sizes, seeds)

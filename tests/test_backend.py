@@ -56,6 +56,8 @@ def test_arrays_that_mix_are_named_wherever_they_meet(fake_gpu):
     lstm = layers.LSTM(3, 2)
     with pytest.raises(backend.DeviceError, match=r"x is on cpu, W_ih is on cpu, initial is on cuda:0: call to_device"):
         lstm.forward(host[None], None, (cupy.asarray(np.zeros((1, 2, 2), np.float32)),) * 2)
+    with pytest.raises(backend.DeviceError, match=r"x is on cpu, W_ih is on cpu, initial is on cuda:0: call to_device"):
+        lstm.forward(host[None], None, (cupy.asarray(np.zeros((1, 2, 2), np.float32)), np.zeros((1, 2, 2), np.float32)))
     cell = layers.LSTMCell(3, 3)
     with pytest.raises(backend.DeviceError, match=r"a is on cpu, c is on cuda:0: call to_device"):
         cell.forward(host, host, device)

@@ -135,8 +135,16 @@ def test_wrong_shapes_get_one_line():
     lstm = layers.LSTM(3, 2)
     with pytest.raises(ValueError, match="expected 3 axes and a last axis of 3"):
         lstm.forward(np.zeros((4, 2, 5), np.float32))
-    with pytest.raises(ValueError, match=r"expected twice \(1, 2, 2\)"):
-        lstm.forward(np.zeros((4, 2, 3), np.float32), None, (np.zeros((1, 1, 2)), np.zeros((1, 1, 2))))
+    right, wrong = np.zeros((1, 2, 2), np.float32), np.zeros((1, 1, 2), np.float32)
+    for initial in ((wrong, wrong), (right, wrong), (wrong, right)):
+        with pytest.raises(ValueError, match=r"expected twice \(1, 2, 2\)"):
+            lstm.forward(np.zeros((4, 2, 3), np.float32), None, initial)
+
+
+def test_lengths_that_leave_nothing_padded_are_none():
+    lstm, x = layers.LSTM(3, 2), np.zeros((4, 2, 3))
+    assert lstm.ends(None, x) is lstm.ends([4, 4], x) is None
+    assert lstm.ends([4, 3], x).tolist() == [4, 3]
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 2), (2, 4, 3), (3,)])

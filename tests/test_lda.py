@@ -141,12 +141,15 @@ def test_routes_agree_at_the_size_of_the_paper():
 def test_nothing_of_features_times_features_is_held():
     """With more features than clips: 20 x 3000 numbers are 0.5 MB, 3000 x 3000 would be 72."""
     X, y = np.random.default_rng(0).standard_normal((20, 3000)), np.repeat([0, 1], 10)
-    tracemalloc.start()
-    lda = LDA().fit(X, y)
-    lda.predict(X)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert lda.solver_ == "woodbury" and peak < 10 * X.nbytes
+    def peak(function):
+        tracemalloc.start()
+        function()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+    lda = LDA()
+    assert peak(lambda: lda.fit(X, y).predict(X)) < 10 * X.nbytes and lda.solver_ == "woodbury"
+    assert peak(lambda: ledoit_wolf(X.T.copy())) < 10 * X.nbytes              # nor of clips times clips with many clips
 
 
 def test_auto_takes_the_definition_where_clips_outnumber_features():
@@ -229,6 +232,38 @@ def test_ledoit_wolf_is_scikit_learns(n, D, seed):
     assert 0 <= s <= 1
     if D > 1:                                            # one feature is its own target: any s is right
         np.testing.assert_allclose(s, s_theirs, rtol=1e-9, atol=1e-12)
+
+
+@given(st.integers(2, 40), st.integers(2, 60), seeds)
+def test_ledoit_wolf_does_not_see_the_size_of_numbers(n, D, seed):
+    """And learns nothing from one feature or from two clips: exactly nothing, though rounding would leave a trace."""
+    Z = np.random.default_rng(seed).standard_normal((n, D)) ** 3
+    Z -= Z.mean(axis=0)
+    for size in (1e-30, 1e-12, 1e12, 1e30):
+        assert ledoit_wolf(size * Z) == pytest.approx(ledoit_wolf(Z), rel=1e-9)
+    one = np.random.default_rng(seed).standard_normal((n, 1))
+    pair = np.vstack([Z[0], -Z[0]])
+    assert ledoit_wolf(one - one.mean()) == ledoit_wolf(pair) == ledoit_wolf(3 * pair) == 0.0
+
+
+def test_ledoit_wolf_of_a_covariance_that_is_its_own_target():
+    assert ledoit_wolf(np.vstack([np.eye(3), -np.eye(3)])) == 0.0
+
+
+@pytest.mark.parametrize("n", [3, 50, 4000])
+@pytest.mark.parametrize("shrinkage", ["auto", 0.1])
+def test_a_feature_is_constant_by_its_own_size(n, shrinkage):
+    """What rounding leaves of a constant is nothing, however large it is; a billionth of a feature's size is something."""
+    noise = np.random.default_rng(n).standard_normal(n)
+    constants = np.array([0, 1e-12, 0.1, 1 / 3, -7, 1e9])
+    vary = np.array([1e-12, 0.1, 1 / 3, -7, 1e9]) * (1 + 1e-9 * noise[:, None])
+    X = np.column_stack([np.tile(constants, (n, 1)), vary, 1e-20 * noise])
+    means, U, t, M, s = module.scatter(X, np.zeros(n, int), np.ones(1), shrinkage)
+    assert not U[:, :6].any() and np.array_equal(means[0, :6], constants) and not M.any()
+    assert U[:, 6:].any(axis=0).all() and 0 < s[0] <= 1
+    var = X[:, 6:].var(axis=0)
+    scaled = 6 / 12 * s[0] * np.concatenate([np.ones(6), var])                # half of the features vary
+    np.testing.assert_allclose(t, scaled if shrinkage == "auto" else np.full(12, 0.1 * var.sum() / 12), rtol=1e-5)
 
 
 @given(problems(wide=False))

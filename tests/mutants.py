@@ -142,13 +142,14 @@ def places(tree: ast.AST) -> list[Place]:
 
 
 def _even(holder: ast.AST, field: str) -> dict[str, bool]:
-    """Marks a part of which something is lost in what holds it: abs(a - b), (a - b)**2, axis=(0, 1), reshape(-1)."""
+    """Marks what does not count in its holder: abs(a - b), (a - b)**2, axis=(0, 1), x in (a, b), reshape(-1)."""
     unknown = isinstance(holder, ast.UnaryOp) and ast.unparse(holder) == "-1" and hasattr(holder, "even")
     squared = isinstance(holder, ast.BinOp) and isinstance(holder.op, ast.Pow) and field == "left"
     size = isinstance(holder, ast.Call) and ast.unparse(holder.func) in ("abs", "np.abs")
     reshaped = isinstance(holder, ast.Call) and field == "args" and ast.unparse(holder.func).endswith(".reshape")
-    axis = isinstance(holder, ast.keyword) and holder.arg == "axis"
-    return {"even": True} if squared or size or axis or reshaped or unknown else {}
+    order = isinstance(holder, ast.keyword) and holder.arg == "axis"
+    order |= isinstance(holder, ast.Compare) and field == "comparators" and isinstance(holder.ops[0], (ast.In, ast.NotIn))
+    return {"even": True} if squared or size or order or reshaped or unknown else {}
 
 
 ARITHMETIC = {ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add], ast.Div: [ast.Mult],

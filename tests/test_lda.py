@@ -501,6 +501,46 @@ def test_a_state_of_another_shape_changes_nothing():
     assert all((lda.state_dict()[name] == array).all() for name, array in kept.items())
 
 
+@pytest.mark.parametrize("off", [-0.9e-6, 0, 0.9e-6])
+def test_priors_are_float64_and_as_given(off):
+    given_ = np.array([0.5, 0.3, 0.2 + off])
+    assert np.array_equal(LDA(priors=given_).fit(*clips(0, 40, 20, 3)).priors_, given_)
+    assert LDA(priors=np.array([0.5, 0.25, 0.25], np.float32)).fit(*clips(0, 40, 20, 3)).priors_.dtype == np.float64
+
+
+def test_arrays_lie_in_order():
+    """So that a file can hold them, whatever order a state comes in."""
+    lda, other = LDA(n_components=2).fit(*clips(0, 40, 60, 5)), LDA()
+    other.load_state_dict({name: np.asfortranarray(a) for name, a in lda.state_dict().items()})
+    assert all(getattr(one, name).flags.c_contiguous for one in (lda, other) for name in LDA.ARRAYS)
+
+
+def test_as_many_components_as_separate_something_are_no_reason_to_warn():
+    X, y = clips(0, 40, 20, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LDA(n_components=3).fit(X, y)
+    with pytest.warns(UserWarning, match="the other 1 directions separate nothing"):
+        LDA(n_components=4).fit(X, y)
+
+
+@pytest.mark.parametrize("solver", ["eigh", "woodbury"])
+def test_a_constant_separates_nothing_but_is_a_direction(solver):
+    """Its weight is 0 in what separates; what is left to ask for is orthonormal with it."""
+    X, y = clips(4, 12, 14, 3)
+    X = np.column_stack([X, np.full(12, 0.1)])
+    with pytest.warns(UserWarning, match="separate nothing"):
+        lda = LDA(n_components=15, shrinkage=0.1, solver=solver).fit(X, y)
+    S_W, _ = matrices(X, y, 0.1)
+    np.testing.assert_allclose(lda.scalings_.T @ S_W @ lda.scalings_, np.eye(15), atol=1e-9)
+    assert not lda.scalings_[-1, :2].any() and lda.scalings_[-1, 2:].any()
+
+
+def test_two_clips_are_enough_to_ask_and_too_few_to_answer():
+    with pytest.raises(SingularScatterError, match="rank 0 < 3"):
+        LDA().fit(np.eye(3)[:2], [0, 1])
+
+
 def test_a_state_is_a_copy():
     lda = LDA(priors=np.array([0.5, 0.3, 0.2])).fit(*clips(0, 40, 20, 3))
     state = lda.state_dict()
@@ -550,7 +590,8 @@ def test_an_interrupted_save_leaves_the_previous_file(tmp_path, monkeypatch):
     ("priors must be 3 positive numbers", {"priors": [1.0, 0.5, -0.5]}, {}),
     ("priors must be 3 positive numbers with sum 1, got", {"priors": [0.2, 0.3, 0.4]}, {}),
     ("priors must be 3 positive numbers", {"priors": [0.5, 0.5, 0.0]}, {}),
-    ("priors must be 3 positive numbers", {"priors": [0.5, 0.3, 0.2 - 2e-6]}, {}),
+    ("priors must be 3 positive numbers", {"priors": [0.5, 0.3, 0.2 - 1.1e-6]}, {}),
+    ("priors must be 3 positive numbers", {"priors": [0.5, 0.3, 0.2 + 1.1e-6]}, {}),
     ("priors must be 3 positive numbers", {"priors": [[0.5, 0.3, 0.2]]}, {}),
     (r"X\[2, 3\] is -1\.1e\+150.*1 clips and 1 features", {}, {"X": (2, 3, -1.1e150)}),
     (r"X\[2, 3\] is 1\.1e\+150", {}, {"X": (2, 3, 1.1e150)}),

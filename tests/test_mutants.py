@@ -30,6 +30,7 @@ def made(source):
     ("y = max(a, b)", {"y = min(a, b)", "y = a", "y = b"}),
     ("y = f(a, b)", {"y = f(b, a)"}),
     ("y = a.reshape(-1, D)", {"y = a", "y = a.reshape(1, D)", "y = a.reshape(D, -1)"}),
+    ("y = a in ('u', 'v')", {"y = a not in ('u', 'v')"}),
     ("y = 0.8", {"y = 1.0"}),
     ("y = True", {"y = False"}),
     ("y = a[:H]", {"y = a[1:H]", "y = a[:]", "y = a[:H - 1]"}),

@@ -105,21 +105,27 @@ def _sound_options(rate: int) -> list[str]:
     return ["-vn", "-sn", "-dn", "-af", chain, "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
 
 
+def _times(log: str) -> tuple[float | None, float | None, float | None]:
+    """Seconds by ffmpeg's clock, None where unknown: of the first picture, the first sound, and the end of the sound."""
+    told = [float(number) for number in re.findall(r"(?<!\d)\d{10}\.\d{6}$", log, re.MULTILINE)]
+    first, start = (next((t - mark for t in told if abs(t - mark) < 1e9), None) for mark in (PICTURE, SOUND))
+    packets = re.findall(r"^0, +-?\d+, +(-?\d+), +(\d+), ", log, re.MULTILINE)
+    tick = re.search(r"^#tb 0: (\d+)/(\d+)", log, re.MULTILINE)
+    return first, start, sum(map(int, packets[-1])) * int(tick[1]) / int(tick[2]) if packets and tick else None
+
+
 def _place(sound: np.ndarray, rate: int, log: str, header: Header) -> tuple[int, np.ndarray]:
     """(samples by which the sound follows the first picture, the sound without what an encoder put behind it).
 
     Clocks of milliseconds blur the silence that encoders put in front: such a distance is taken for it.
     """
-    told = [float(number) for number in re.findall(r"(?<!\d)\d{10}\.\d{6}$", log, re.MULTILINE)]
-    first, start = (next((t - mark for t in told if abs(t - mark) < 1e9), None) for mark in (PICTURE, SOUND))
+    first, start, end = _times(log)
     track = re.search(r"Stream #0:(\d+) -> #\d:0 \((\w+).* -> pcm_f32le", log)
     if start is None or track is None:
         return 0, sound
-    packets = re.findall(r"^0, +-?\d+, +(-?\d+), +(\d+), ", log, re.MULTILINE)
-    tick = re.search(r"^#tb 0: (\d+)/(\d+)", log, re.MULTILINE)
     told_end = header.container == "ogg" or (header.container.startswith("mov") and track[2] in DELAYS)
-    if told_end and packets and tick:             # newer versions see to it themselves
-        most = round((sum(map(int, packets[-1])) * int(tick[1]) / int(tick[2]) - start) * rate)
+    if told_end and end is not None:              # newer versions see to it themselves
+        most = round((end - start) * rate)
         sound = sound[:most] if 0 < len(sound) - most < 0.05 * rate else sound
     if header.container == "avi":     # has no time stamps: all starts at once
         return 0, sound
@@ -155,19 +161,25 @@ def _heard(run: Ffmpeg, header: Header, rate: int) -> tuple[np.ndarray | None, s
     return sound, ""
 
 
+def _start(path: PathLike, pictures: _Pictures | None, rate: int | None, plain: bool) -> Ffmpeg:
+    """plain: as in `_Pictures.options`; of sound alone, without looking at the pictures."""
+    if not pictures and not rate:
+        return Ffmpeg(path)
+    version = version_for(path)
+    if not rate:
+        return Ffmpeg(path, pictures.options(version, plain))
+    others = [*([] if pictures or plain else [WITNESS]), *([TIMES] if version < (9, 0) else [])]
+    return Ffmpeg(path, pictures.options(version, plain) if pictures else (), _sound_options(rate), others, MAX_BYTES)
+
+
 def _decode(path: PathLike, pictures: _Pictures | None, rate: int | None) -> Generator[np.ndarray, None, Ffmpeg]:
     """One reading: yields pictures, (n, size, size, 3) at a time, and gives back the run that has ended.
 
     DataError: a stall; pictures were asked for and none came, or they broke off.
     """
-    version = version_for(path) if pictures or rate else (0, 0)
-    for plain in (False, True):       # a second try is for what the first has missed
-        see = pictures.options(version, plain) if pictures else ()
-        others = [] if pictures or plain else [WITNESS]
-        if version < (9, 0):
-            others.append(TIMES)
-        with closing(Ffmpeg(path, see, _sound_options(rate) if rate else (), others if rate else (), MAX_BYTES)) as run:
-            count = 0
+    for plain in (False, True):       # the second try is for what the first has missed
+        count = 0
+        with closing(_start(path, pictures, rate, plain)) as run:
             if pictures:
                 frame_bytes = pictures.size**2 * 3
                 for block in run.blocks(max(1, BLOCK_BYTES // frame_bytes) * frame_bytes):
@@ -177,15 +189,22 @@ def _decode(path: PathLike, pictures: _Pictures | None, rate: int | None) -> Gen
                         raise DataError(f"{run.name!r}: frames for more than {MAX_SECONDS} seconds")
                     yield frames
             run.finish()
-        good = not run.code and (count if pictures else run.sound)
-        if good or count or (run.code and pictures) or not (pictures or (rate and run.header().has_sound)):
+        if pictures and (count or run.code):
             break
-    if pictures and not good:
-        if not count:
-            run.header().probe(run.name)          # says it better where it can: no media file, no video, too large
+        if not pictures and ((run.sound and not run.code) or not rate or not run.header().has_sound):
+            break
+    if pictures:
+        _check(run, count)
+    return run
+
+
+def _check(run: Ffmpeg, count: int) -> None:
+    """DataError where no picture came, or not all."""
+    if not count:
+        run.header().probe(run.name)  # says it better where it can: no media file, no video, too large
+    if run.code or not count:
         what = "decoding broke off" if count else "nothing in it could be decoded"
         raise DataError(f"{run.name!r}: {what} ({run.reason()})")
-    return run
 
 
 def _collect(path: PathLike, pictures: _Pictures | None, rate: int | None = None) -> tuple[Ffmpeg, np.ndarray | None]:

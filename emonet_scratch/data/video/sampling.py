@@ -49,7 +49,7 @@ def augment(frames: np.ndarray, rng: np.random.Generator, flip: bool = True, cro
     out = np.empty(frames.shape, np.uint8)
     for source, target in zip(frames, out, strict=True):      # frame by frame: the intermediates stay in cache
         picture = _blend(_blend(source.reshape(height, 3 * width), *rows, axis=0), *columns, axis=1)
-        lit = picture * factor
+        lit = np.multiply(picture, factor, dtype=np.uint16)       # NumPy 1 would take one byte for a small factor
         lit += 64
         lit >>= 7
         target[...] = np.minimum(lit, 255, out=lit).reshape(target.shape)

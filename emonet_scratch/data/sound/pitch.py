@@ -43,25 +43,28 @@ def candidates(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     window, spline, points = _axis()
     # An octave is 513 / log2(320) points, and not 512: the axis is counted by points where shifts are concerned.
     shifts = [int(np.log2(i) * POINTS / np.log2(RATE / 2 / LOWEST)) for i in range(1, HARMONICS + 1)]
-    spectrum = np.maximum(np.abs(np.fft.rfft(sliding_window_view(x, FRAME)[::HOP] * window, FFT)) @ spline, 0)
+    magnitude = np.abs(np.fft.rfft(sliding_window_view(x, FRAME)[::HOP] * window, FFT))
+    spectrum = np.maximum(magnitude @ spline, 0)
     total = np.zeros_like(spectrum)
     for i, shift in enumerate(shifts):
         total[:, :POINTS - shift] += COMPRESSION**i * spectrum[:, shift:]
 
     left, middle, right = total[:, :-2], total[:, 1:-1], total[:, 2:]
-    higher = np.maximum.accumulate(np.pad(np.where((middle > left) & (middle > right), middle, 0), ((0, 0), (1, 0))), axis=1)
-    record = (middle > left) & (middle > right) & (middle > higher[:, :-1])
-    from_above = np.cumsum(record[:, ::-1], axis=1)[:, ::-1]
-    bend = np.where(record, left - 2 * middle + right, -1)
-    offset = 0.5 * (left - right) / bend                                    # of the parabola through three points
+    peaks = np.where((middle > left) & (middle > right), middle, 0)
+    below = np.maximum.accumulate(np.pad(peaks, ((0, 0), (1, 0))), axis=1)[:, :-1]      # the highest so far
+    frame, at = np.nonzero(peaks > below)
+    rank = np.searchsorted(frame, frame, side="right") - np.arange(len(frame))           # 1 is the last of its frame
+    frame, at, rank = (a[rank <= CANDIDATES] for a in (frame, at, rank))
+    left, middle, right = (a[frame, at] for a in (left, middle, right))
+    offset = 0.5 * (left - right) / (left - 2 * middle + right)             # of the parabola through three points
     height = middle - 0.25 * (left - right) * offset
-    frequency = 2 ** (points[1:-1] + offset * (points[1] - points[0]))
-    voicing = 1 - total.mean(axis=1, keepdims=True) / np.where(record, height, 1)
-    usable = record & (from_above <= CANDIDATES) & (frequency >= RANGE[0]) & (frequency <= RANGE[1]) & (voicing > 0)
-    best = np.where(usable, voicing, 0).argmax(axis=1)[:, None]
-    found = np.take_along_axis(usable, best, axis=1)[:, 0]
-    pick = [np.where(found, np.take_along_axis(a, best, axis=1)[:, 0], 0) for a in (frequency, voicing)]
-    return pick[0], pick[1]
+    frequency = 2 ** (points[1 + at] + offset * (points[1] - points[0]))
+    voicing = 1 - total.mean(axis=1)[frame] / height
+    usable = (frequency >= RANGE[0]) & (frequency <= RANGE[1]) & (voicing > 0)
+    table = np.zeros((2, len(total), CANDIDATES))
+    table[:, frame[usable], CANDIDATES - rank[usable]] = frequency[usable], voicing[usable]
+    pick = table[1].argmax(axis=1)
+    return table[0][np.arange(len(pick)), pick], table[1][np.arange(len(pick)), pick]
 
 
 def contour(pitch: np.ndarray, voicing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,12 +102,12 @@ def perturbation(x: np.ndarray, f0: np.ndarray) -> np.ndarray:
     each at most 1. T_i-1 and T_i-2 are those that counted last, be it frames ago; a change after one of exactly 0 is not in
     DDP. A frame in which no period counts holds the values before; all are 0 where F0 is, and a voiced stretch starts anew.
     """
-    out, held = np.zeros((len(f0), 3)), np.zeros(3)
+    out, held = np.zeros((len(f0), 3)), [0.0] * 3
     begin, last, last_change = HOP, 0.0, 0.0
-    for t, f in enumerate(f0):
+    for t, f in enumerate(f0.tolist()):
         end = HOP * (t + 2)
         if f == 0:
-            begin, last, last_change, held = end, 0.0, 0.0, np.zeros(3)
+            begin, last, last_change, held = end, 0.0, 0.0, [0.0] * 3
             continue
         found, begin = _periods(x, begin, end, RATE / f)
         changes, changes2 = [], []
@@ -115,14 +118,15 @@ def perturbation(x: np.ndarray, f0: np.ndarray) -> np.ndarray:
                     changes2.append(abs(changes[-1] - last_change))
                 last_change = changes[-1]
             last = period
-        if found:
-            T, A, B = np.array(found).T
-            shimmer = 2 * np.abs(A - B).sum() / np.maximum((A + B).sum(), np.finfo(float).tiny)
-            now = [np.mean(c) / T.mean() if c else np.nan for c in (changes, changes2)] + [shimmer]
-            held = np.where(np.isnan(now), held, np.minimum(now, 1))
-            out[t] = np.where(np.isnan(now), 0, held)
-        else:
+        if not found:
             out[t] = held
+            continue
+        T, A, B = (np.array(column) for column in zip(*found, strict=True))
+        now = [np.array(c).mean() / T.mean() if c else None for c in (changes, changes2)]
+        now.append(2 * np.abs(A - B).sum() / max((A + B).sum(), np.finfo(float).tiny))
+        for k, value in enumerate(now):
+            if value is not None:
+                out[t, k] = held[k] = min(value, 1)
     return out
 
 
@@ -147,29 +151,48 @@ def _periods(x: np.ndarray, begin: int, end: int, period0: float) -> tuple[list[
         if lag:
             lowest = min(lowest, float(np.float32(correlation)))
             if correlation > lowest:
-                found.append((period, np.ptp(part[1:lag - 1]), np.ptp(part[lag + 1:2 * lag - 1])))
+                one, two = part[1:lag - 1], part[lag + 1:2 * lag - 1]
+                found.append((period, float(one.max() - one.min()), float(two.max() - two.min())))
         start += lag or round(period0)
         if start < end - 1:
             go_on = start
     return found, go_on
 
 
+@lru_cache(maxsize=512)
+def _within(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """The lags (L,) from low to high, and for each 1 for the samples below it and 0 for the others, (L, high)."""
+    lags = np.arange(low, high + 1.0)
+    return lags, (np.arange(high) < lags[:, None]).astype(float)
+
+
 def _best_lag(x: np.ndarray, low: int, high: int) -> tuple[int, float, float]:
     """(lag, its refinement by a parabola, correlation there) of the highest peak of the correlation of x[:lag] and
-    x[lag:2 lag] over low <= lag <= high; zeros where there is no peak."""
-    lags = np.arange(low, high + 1)[:, None]
-    inside = np.arange(high) < lags
-    a = np.where(inside, x[:high], 0)
-    b = np.where(inside, sliding_window_view(np.pad(x, (0, 1)), high)[lags[:, 0]], 0)
-    a = np.where(inside, a - a.sum(axis=1, keepdims=True) / lags, 0)
-    b = np.where(inside, b - b.sum(axis=1, keepdims=True) / lags, 0)
-    with np.errstate(invalid="ignore"):                                     # silence: NaN, no peak
-        r = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    x[lag:2 lag] over low <= lag <= high; zeros where there is no peak. x: 2 high samples, float64.
+
+    The peak is looked for by (sum ab - sum a sum b / lag) / sqrt((sum aa - (sum a)^2 / lag) (sum bb - (sum b)^2 / lag)),
+    whose sums are differences of running ones; what is told of it comes from the definition.
+    """
+    lags, within = _within(low, high)
+    shifted = np.ndarray((len(lags), high), x.dtype, x, low * x.itemsize, 2 * x.strides)     # the row of a lag is x[lag:]
+    (a, b), (aa, bb) = ((s[low - 1:high], s[2 * low - 1::2] - s[low - 1:high]) for s in (x.cumsum(), (x * x).cumsum()))
+    spread = (aa - a * a / lags) * (bb - b * b / lags)
+    spread[spread <= 1e-24 * aa * bb] = np.nan                              # silence, a constant: no correlation, no peak
+    r = ((shifted * within) @ x[:high] - a * b / lags) / np.sqrt(spread)
     left, middle, right = r[:-3], r[1:-2], r[2:-1]
     peak = (left < middle) & (middle > right)
-    if not peak.any():
-        return 0, 0.0, 0.0
     k = int(np.where(peak, middle, -2).argmax())
-    offset = 0.5 * (left[k] - right[k]) / (left[k] - 2 * middle[k] + right[k])
+    if not peak[k]:
+        return 0, 0.0, 0.0
+    left, middle, right = _correlation(x[:high], shifted[k:k + 3], lags[k:k + 3, None], within[k:k + 3]).tolist()
+    offset = 0.5 * (left - right) / (left - 2 * middle + right)
     lag = low + 1 + k
-    return lag, lag + float(offset), float(middle[k] - 0.25 * (left[k] - right[k]) * offset)
+    return lag, lag + offset, middle - 0.25 * (left - right) * offset
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, lags: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """Pearson's, (L,), of a (S,) and each row of b (L, S), over as many first samples as `lags` (L, 1) says: those `within`."""
+    a, b = a * within, b * within
+    a -= within * (a.sum(axis=1, keepdims=True) / lags)
+    b -= within * (b.sum(axis=1, keepdims=True) / lags)
+    return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

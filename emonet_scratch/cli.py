@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from tqdm import tqdm
 
 from . import dispatch
 from .backend import choose_device
 from .data.afew import SPLITS, Clip, Features, load_features, split_of, write_predictions
 from .data.batches import Split
 from .data.doctor import examine
-from .data.extract import DEFAULT, EXTRACTORS, extract
-from .data.prepare import audio_vector, clip_frames, extractor_of, prepare
+from .data.extract import DEFAULT, EXTRACTORS, base_of, extract
+from .data.prepare import Reader, extractor_of, prepare
+from .data.progress import progress
 from .data.synthetic import write as write_synthetic
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
@@ -187,7 +187,7 @@ def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
 
 def _write_synthetic(root: Path, clips_per_class: Sequence[int], seed: int, exist_ok: bool = False) -> int:
     clips = len(CLASSES) * sum(clips_per_class)
-    with tqdm(total=clips, unit="clip", desc="synthesising", leave=False, disable=None) as bar:
+    with progress(None, "synthesising", clips) as bar:
         write_synthetic(root, tuple(clips_per_class), seed, progress=bar.update, exist_ok=exist_ok)
     return clips
 
@@ -359,7 +359,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _extractor(model: Model) -> str:
     """The extractor that made the audio vectors of this network, or "" where they came with the data set."""
-    return model.extractor if model.extractor in EXTRACTORS else ""
+    return base_of(model.extractor) if base_of(model.extractor) in EXTRACTORS else ""
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -402,22 +402,24 @@ def _features_for(model: Model, folder: str | None, clips: Sequence[Clip]) -> Fe
     if folder is not None:
         features = load_features(folder, {name: [clip for clip in clips if clip.split == name] for name in SPLITS},
                                  on_error="skip", log=_log)
-        model.check_features(features.names if features else (), extractor_of(features))
+        model.check_features(features.names if features else (), extractor_of(features), _log)
         return features
     if "audio" in model.config.modalities and not _extractor(model):
         raise DataError(f"checkpoint {str(model.path)!r} reads {len(model.feature_names)} audio features that come with "
                         f"the data set: give the folder of their files with --features")
+    model.check_features(model.feature_names, extractor_of(None, _extractor(model)), _log)
     return None
 
 
 def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
     """What the network reads of a clip. DataError where the clip lacks it."""
-    used, frames, audio = model.config.modalities, None, None
-    if "video" in used:
-        frames = [clip_frames(clip.path, **reading(model.config))]
-    if "audio" in used:
-        audio = audio_vector(clip, features, _extractor(model) or DEFAULT, missing="video" in used)[None]
-    return Split([clip.id], np.array([-1]), frames, audio)
+    used = model.config.modalities
+    pictures = reading(model.config) if "video" in used else None
+    found = Reader(pictures, "audio" in used, features, _extractor(model) or DEFAULT)(clip)
+    if found.fault:
+        _log(f"without sound: {str(clip.path)!r}: {found.fault}")
+    return Split([clip.id], np.array([-1]), None if found.frames is None else [found.frames],
+                 None if found.audio is None else found.audio[None])
 
 
 def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from emonet_scratch.cli import main
 from emonet_scratch.data.batches import Split, batches
+from emonet_scratch.data.extract import made_by
 from emonet_scratch.data.prepare import prepare
 from emonet_scratch.data.sound import compact, is10
 from emonet_scratch.emotions import CLASSES
@@ -45,7 +46,7 @@ def test_a_clip_without_sound_is_in_the_split_with_a_missing_vector(mute):
     lines = []
     data = prepare(mute, frame_size=16, log=lines.append)
     train = data.splits["train"]
-    assert data.extractor == "is10-2" and data.feature_names == is10.FEATURE_NAMES and not data.skipped
+    assert data.extractor == made_by("is10-2") and data.feature_names == is10.FEATURE_NAMES and not data.skipped
     assert np.isnan(train.audio).all(axis=1).tolist() == [True] + [False] * 13
     assert any("2 of 21 clips have no sound" in line for line in lines)
     alone = prepare(mute, video=False, log=lines.append)                      # sound was all there was to learn from
@@ -63,7 +64,7 @@ def test_the_network_learns_and_predicts_without_it(trained, mute, capsys):
 
 def test_a_checkpoint_knows_its_extractor_and_refuses_another(trained, mute, tmp_path, capsys):
     _, meta = read_checkpoint(trained / "fused" / "best.safetensors")
-    assert meta["facts"]["extractor"] == "is10-2"
+    assert meta["facts"]["extractor"] == made_by("is10-2")
     clip = next((mute / "Val_AFEW" / "Sad").iterdir())
     (tmp_path / "Val_AFEW").mkdir()
     shutil.copy(clip, tmp_path / "Val_AFEW")
@@ -113,4 +114,4 @@ def test_modality_dropout_takes_the_audio_of_some_training_clips():
 def test_data_of_the_synthetic_set_say_which_extractor(tmp_path):
     from emonet_scratch.data.synthetic import write
     data = prepare(write(tmp_path / "s", (1, 1, 1), workers=1), frame_size=16, log=lambda line: None)
-    assert data.extractor == compact.EXTRACTOR and data.feature_names == compact.FEATURE_NAMES
+    assert data.extractor == made_by(compact.EXTRACTOR) and data.feature_names == compact.FEATURE_NAMES

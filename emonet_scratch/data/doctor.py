@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan, scan_features
 from .left_out import attempt
-from .video import Probe, content_key, probe, read_sound, stream_frames
+from .progress import progress
+from .video import Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
+RATE = 1000             # samples a second: enough to see that the sound decodes, and for how long
 SHOWN = 20              # items of one kind that are named; the rest is counted
 
 
@@ -51,13 +52,16 @@ class Report:
 
 @dataclass
 class Reading:
-    """One clip, read to its end: sha256 of the file, header, number of frames at FPS, and what is gone, if it is cut."""
+    """One clip, read to its end: sha256 of the file, header, number of frames at FPS, what is gone, if it is cut, and why
+    its sound cannot be decoded, if it cannot.
+    """
 
     clip: Clip
     key: str
     header: Probe
     frames: int
     cut: str
+    fault: str
 
 
 def examine(root: str | os.PathLike, read: bool = True) -> Report:
@@ -86,18 +90,19 @@ def examine(root: str | os.PathLike, read: bool = True) -> Report:
 
 def _read_all(clips: Sequence[Clip]) -> tuple[list[Reading], list[str]]:
     """What is read of the clips, and why it is not of the others."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:     # the work is done by ffmpeg, not by threads
-        results = list(tqdm(pool.map(partial(attempt, _read), clips), "reading", len(clips), unit="clip", disable=None))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:                          # the work is done by ffmpeg, not by threads
+        results = list(progress(pool.map(partial(attempt, _read), clips), "reading clips", len(clips)))
     return [r for r in results if isinstance(r, Reading)], [str(r) for r in results if isinstance(r, DataError)]
 
 
 def _read(clip: Clip) -> Reading:
-    key, header = content_key(clip.path), probe(clip.path)
-    frames = sum(1 for _ in stream_frames(clip.path, 16, fps=FPS))
-    return Reading(clip, key, header, frames, _cut(clip.path, header.duration, frames / FPS))
+    key, media = content_key(clip.path), read_media(clip.path, 16, FPS, rate=RATE)
+    frames, sound = len(media.frames), 0 if media.sound is None else len(media.sound)
+    cut = _cut(clip.path, media.probe.duration, frames / FPS, sound / RATE)
+    return Reading(clip, key, media.probe, frames, cut, media.fault)
 
 
-def _cut(path: Path, duration: float, pictures: float) -> str:
+def _cut(path: Path, duration: float, pictures: float, sound: float) -> str:
     """How much of a clip is gone, "" where nothing is: what still decodes is used, so reading it raises no error.
 
     Of an .avi the file says how many bytes it was to have, and ffmpeg guesses `duration` from those that are there. Other
@@ -109,15 +114,9 @@ def _cut(path: Path, duration: float, pictures: float) -> str:
     if head[:4] == b"RIFF" and head[4:] != b"\xff" * 4 and declared > size:      # all ones: a writer that cannot seek
         return f"{size} of {declared} bytes are there, {pictures:.2f} seconds of pictures"
     least = 0.9 * duration - 0.2                     # headers round, and count the silence around compressed sound
-    if pictures < least and _sound(path) < least:
+    if pictures < least and sound < least:
         return f"{duration:.2f} seconds by its header, {pictures:.2f} seconds of pictures"
     return ""
-
-
-def _sound(path: Path) -> float:
-    """How many seconds of sound can be decoded, 0 where none can."""
-    sound = attempt(read_sound, path, 1000)
-    return len(sound) / 1000 if isinstance(sound, np.ndarray) else 0.0
 
 
 def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) -> list[str]:
@@ -148,6 +147,7 @@ def _size(header: Probe) -> str:
 def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> None:
     """Clips cut short or without sound, and those that hold the same bytes: between splits they spoil what is measured."""
     report.add("clips cut short", (f"{_name(r.clip, root)}: {r.cut}" for r in readings if r.cut))
+    report.add("clips whose sound cannot be decoded", (f"{_name(r.clip, root)}: {r.fault}" for r in readings if r.fault))
     report.add("clips without sound", (_name(r.clip, root) for r in readings if not r.header.has_sound))
     between, within = [], []
     same = defaultdict(list)

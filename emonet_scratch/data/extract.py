@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
-from tqdm import tqdm
 
 from ..emotions import CLASSES
 from ..errors import DataError
@@ -21,8 +20,9 @@ from ..files import owned_file, write_whole
 from .afew import class_of, same_name
 from .left_out import attempt, usable
 from .opensmile import write_arff, write_csv
+from .progress import progress
 from .sound import compact, is10
-from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
+from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, ffmpeg_version, read_sound
 
 #: What makes a vector of a sound, by name and version.
 EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
@@ -33,6 +33,16 @@ EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]
 DEFAULT = is10.EXTRACTOR
 SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES
 FORMATS = (".arff", ".csv", ".npz")
+
+
+def made_by(extractor: str) -> str:
+    """What vectors of an extractor hang on: its name and the version of ffmpeg, "is10-2+ffmpeg-7.0.2"."""
+    return f"{extractor}+ffmpeg-{ffmpeg_version()}"
+
+
+def base_of(made: str) -> str:
+    """The extractor alone of what `made_by` gives, or of what older versions wrote, which is its name only."""
+    return made.partition("+")[0]
 
 
 def vector_of(path: str | os.PathLike, extractor: str = DEFAULT) -> np.ndarray:
@@ -80,12 +90,11 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
     if not clips:
         raise DataError(f"{', '.join(map(repr, map(str, paths)))}: expected sounds or clips, got none "
                         f"({', '.join(sorted(SUFFIXES))})")
-    with closing(_Journal(partial, extractor, log)) as journal:
+    with closing(_Journal(partial, made_by(extractor), log)) as journal:
         todo = [clip for clip, identity in clips.items() if identity not in journal.vectors]
         if len(todo) < len(clips):
             log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
-        bar = tqdm(_work(todo, extractor, workers), "audio features", len(clips), initial=len(clips) - len(todo),
-                   unit="clip", leave=False, disable=None)
+        bar = progress(_work(todo, extractor, workers), "audio features", len(clips), initial=len(clips) - len(todo))
         for clip, vector in usable(bar, on_error, log):
             journal.add(clips[clip], vector)
     done = {clip: journal.vectors[identity] for clip, identity in clips.items() if identity in journal.vectors}
@@ -137,7 +146,7 @@ class _Journal:
             what = "of another extractor" if first.startswith(b'{"extractor": "') else "no record of vectors that are done"
             raise DataError(f"{str(path)!r} is {what} ({first[:80].decode(errors='replace')!r}): move it elsewhere, or give "
                             f"another --out")
-        self.vectors, damaged = _entries([line for line in lines if line], len(EXTRACTORS[extractor][1]))
+        self.vectors, damaged = _entries([line for line in lines if line], len(EXTRACTORS[base_of(extractor)][1]))
         if damaged:
             log(f"{str(path)!r}: damaged lines, {damaged} in all, are left out: what they held is done again")
         with self._named():
@@ -194,11 +203,11 @@ def _write(out: Path, extractor: str, clips: Sequence[Path], vectors: Sequence[n
     names = stems if len(set(map(same_name, stems))) == len(stems) else [clip.as_posix() for clip in clips]
     if out.suffix.lower() == ".arff":
         labels = [class_of(clip.parts[:-1]) for clip in clips]
-        write_arff(out, extractor, feature_names, zip(names, labels, vectors, strict=True), CLASSES)
+        write_arff(out, made_by(extractor), feature_names, zip(names, labels, vectors, strict=True), CLASSES)
     elif out.suffix.lower() == ".csv":
         write_csv(out, feature_names, zip(names, vectors, strict=True))
     else:
         content = BytesIO()
         np.savez(content, names=np.array(names), features=np.array(vectors), feature_names=np.array(feature_names),
-                 extractor=np.array(extractor))
+                 extractor=np.array(made_by(extractor)))
         write_whole(out, content.getvalue())

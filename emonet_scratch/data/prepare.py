@@ -1,29 +1,34 @@
 """From a folder in AFEW's layout to splits in memory: decode, collect audio vectors, account for every clip."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import DataError
 from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
-from .extract import DEFAULT, EXTRACTORS, vector_of
+from .extract import DEFAULT, EXTRACTORS, base_of, made_by
 from .faces import import_cv2, read_face
 from .left_out import attempt, usable
-from .video import FrameCache, content_key, read_clip
+from .progress import progress
+from .sound.is10 import RATE
+from .video import FrameCache, Media, content_key, ffmpeg_version, read_media
+
+WORKERS = 1 + (os.cpu_count() or 1)     # threads: one computes features while ffmpeg decodes for the others
 
 
 @dataclass
 class Dataset:
     """Splits by name, the names of the audio features, the clips that were left out; and the extractor.
 
-    extractor: what made the audio vectors, one of EXTRACTORS, or "files" for files that name none of them; "" without sound.
+    extractor: what made the audio vectors, one of EXTRACTORS and the version of ffmpeg (see `made_by`), or "files" for files
+    that name none of them; "" without sound.
     """
 
     splits: dict[str, Split]
@@ -39,9 +44,10 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     """Read the splits `wanted` of the data set at `root`.
 
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
-    all, computed from the sound tracks by `extractor`. With video, a clip without sound has a missing vector, all NaN.
+    all, computed from the sound tracks by `extractor`. With video, a clip without sound, or with sound that cannot be
+    decoded, has a missing vector, all NaN; the latter are named.
     frame_size, fit, max_frames: as in `read_clip`; crop: "faces" cuts the face out of each clip (see faces.py) and says
-    how many clips have none; cache: a folder for decoded frames.
+    how many clips have none; cache: a folder for decoded frames and computed vectors.
 
     A clip that lacks what is asked for and a feature file that cannot be used are named; on_error "skip" leaves them
     out, "stop" raises DataError. DataError, too, for a wanted split without clips or without any that can be used.
@@ -52,27 +58,29 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     if faces:
         import_cv2()                                                          # one line, not one for every clip
     clips, everything = _find(root, wanted, log)
-    features, see, hear, faceless = None, None, None, []
+    features = None
     if sound:
         features = load_features(root, clips, wanted, on_error, log)
         if features is None:
             log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from "
                 f"sound tracks ({extractor})")
-        hear = partial(audio_vector, features=features, extractor=extractor, missing=video)
-    if video:
-        see = partial(clip_frames, frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop,
-                      cache=FrameCache(cache, optional=True) if cache else None, faceless=faceless)
-    readings, skipped = _read_all(everything, see, hear, on_error, log)
+    pictures = dict(frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop) if video else None
+    reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None)
+    readings, skipped = _read_all(everything, reader, on_error, log)
     splits = {name: _split(root, name, clips[name], readings) for name in wanted}
     if faces:
-        log(f"faces: none found in {len(faceless)} of {len(everything)} clips, of which the whole frames are used")
+        faceless = sum(not reading.face for reading in readings.values())
+        log(f"faces: none found in {faceless} of {len(everything)} clips, of which the whole frames are used")
     if skipped:
         log(f"{len(skipped)} of {len(everything)} clips were left out")
     if not sound:
         return Dataset(splits, (), skipped)
     silent = sum(int(np.isnan(split.audio).all(axis=1).sum()) for split in splits.values())
-    if silent:
-        log(f"{silent} of {len(everything)} clips have no sound: their audio vectors are missing")
+    faulty = sum(bool(reading.fault) for reading in readings.values())
+    if faulty:
+        log(f"{faulty} of {len(everything)} clips have no sound that can be read: their audio vectors are missing")
+    if silent > faulty:
+        log(f"{silent - faulty} of {len(everything)} clips have no sound: their audio vectors are missing")
     names = features.names if features else EXTRACTORS[extractor][1]
     return Dataset(splits, names, skipped, extractor_of(features, extractor))
 
@@ -91,64 +99,128 @@ def _find(root: str | os.PathLike, wanted: Sequence[str],
     return clips, [clip for name in wanted for clip in clips[name]]
 
 
-def _read_all(clips: Sequence[Clip], see: Callable[[Path], np.ndarray] | None, hear: Callable[[Clip], np.ndarray] | None,
-              on_error: str, log: Callable[[str], None]) -> tuple[dict[Clip, tuple], list[Clip]]:
-    """Of each clip (frames by `see`, vector by `hear`, sha256), many at once; and the clips that are left out."""
-    def read(clip: Clip) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-        frames = see(clip.path) if see else None
-        audio = hear(clip) if hear else None
-        return frames, audio, content_key(clip.path) if see else ""
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a clip: frames (T, H, W, 3) uint8, its audio vector (D,), sha256 of the file; each only if asked for.
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
-        bar = tqdm(results, "reading clips", len(clips), unit="clip", leave=False, disable=None)
+    fault: why its sound cannot be decoded, "" where it can or where there is none. face: whether a face was found, if any
+    was looked for.
+    """
+
+    frames: np.ndarray | None = None
+    audio: np.ndarray | None = None
+    key: str = ""
+    fault: str = ""
+    face: bool = True
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads what a network sees and hears of a clip, in one start of ffmpeg, or from the cache.
+
+    pictures: frame_size, fit, max_frames, crop as of `prepare`; None: they are not looked at, and no more is sound without
+    `sound`. features: vectors from files; without, they are computed by `extractor`.
+    """
+
+    pictures: Mapping[str, Any] | None
+    sound: bool
+    features: Features | None = None
+    extractor: str = DEFAULT
+    cache: FrameCache | None = None
+
+    def __call__(self, clip: Clip) -> Reading:
+        """DataError: pictures that cannot be read; without pictures, a clip that has no vector.
+
+        With pictures, a clip whose sound is missing or cannot be decoded has a vector that is all NaN.
+        """
+        if self.sound and self.features is not None:
+            audio = audio_vector(clip, self.features, missing=bool(self.pictures))
+            return self._read(clip.path, audio) if self.pictures else Reading(audio=audio)
+        reading = self._read(clip.path, None)
+        if self.sound and not self.pictures and np.isnan(reading.audio).all():
+            raise DataError(f"{str(clip.path)!r} has no sound track, and there are no feature files" if not reading.fault
+                            else f"{str(clip.path)!r}: {reading.fault}")
+        return reading
+
+    def _read(self, path: Path, audio: np.ndarray | None) -> Reading:
+        """audio: the vector, if it is known already."""
+        content, listen = content_key(path), self.sound and audio is None
+        seen = self._key(content, **self.pictures, fps=25) if self.pictures else ""
+        heard = self._key(content, extractor=self.extractor) if listen else ""
+        frames, face = self._known(seen), True
+        audio = self._known(heard) if listen else audio
+        if self.pictures and self.pictures["crop"] == "faces":
+            size, most = self.pictures["frame_size"], self.pictures["max_frames"]
+            frames, face = read_face(path, size, max_frames=most, cache=self.cache)
+        media = self._media(path, self.pictures and frames is None, listen and audio is None)
+        if media.frames is not None:
+            frames = self.cache.keep(seen, media.frames) if self.cache else media.frames
+        if listen and audio is None:
+            compute, names = EXTRACTORS[self.extractor]
+            audio = np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
+            if self.cache and not media.fault:
+                self.cache.store(heard, audio)
+        return Reading(frames, audio, content if self.pictures else "", media.fault, face)
+
+    def _key(self, content: str, **settings: Any) -> str:
+        return self.cache.key_of(content, ffmpeg=ffmpeg_version(), **settings) if self.cache else ""
+
+    def _known(self, key: str) -> np.ndarray | None:
+        return self.cache.load(key) if self.cache and key else None
+
+    def _media(self, path: Path, look: bool, listen: bool) -> Media:
+        """What ffmpeg has to read; no fault of the sound is an error where there are pictures."""
+        rate = RATE if listen else None
+        if look:
+            size, most, fit = (self.pictures[name] for name in ("frame_size", "max_frames", "fit"))
+            return read_media(path, size, max_frames=most, fit=fit, rate=rate)
         try:
-            readings = dict(usable(bar, on_error, log))
+            return read_media(path, rate=rate) if listen else Media(None, None, None, "")
+        except DataError as error:
+            if not self.pictures:
+                raise
+            return Media(None, None, None, str(error))
+
+
+def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: str,
+              log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[Clip]]:
+    """The readings of the clips, many at once; and the clips that are left out."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
+        try:
+            readings = dict(usable(progress(results, "reading clips", len(clips)), on_error, log))
         finally:
             pool.shutdown(cancel_futures=True)
+    for clip, reading in readings.items():
+        if reading.fault:
+            log(f"without sound: {str(clip.path)!r}: {reading.fault}")
     return readings, [clip for clip in clips if clip not in readings]
 
 
-def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, tuple]) -> Split:
+def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:
     """Those of the clips that were read; DataError where none was."""
     used = [clip for clip in clips if clip in readings]
     if not used:
         raise DataError(f"{str(root)!r}: none of the {len(clips)} clips of the {name} split can be used")
-    frames, audio, keys = map(list, zip(*(readings[clip] for clip in used), strict=True))
+    frames, audio, keys = ([getattr(readings[clip], name) for clip in used] for name in ("frames", "audio", "key"))
     labels = np.array([-1 if clip.label is None else clip.label for clip in used])
     return Split([clip.id for clip in used], labels, None if frames[0] is None else frames,
                  None if audio[0] is None else np.array(audio), keys)
 
 
-def clip_frames(path: str | os.PathLike, frame_size: int, fit: str = "pad", max_frames: int | None = None,
-                crop: str = "none", cache: FrameCache | None = None, faceless: list | None = None) -> np.ndarray:
-    """The frames of one clip as a network with these settings sees them; a path without a face is added to `faceless`."""
-    if crop == "none":
-        return read_clip(path, frame_size, max_frames=max_frames, fit=fit, cache=cache)
-    frames, found = read_face(path, frame_size, max_frames=max_frames, cache=cache)
-    if not found and faceless is not None:
-        faceless.append(path)
-    return frames
-
-
 def extractor_of(features: Features | None, extractor: str = DEFAULT) -> str:
-    """What made the vectors: `extractor` without feature files, else what these say, or "files"."""
+    """What made the vectors: `extractor` and this ffmpeg without feature files, else what these say, or "files"."""
     if features is None:
-        return extractor
-    return features.relation if features.relation in EXTRACTORS else "files"
+        return made_by(extractor)
+    return features.relation if base_of(features.relation) in EXTRACTORS else "files"
 
 
-def audio_vector(clip: Clip, features: Features | None, extractor: str = DEFAULT, missing: bool = False) -> np.ndarray:
-    """The (D,) vector of a clip, from the feature files or, without any, from its sound. DataError where it has none.
+def audio_vector(clip: Clip, features: Features, missing: bool = False) -> np.ndarray:
+    """The (D,) vector of a clip, from the feature files. DataError where it has none.
 
-    missing: a clip without sound, or with a vector of missing values only, is no error: its vector is all NaN.
+    missing: a vector of missing values only is no error.
     """
     name = str(Path(clip.path))
-    if features is None:
-        vector = vector_of(clip.path, extractor)
-        if np.isnan(vector).all() and not missing:
-            raise DataError(f"{name!r} has no sound track, and there are no feature files")
-        return vector
     if clip.key not in features.vectors:
         raise DataError(f"{name!r} has no audio vector in the feature files")
     if clip.key in features.unclear:

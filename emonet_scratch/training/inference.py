@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..backend import Array, to_device
 from ..data.batches import Batch, Split, batches
+from ..data.extract import base_of
 from ..emotions import CLASSES
 from ..errors import CheckpointError
 from ..losses import softmax, softmax_cross_entropy
@@ -19,7 +21,7 @@ from .projection import AudioProjection
 
 
 def reading(config: EmoNetConfig) -> dict[str, Any]:
-    """How clips are read for a network: arguments of `data.prepare.prepare` and `clip_frames`."""
+    """How clips are read for a network: arguments of `data.prepare.prepare`, and `pictures` of its `Reader`."""
     return {name: getattr(config, name) for name in ("frame_size", "fit", "max_frames", "crop")}
 
 
@@ -91,7 +93,7 @@ class Model:
     net: EmoNet
     projection: AudioProjection | None
     feature_names: tuple[str, ...]
-    extractor: str                  # what made its audio vectors; "" for a network that reads none
+    extractor: str                  # what made its audio vectors, by which ffmpeg; "" for a network that reads none
     path: Path
 
     @property
@@ -103,17 +105,23 @@ class Model:
         """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
         return evaluate(self.net, project(split, self.projection), device)
 
-    def check_features(self, names: tuple[str, ...], extractor: str) -> None:
-        """CheckpointError unless these are the audio features that the network was trained on, by the same extractor."""
+    def check_features(self, names: tuple[str, ...], extractor: str, log: Callable[[str], None] = print) -> None:
+        """CheckpointError unless these are the audio features that the network was trained on, by the same extractor.
+
+        Where another ffmpeg has decoded the sound for it, a line says so: decoders differ in their last bits, and more.
+        """
         if self.projection is None:
             return
         if names != self.feature_names:
             raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on {len(self.feature_names)} audio features "
                                   f"(first: {self.feature_names[0]!r}), got {len(names)} (first: {names[:1]}): "
                                   f"use vectors of the same extractor")
-        if extractor != self.extractor:
+        if base_of(extractor) != base_of(self.extractor):
             raise CheckpointError(f"checkpoint {str(self.path)!r} was trained on audio vectors of {_source(self.extractor)},"
                                   f" got those of {_source(extractor)}: equal names do not make equal numbers")
+        if extractor != self.extractor and "+" in extractor and "+" in self.extractor:
+            log(f"note: checkpoint {str(self.path)!r} was trained on audio vectors of {self.extractor}, these are of "
+                f"{extractor}: the same extractor behind another decoder, so numbers may differ a little")
 
 
 def _source(extractor: str) -> str:

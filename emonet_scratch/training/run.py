@@ -15,6 +15,7 @@ from .. import dispatch
 from ..backend import choose_device
 from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
+from ..data.video import ffmpeg_version
 from ..emotions import CLASSES
 from ..files import owned, write_whole
 from ..models import EmoNetConfig
@@ -49,7 +50,7 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     projection = projection or projection_of(settings.config, train, settings.seed, log)
     to = f"; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}" if projection else ""
     log(f"{len(train)} training and {len(val)} validation clips{to}")
-    settings.write(folder, versions())                                        # only now: what has it can be resumed
+    settings.write(folder, versions() | {"ffmpeg": ffmpeg_version()})         # only now: what has it can be resumed
     results = {}
     for name in settings.modalities:
         hears = "audio" in MODALITIES[name]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..backend import Array, to_device
 from ..data.batches import Batch, Split, batches
+from ..data.progress import progress
 from ..data.video import FrameCache
 from ..emotions import CLASSES
 from ..errors import CheckpointError, NonFiniteError
@@ -24,6 +24,7 @@ from ..models import EmoNet, EmoNetConfig
 from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
 from .checkpoint import expected_of, read_checkpoint, write_checkpoint, write_metrics
 from .fingerprint import check_data, fingerprint, sha256
+from .forecast import Forecast
 from .inference import count_right, evaluate, forward, project
 from .non_finite import first_non_finite, overflow_unwarned
 from .projection import AudioProjection
@@ -97,6 +98,8 @@ class Trainer:
         if self.config.freeze_trunk and "video" in self.config.modalities:
             self.train, self.val = (with_trunk_features(split, self.model, self.device, self.cache)
                                     for split in (self.train, self.val))
+        self.forecast = Forecast(self.config, self.device, len(self.train), len(self.val),
+                                 self.config.epochs - self.progress.epoch, self.log)
         while self.progress.epoch < self.config.epochs and not self._out_of_patience():
             started = time.perf_counter() - self.progress.seconds
             self._train_epoch(started)
@@ -159,9 +162,7 @@ class Trainer:
     def _train_epoch(self, started: float) -> None:
         p, c = self.progress, self.config
         self.model.train()
-        bar = tqdm(total=len(self.train), initial=p.sums[2], unit="clip", desc=f"{self.name} {p.epoch + 1}/{c.epochs}",
-                   leave=False, disable=None)
-        with bar:
+        with progress(None, f"{self.name} {p.epoch + 1}/{c.epochs}", len(self.train), initial=p.sums[2]) as bar:
             for batch in batches(self.train, c.batch_size, c.frames, seed=self.seed, epoch=p.epoch, training=True,
                                  modality_dropout=c.modality_dropout if len(c.modalities) == 2 else 0.0,
                                  jitter=c.augment, start=p.batch):
@@ -171,6 +172,7 @@ class Trainer:
                 p.batch += 1
                 bar.set_postfix(loss=f"{p.sums[0] / p.sums[2]:.3f}", accuracy=f"{p.sums[1] / p.sums[2]:.3f}")
                 bar.update(len(batch))
+                self.forecast.step(len(batch))
                 if self.save_every and self.optimizer.t % self.save_every == 0:
                     p.seconds = time.perf_counter() - started
                     self._save("last")
@@ -313,7 +315,7 @@ def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | P
         trunk += [name.encode(), array]
     trunk = sha256(trunk).encode()
     store, features = FrameCache(cache, optional=True) if cache else None, []
-    for clip in tqdm(split.frames, unit="clip", desc="trunk features", leave=False, disable=None):
+    for clip in progress(split.frames, "trunk features", len(split)):
         key = sha256([trunk, clip]) if store else ""
         known = store.load(key) if store else None
         if known is None:

@@ -191,7 +191,7 @@ def _best_lag(x: np.ndarray, low: int, high: int) -> tuple[int, float, float]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, lags: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Pearson's, (L,), of a (S,) and each row of b (L, S), over as many first samples as `lags` (L, 1) says: those `within`."""
+    """Pearson's, (L,), of a (S,) and each row of b (L, S), over their first samples: `lags` (L, 1) many, those `within`."""
     a, b = a * within, b * within
     a -= within * (a.sum(axis=1, keepdims=True) / lags)
     b -= within * (b.sum(axis=1, keepdims=True) / lags)

@@ -24,6 +24,7 @@ import numpy as np
 from ...emotions import CLASSES
 from ...errors import DataError
 from ...files import owned_file
+from ..extract import made_by
 from ..opensmile import write_arff
 from ..sound import compact
 from ..video import read_sound
@@ -139,7 +140,7 @@ def _write_clip(root: Path, split: str, label: str, seed: list[int], name: str) 
     frames, sound = draw_clip(label, np.random.default_rng(seed))
     encode(clip / f"{name}.avi", frames, sound)
     vector = compact.features(read_sound(clip / f"{name}.avi"))
-    write_arff(arff / f"{name}.arff", compact.EXTRACTOR, compact.FEATURE_NAMES,
+    write_arff(arff / f"{name}.arff", made_by(compact.EXTRACTOR), compact.FEATURE_NAMES,
                [(name, label if place else None, vector)])
 
 

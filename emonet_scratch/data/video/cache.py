@@ -52,7 +52,11 @@ class FrameCache:
 
     def key(self, path: PathLike, **settings: object) -> str:
         """sha256 of content, settings, versions of format and ffmpeg, in hexadecimal. DataError as those."""
-        text = json.dumps([content_key(path), settings, CACHE_VERSION, ffmpeg_version()], sort_keys=True)
+        return self.key_of(content_key(path), **settings)
+
+    def key_of(self, content: str, **settings: object) -> str:
+        """The key of a file with this `content_key`."""
+        text = json.dumps([content, settings, CACHE_VERSION, ffmpeg_version()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load(self, key: str) -> np.ndarray | None:

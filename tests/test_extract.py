@@ -13,7 +13,7 @@ import pytest
 
 from emonet_scratch.cli import main
 from emonet_scratch.data import extract as module
-from emonet_scratch.data.extract import EXTRACTORS, base_of, extract, find, made_by, vector_of
+from emonet_scratch.data.extract import EXTRACTORS, extract, find, made_by, vector_of
 from emonet_scratch.data.opensmile import read_arff, read_csv
 from emonet_scratch.data.sound import is10
 from emonet_scratch.data.video import read_sound

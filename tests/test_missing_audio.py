@@ -77,8 +77,8 @@ def test_a_checkpoint_knows_its_extractor_and_refuses_another(trained, mute, tmp
     capsys.readouterr()
     assert main(call) == 1
     said = capsys.readouterr().err
-    assert "the extractor is10-2, got" in said and "is10-2-energy" in said
-    out.write_text(out.read_text().replace("is10-2-energy", "SMILEfeatures"))
+    assert f"the extractor {made_by('is10-2')}, got" in said and "is10-2-energy" in said
+    out.write_text(out.read_text().replace("is10-2-energy+", "SMILEfeatures+"))
     assert main(call) == 1 and "feature files of a data set" in capsys.readouterr().err
 
 

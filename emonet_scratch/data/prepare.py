@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from ..errors import DataError
 from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
 from .extract import DEFAULT, EXTRACTORS, base_of, made_by
-from .faces import import_cv2, read_face
+from .faces import SEARCH, import_cv2, read_face
 from .left_out import attempt, usable
 from .progress import progress
 from .sound.is10 import RATE
 from .video import FrameCache, Media, content_key, ffmpeg_version, read_media
 
+NOTHING = Media(None, None, None, "")
 WORKERS = 1 + (os.cpu_count() or 1)     # threads: one computes features while ffmpeg decodes for the others
 
 
@@ -68,19 +69,9 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None)
     readings, skipped = _read_all(everything, reader, on_error, log)
     splits = {name: _split(root, name, clips[name], readings) for name in wanted}
-    if faces:
-        faceless = sum(not reading.face for reading in readings.values())
-        log(f"faces: none found in {faceless} of {len(everything)} clips, of which the whole frames are used")
-    if skipped:
-        log(f"{len(skipped)} of {len(everything)} clips were left out")
+    _account(readings, skipped, faces, log)
     if not sound:
         return Dataset(splits, (), skipped)
-    silent = sum(int(np.isnan(split.audio).all(axis=1).sum()) for split in splits.values())
-    faulty = sum(bool(reading.fault) for reading in readings.values())
-    if faulty:
-        log(f"{faulty} of {len(everything)} clips have no sound that can be read: their audio vectors are missing")
-    if silent > faulty:
-        log(f"{silent - faulty} of {len(everything)} clips have no sound: their audio vectors are missing")
     names = features.names if features else EXTRACTORS[extractor][1]
     return Dataset(splits, names, skipped, extractor_of(features, extractor))
 
@@ -133,53 +124,55 @@ class Reader:
 
         With pictures, a clip whose sound is missing or cannot be decoded has a vector that is all NaN.
         """
+        given = None
         if self.sound and self.features is not None:
-            audio = audio_vector(clip, self.features, missing=bool(self.pictures))
-            return self._read(clip.path, audio) if self.pictures else Reading(audio=audio)
-        reading = self._read(clip.path, None)
+            given = audio_vector(clip, self.features, missing=bool(self.pictures))
+            if not self.pictures:
+                return Reading(audio=given)
+        reading = self._read(clip.path, listen=self.sound and given is None)
         if self.sound and not self.pictures and np.isnan(reading.audio).all():
-            raise DataError(f"{str(clip.path)!r} has no sound track, and there are no feature files" if not reading.fault
-                            else f"{str(clip.path)!r}: {reading.fault}")
-        return reading
+            raise DataError(f"{str(clip.path)!r}: {reading.fault}" if reading.fault else
+                            f"{str(clip.path)!r} has no sound track, and there are no feature files")
+        return reading if given is None else replace(reading, audio=given)
 
-    def _read(self, path: Path, audio: np.ndarray | None) -> Reading:
-        """audio: the vector, if it is known already."""
-        content, listen = content_key(path), self.sound and audio is None
-        seen = self._key(content, **self.pictures, fps=25) if self.pictures else ""
-        heard = self._key(content, extractor=self.extractor) if listen else ""
-        frames, face = self._known(seen), True
-        audio = self._known(heard) if listen else audio
-        if self.pictures and self.pictures["crop"] == "faces":
-            size, most = self.pictures["frame_size"], self.pictures["max_frames"]
-            frames, face = read_face(path, size, max_frames=most, cache=self.cache)
-        media = self._media(path, self.pictures and frames is None, listen and audio is None)
-        if media.frames is not None:
-            frames = self.cache.keep(seen, media.frames) if self.cache else media.frames
-        if listen and audio is None:
+    def _read(self, path: Path, listen: bool) -> Reading:
+        content = content_key(path)
+        key = self._key(content, extractor=self.extractor)
+        audio = self._known(key) if listen else None
+        rate = RATE if listen and audio is None else None
+        media, frames, face = self._see(path, content, rate)
+        if rate:
             compute, names = EXTRACTORS[self.extractor]
             audio = np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
             if self.cache and not media.fault:
-                self.cache.store(heard, audio)
+                self.cache.store(key, audio)
         return Reading(frames, audio, content if self.pictures else "", media.fault, face)
+
+    def _see(self, path: Path, content: str, rate: int | None) -> tuple[Media, np.ndarray | None, bool]:
+        """(what ffmpeg has read, with sound if there is a rate; frames; whether a face was found)."""
+        if not self.pictures:
+            return _hear(path, rate), None, True
+        size, most, fit = (self.pictures[name] for name in ("frame_size", "max_frames", "fit"))
+        if self.pictures["crop"] == "faces":
+            media = read_media(path, SEARCH, max_frames=most, rate=rate) if rate else NOTHING
+            return media, *read_face(path, size, max_frames=most, cache=self.cache, frames=media.frames)
+        key = self._key(content, size=size, max_frames=most, fit=fit)
+        frames = self._known(key)
+        if frames is not None:
+            media = attempt(_hear, path, rate)
+            return Media(None, None, None, str(media)) if isinstance(media, DataError) else media, frames, True
+        media = read_media(path, size, max_frames=most, fit=fit, rate=rate)
+        return media, self.cache.keep(key, media.frames) if self.cache else media.frames, True
 
     def _key(self, content: str, **settings: Any) -> str:
         return self.cache.key_of(content, ffmpeg=ffmpeg_version(), **settings) if self.cache else ""
 
     def _known(self, key: str) -> np.ndarray | None:
-        return self.cache.load(key) if self.cache and key else None
+        return self.cache.load(key) if self.cache else None
 
-    def _media(self, path: Path, look: bool, listen: bool) -> Media:
-        """What ffmpeg has to read; no fault of the sound is an error where there are pictures."""
-        rate = RATE if listen else None
-        if look:
-            size, most, fit = (self.pictures[name] for name in ("frame_size", "max_frames", "fit"))
-            return read_media(path, size, max_frames=most, fit=fit, rate=rate)
-        try:
-            return read_media(path, rate=rate) if listen else Media(None, None, None, "")
-        except DataError as error:
-            if not self.pictures:
-                raise
-            return Media(None, None, None, str(error))
+
+def _hear(path: Path, rate: int | None) -> Media:
+    return read_media(path, rate=rate) if rate else NOTHING
 
 
 def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: str,
@@ -195,6 +188,21 @@ def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: 
         if reading.fault:
             log(f"without sound: {str(clip.path)!r}: {reading.fault}")
     return readings, [clip for clip in clips if clip not in readings]
+
+
+def _account(readings: dict[Clip, Reading], skipped: Sequence[Clip], faces: bool, log: Callable[[str], None]) -> None:
+    """How many clips lack what."""
+    number = len(readings) + len(skipped)
+    faceless = sum(not reading.face for reading in readings.values())
+    faulty = sum(bool(reading.fault) for reading in readings.values())
+    silent = sum(r.audio is not None and np.isnan(r.audio).all() for r in readings.values()) - faulty
+    for applies, line in (
+            (faces, f"faces: none found in {faceless} of {number} clips, of which the whole frames are used"),
+            (skipped, f"{len(skipped)} of {number} clips were left out"),
+            (faulty, f"{faulty} of {number} clips have no sound that can be read: their audio vectors are missing"),
+            (silent, f"{silent} of {number} clips have no sound: their audio vectors are missing")):
+        if applies:
+            log(line)
 
 
 def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:

@@ -139,6 +139,44 @@ def test_linear_prediction_finds_the_resonance_of_a_vowel():
     assert peak * 11000 / 2048 == pytest.approx([700, 1200], abs=40)
 
 
+def best_lag(x, low, high):
+    """The same by the definition alone, at every lag."""
+    r = np.full(high + 1, np.nan)
+    for lag in range(low, high + 1):
+        padded = np.zeros((2, high))                            # sums over as many numbers, so that they round alike
+        padded[:, :lag] = x[:lag], x[lag:2 * lag]
+        padded[:, :lag] -= padded.sum(axis=1, keepdims=True) / lag
+        a, b = padded
+        with np.errstate(invalid="ignore"):
+            r[lag] = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    peaks = [k for k in range(low + 1, high - 1) if r[k - 1] < r[k] > r[k + 1]]
+    if not peaks:
+        return 0, 0.0, 0.0
+    lag = max(peaks, key=lambda k: r[k])
+    offset = 0.5 * (r[lag - 1] - r[lag + 1]) / (r[lag - 1] - 2 * r[lag] + r[lag + 1])
+    return lag, lag + offset, r[lag] - 0.25 * (r[lag - 1] - r[lag + 1]) * offset
+
+
+@given(period=st.floats(26, 300), seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["voice", "noise", "cut", "dc"]))
+def test_a_period_is_that_of_the_definition_to_the_last_bit(period, seed, kind):
+    """The peak is looked for by running sums; what is told of it must not show that."""
+    rng = np.random.default_rng(seed)
+    low, high = int(0.75 * period), int(np.ceil(1.25 * period))
+    t = np.arange(2 * high)
+    x = sum(rng.standard_normal() * np.sin(2 * np.pi * k * t / period + k) for k in range(1, 5)) * (kind != "noise")
+    x = x + rng.uniform(0, 0.3) * rng.standard_normal(len(t))
+    x[rng.integers(low, 2 * high):] *= kind != "cut"                          # silence behind: no correlation at some lags
+    x += 0.4 * (kind == "dc")
+    with np.errstate(all="raise"):
+        got = pitch._best_lag(x, low, high)
+    assert got == best_lag(x, low, high)
+
+
+def test_silence_and_a_constant_have_no_period():
+    for level in (0.0, 0.3):
+        assert pitch._best_lag(np.full(300, level), 112, 150) == (0, 0.0, 0.0)
+
+
 def test_mel_filters_are_triangles():
     w = is10.mel_filters(26, 20, 8000)
     assert w.shape == (257, 26) and w.max() <= 1 and not w[:2].any()

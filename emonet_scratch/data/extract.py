@@ -18,6 +18,7 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import owned_file, write_whole
 from .afew import class_of, same_name
+from .blas import one_blas_thread
 from .left_out import attempt, usable
 from .opensmile import write_arff, write_csv
 from .progress import progress
@@ -113,7 +114,7 @@ def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterato
         return
     # Started afresh: a copy of a process that has threads may wait for locks that nobody holds.
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        jobs = {pool.submit(attempt, vector_of, clip, extractor): clip for clip in clips}
+        jobs = {pool.submit(_alone, clip, extractor): clip for clip in clips}
         try:
             for job in as_completed(jobs):
                 yield jobs.pop(job), job.result()            # popped, so that the vector is not kept
@@ -124,6 +125,11 @@ def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterato
 def _end_with_parent() -> None:
     """In a worker: end with the process that began it, however that ends; it would wait for work for ever."""
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def _alone(clip: Path, extractor: str) -> np.ndarray | DataError:
+    with one_blas_thread():                                               # there are as many processes as cores
+        return attempt(vector_of, clip, extractor)
 
 
 def _identity(clip: Path) -> str:

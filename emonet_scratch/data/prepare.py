@@ -13,15 +13,16 @@ import numpy as np
 from ..errors import DataError
 from .afew import Clip, Features, find_clips, load_features, missing_classes
 from .batches import Split
+from .blas import one_blas_thread
 from .extract import DEFAULT, EXTRACTORS, base_of, made_by
 from .faces import SEARCH, import_cv2, read_face
 from .left_out import attempt, usable
 from .progress import progress
 from .sound.is10 import RATE
-from .video import FrameCache, Media, content_key, ffmpeg_version, read_media
+from .video import FrameCache, Media, content_key, read_media
 
 NOTHING = Media(None, None, None, "")
-WORKERS = 1 + (os.cpu_count() or 1)     # threads: one computes features while ffmpeg decodes for the others
+WORKERS = 1 + (os.cpu_count() or 1)     # threads: while ffmpeg decodes for one, the vector of another is computed
 
 
 @dataclass
@@ -165,7 +166,7 @@ class Reader:
         return media, self.cache.keep(key, media.frames) if self.cache else media.frames, True
 
     def _key(self, content: str, **settings: Any) -> str:
-        return self.cache.key_of(content, ffmpeg=ffmpeg_version(), **settings) if self.cache else ""
+        return self.cache.key_of(content, **settings) if self.cache else ""
 
     def _known(self, key: str) -> np.ndarray | None:
         return self.cache.load(key) if self.cache else None
@@ -178,7 +179,7 @@ def _hear(path: Path, rate: int | None) -> Media:
 def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: str,
               log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[Clip]]:
     """The readings of the clips, many at once; and the clips that are left out."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(WORKERS) as pool:
         results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
         try:
             readings = dict(usable(progress(results, "reading clips", len(clips)), on_error, log))

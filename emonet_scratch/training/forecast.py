@@ -1,5 +1,6 @@
 """How long a training will take on this machine, said after its first steps; and what would be quicker."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ class Forecast:
                  clock: Callable[[], float] = time.perf_counter) -> None:
         self.config, self.device, self.epochs, self.log, self.clock = config, device, epochs, log, clock
         self.clips = train + val * config.test_windows / 3                  # a step costs about three forward passes
+        self.wanted = min(STEPS, epochs * math.ceil(train / config.batch_size))
         self.begun = self.last = clock()
         self.times: list[float] | None = []                                 # seconds a clip of each step; None: it is said
 
@@ -26,7 +28,7 @@ class Forecast:
         now = self.clock()
         self.times.append((now - self.last) / clips)
         self.last = now
-        if len(self.times) == STEPS or now - self.begun > ENOUGH:
+        if len(self.times) == self.wanted or now - self.begun > ENOUGH:
             epoch = min(self.times) * self.clips                            # the first step also loads and compiles
             hints = ", ".join(quicker(self.config, self.device)) if epoch * self.epochs > LONG else ""
             self.log(f"about {_words(epoch)} an epoch, {_words(epoch * self.epochs)} for {self.epochs} on this machine"

@@ -13,6 +13,7 @@ from emonet_scratch.data import prepare as module
 from emonet_scratch.data.afew import Features
 from emonet_scratch.data.doctor import examine
 from emonet_scratch.data.extract import base_of, made_by
+from emonet_scratch.data.opensmile import read_arff
 from emonet_scratch.data.prepare import extractor_of, prepare
 from emonet_scratch.data.sound import is10
 from emonet_scratch.data.video import ffmpeg as program
@@ -126,6 +127,20 @@ def test_sound_that_stalls_costs_no_pictures(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "read_media", stall)
     train = prepare(tree, ("train",), log=lambda line: None, **options).splits["train"]
     assert len(train) == 4 and np.isnan(train.audio).all()
+
+
+def test_features_have_a_row_of_missing_values_for_them_so_that_a_training_keeps_them(tree, tmp_path, capsys):
+    out = tmp_path / "x.arff"
+    assert main(["features", str(tree / "Train"), "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("without sound: ") == 2 and all(name in said for name in BAD)
+    assert "2 clips have no sound that can be read" in said
+    rows = {row.name: row.vector for row in read_arff(out).rows}
+    assert [name for name, vector in rows.items() if np.isnan(vector).all()] == ["empty", "nan", "notrack"]
+    assert np.isfinite(rows["good"]).all()
+    silent = tmp_path / "nan.wav"                                             # without pictures there is nothing left of it
+    ffmpeg("-f", "lavfi", "-i", "aevalsrc=0/0:s=16000:d=1", "-c:a", "pcm_f32le", silent)
+    assert main(["features", str(silent), "--out", str(tmp_path / "y.arff"), "--workers", "1"]) == 1
 
 
 def test_the_doctor_names_them(tree):

@@ -23,7 +23,7 @@ from .left_out import attempt, usable
 from .opensmile import write_arff, write_csv
 from .progress import progress
 from .sound import compact, is10
-from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, ffmpeg_version, read_sound
+from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES, ffmpeg_version, read_media
 
 #: What makes a vector of a sound, by name and version.
 EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]] = {
@@ -34,6 +34,10 @@ EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]
 DEFAULT = is10.EXTRACTOR
 SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES
 FORMATS = (".arff", ".csv", ".npz")
+
+
+class Unheard(DataError):
+    """The sound of a clip with pictures cannot be decoded: as good as none."""
 
 
 def made_by(extractor: str) -> str:
@@ -47,10 +51,15 @@ def base_of(made: str) -> str:
 
 
 def vector_of(path: str | os.PathLike, extractor: str = DEFAULT) -> np.ndarray:
-    """The (D,) vector of a clip's sound; all NaN, "missing", where it has no sound track. DataError: it cannot be read."""
+    """The (D,) vector of a clip's sound; all NaN, "missing", where it has no sound track. DataError: it cannot be read.
+
+    Unheard where there are pictures and only the sound cannot be decoded.
+    """
     compute, names = EXTRACTORS[extractor]
-    sound = read_sound(path)
-    return np.full(len(names), np.nan) if sound is None else compute(sound)
+    media = read_media(path, rate=is10.RATE)
+    if media.fault:
+        raise (Unheard if media.probe else DataError)(f"{os.fsdecode(path)!r}: {media.fault}")
+    return np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
 
 
 def find(paths: Iterable[str | os.PathLike]) -> list[Path]:
@@ -96,7 +105,7 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
         if len(todo) < len(clips):
             log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
         bar = progress(_work(todo, extractor, workers), "audio features", len(clips), initial=len(clips) - len(todo))
-        for clip, vector in usable(bar, on_error, log):
+        for clip, vector in usable(_heard(bar, extractor, log), on_error, log):
             journal.add(clips[clip], vector)
     done = {clip: journal.vectors[identity] for clip, identity in clips.items() if identity in journal.vectors}
     if not done:
@@ -104,6 +113,19 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
     _write(out, extractor, list(done), list(done.values()))
     partial.unlink()
     return len(done), len(clips) - len(done)
+
+
+def _heard(results: Iterable[tuple[Path, np.ndarray | DataError]], extractor: str,
+           log: Callable[[str], None]) -> Iterator[tuple[Path, np.ndarray | DataError]]:
+    """The same with missing vectors for clips whose sound cannot be decoded; they are named and counted."""
+    faulty = 0
+    for clip, result in results:
+        if isinstance(result, Unheard):
+            log(f"without sound: {result}")
+            faulty, result = faulty + 1, np.full(len(EXTRACTORS[extractor][1]), np.nan)
+        yield clip, result
+    if faulty:
+        log(f"{faulty} clips have no sound that can be read: their vectors are missing")
 
 
 def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterator[tuple[Path, np.ndarray | DataError]]:

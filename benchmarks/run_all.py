@@ -15,6 +15,7 @@ from typing import TextIO
 # script, and which of --threads, --rounds, --skip and --before it takes; all take --quick
 SCRIPTS = {"imports.py": ("rounds", "before"),
            "decode.py": ("rounds", "skip", "before"),
+           "reading.py": ("rounds",),
            "layers_cpu.py": ("threads", "rounds", "skip", "before"),
            "resnet_cpu.py": ("threads", "rounds", "skip", "before"),
            "lstm_cpu.py": ("threads", "rounds", "skip", "before"),

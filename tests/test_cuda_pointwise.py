@@ -13,6 +13,7 @@ from emonet_scratch import dispatch, layers, losses, optim
 from emonet_scratch.kernels.cuda import launch, pointwise
 from emonet_scratch.layers import Parameter
 from tests.strategies import seeds
+from tests.test_losses import EDGES
 
 drawn = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPS = np.finfo(np.float32).eps
@@ -165,6 +166,14 @@ def test_a_loss_over_more_rows_than_a_grid_has_warps(shim, monkeypatch):
     want, want_d = losses.softmax_cross_entropy.__wrapped__(logits.astype(np.float64), labels)
     assert math.isclose(loss, want, rel_tol=16 * EPS)
     near(dlogits, want_d, 7, "dlogits")
+
+
+@pytest.mark.parametrize("logits, labels, smoothing, weights, loss, dlogits", EDGES)
+def test_edges_of_the_loss(shim, logits, labels, smoothing, weights, loss, dlogits):
+    found, d = losses.softmax_cross_entropy(shim.asarray(np.array(logits, np.float32)), np.array(labels), smoothing,
+                                            None if weights is None else shim.asarray(np.array(weights, np.float32)))
+    assert found == pytest.approx(loss, rel=1e-6, nan_ok=True)
+    assert np.allclose(d.get(), dlogits, atol=2e-7, equal_nan=True)
 
 
 def test_a_logit_that_is_not_a_number_shows_in_the_loss(shim):

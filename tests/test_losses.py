@@ -54,6 +54,67 @@ def test_weights_and_smoothing_agree_with_pytorch():
     assert loss == pytest.approx(expected.item()) and np.allclose(d, t.grad.numpy())
 
 
+INF, NAN = np.inf, np.nan
+#: logits, labels, label_smoothing, class_weights -> what PyTorch gives for loss and dlogits.
+EDGES = [
+    ([[0, -INF, 1]], [0], 0, None, 1.3132617, [[-0.7310586, 0, 0.7310586]]),                       # a masked class
+    ([[0, -INF, 1]], [1], 0, None, INF, [[0.2689414, -1, 0.7310586]]),
+    ([[0, -INF, 1]], [0], 0.1, None, INF, [[-0.6643919, -0.0333333, 0.6977252]]),
+    ([[0, -INF, 1]], [1], 0.1, None, INF, [[0.2356081, -0.9333333, 0.6977252]]),
+    ([[0, -INF, 1]], [0], 0, [1, 0, 1], 1.3132617, [[-0.7310586, 0, 0.7310586]]),
+    ([[0, -INF, 1]], [0], 0.1, [1, 0, 1], NAN, [[-0.6733566, 0, 0.6733566]]),
+    ([[0, -INF, 1], [1, 2, 3]], [1, 2], 0, [1, 0, 1], NAN, [[0, 0, 0], [0.0900306, 0.2447285, -0.3347590]]),
+    ([[0, INF, 1], [0, 0, 0]], [0, 0], 0, None, NAN, [[NAN] * 3, [-1 / 3, 1 / 6, 1 / 6]]),
+    ([[INF, INF, 1]], [1], 0, None, NAN, [[NAN] * 3]),
+    ([[-INF] * 3, [0, 1, 2]], [1, 1], 0, None, NAN, [[NAN] * 3, [0.0450153, -0.3776358, 0.3326205]]),
+    ([[0, 1, 2]] * 2, [0, 0], 0, [0, 1, 1], NAN, [[NAN] * 3] * 2),                                 # a mean of nothing
+    ([[0, 1, 2]] * 2, [0, 0], 0.1, [0, 1, 1], NAN, [[NAN] * 3] * 2),
+    ([[0, 1, 2]] * 2, [0, 1], 0.1, [0, 1, 1], 1.3878595,
+     [[0.0060020, -0.0170181, 0.0110161], [0.0870296, -0.6967625, 0.6097329]]),
+    ([[NAN, 1, 2], [0, 0, 0]], [1, 0], 0, None, NAN, [[NAN] * 3, [-1 / 3, 1 / 6, 1 / 6]])]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])                    # the definition, the kernel
+@pytest.mark.parametrize("logits, labels, smoothing, weights, loss, dlogits", EDGES)
+def test_edges(logits, labels, smoothing, weights, loss, dlogits, dtype):
+    """Without a warning: pytest makes errors of them here."""
+    found, d = softmax_cross_entropy(np.array(logits, dtype), np.array(labels), smoothing,
+                                     None if weights is None else np.array(weights, dtype))
+    assert isinstance(found, float) and found == pytest.approx(loss, rel=1e-6, nan_ok=True)
+    assert d.dtype == dtype and np.allclose(d, dlogits, atol=2e-7, equal_nan=True)
+
+
+@pytest.mark.parametrize("logits, labels, smoothing, weights, loss, dlogits", EDGES)
+def test_the_edges_are_those_of_pytorch(logits, labels, smoothing, weights, loss, dlogits):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here, and not installed")
+    z = torch.tensor(np.array(logits, np.float64), requires_grad=True)
+    weights = None if weights is None else torch.tensor(np.array(weights, np.float64))
+    theirs = torch.nn.functional.cross_entropy(z, torch.tensor(labels), weights, label_smoothing=smoothing)
+    theirs.backward()
+    assert theirs.item() == pytest.approx(loss, rel=1e-6, nan_ok=True)
+    assert np.allclose(z.grad.numpy(), dlogits, atol=1e-7, equal_nan=True)
+
+
+def test_softmax_at_the_edges():
+    p = softmax(np.array([[-INF, 0, 0], [-INF] * 3, [INF, 0, 0], [1e4, -1e4, 1e4]]))
+    assert np.array_equal(p, [[0, 0.5, 0.5], [NAN] * 3, [NAN] * 3, [0.5, 0, 0.5]], equal_nan=True)
+
+
+@given(sizes, sizes, st.floats(0, 0.9), seeds)
+def test_a_masked_class_is_as_if_it_were_not_there(N, K, smoothing, seed):
+    """But for label smoothing, which gives it a share."""
+    logits, labels, weights = draw(seed, N, K)
+    at = np.random.default_rng(seed).integers(K + 1)
+    masked, wide = np.insert(logits, at, -INF, axis=1), np.insert(weights, at, 1)
+    for dtype in (np.float64, np.float32):
+        loss, d = softmax_cross_entropy(masked.astype(dtype), labels + (labels >= at), 0, wide.astype(dtype))
+        want, want_d = softmax_cross_entropy(logits, labels, 0, weights)
+        assert loss == pytest.approx(want, rel=1e-5, abs=1e-6) and not d[:, at].any()
+        assert np.allclose(np.delete(d, at, axis=1), want_d, rtol=1e-5, atol=1e-6)
+        loss, d = softmax_cross_entropy(masked.astype(dtype), labels + (labels >= at), smoothing, wide.astype(dtype))
+        assert (loss == INF) == (smoothing > 1e-300) and np.isfinite(d).all()
+
+
 def test_class_weights_are_repeated_clips():
     """A class of weight 2 counts as if each of its clips were there twice."""
     logits, labels = values(1, 3, 3), np.array([0, 1, 1])

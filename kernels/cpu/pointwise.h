@@ -173,10 +173,10 @@ static double cross_entropy_row(const entropy *s, int n) {
     double log_sum = log(sum);
     for (int pass = 0; pass < 2; pass++)
         for (int k = 0; k < s->K; k++) {
-            double t = (k == s->labels[n] ? s->own : s->other) * (double)(s->weights ? s->weights[k] : 1);
+            double q = k == s->labels[n] ? s->own : s->other, t = q * (s->weights ? s->weights[k] : 1);
             if (pass) { d[k] = (float)((d[k] / sum * targets - t) / s->total); continue; }
             targets += t;
-            loss -= t * ((double)z[k] - largest - log_sum);
+            if (q > 0) loss -= t * ((double)z[k] - largest - log_sum);      // 0 log 0 = 0: a masked class has z = -inf
         }
     return loss;
 }

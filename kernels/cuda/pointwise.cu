@@ -74,6 +74,7 @@ emonet_softmax_cross_entropy(int N, int K, float own, float other, int weighted,
     double part = 0, loss = 0;
     for (int n = threadIdx.x; n < N; n += THREADS) part += weighted ? weights[labels[n]] : 1.0f;
     double total = block_sum(part, shared);
+    if (total == 0) total = 0 / total;                                 // NaN: a mean of nothing is no number
     float factor = (float)(1 / total);
     for (int n = blockIdx.x * WARPS + warp; n < N; n += gridDim.x * WARPS) {
         const float* z = logits + (i64)n * K;
@@ -84,9 +85,9 @@ emonet_softmax_cross_entropy(int N, int K, float own, float other, int weighted,
         sum = warp_sum(sum);
         float log_sum = logf(sum);
         for (int k = lane; k < K; k += 32) {
-            float t = (k == labels[n] ? own : other) * (weighted ? weights[k] : 1.0f);
+            float q = k == labels[n] ? own : other, t = q * (weighted ? weights[k] : 1.0f);
             t_sum += t;
-            cross += t * (z[k] - top - log_sum);
+            if (q > 0) cross += t * (z[k] - top - log_sum);            // 0 log 0 = 0: a masked class has z = -inf
         }
         t_sum = warp_sum(t_sum);
         loss += warp_sum(cross);

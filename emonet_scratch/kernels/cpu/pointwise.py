@@ -44,7 +44,7 @@ def softmax_cross_entropy(logits: np.ndarray, labels: np.ndarray, label_smoothin
                           class_weights: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """(loss, dlogits)"""
     N, K = logits.shape
-    dlogits, total = empty(N, K), float(N) if class_weights is None else float(class_weights[labels].sum())
+    dlogits, total = empty(N, K), float(N) if class_weights is None else float(class_weights[labels].sum()) or math.nan
     logits, labels = np.ascontiguousarray(logits), np.ascontiguousarray(labels, np.int64)
     weights = 0 if class_weights is None else np.ascontiguousarray(class_weights)
     s = library.struct(_Entropy, N=N, K=K, own=label_smoothing / K + (1 - label_smoothing), other=label_smoothing / K,

@@ -32,6 +32,11 @@ def device_of(x: Array) -> str:
     return "cpu" if isinstance(x, (np.ndarray, np.generic)) else f"cuda:{x.device.id}"
 
 
+def is_floating(a: object) -> bool:
+    """Whether a is an array, or a number of NumPy's, in float16, float32 or float64."""
+    return getattr(getattr(a, "dtype", None), "kind", None) == "f"
+
+
 def array_module(*arrays: Array, **named: Array) -> ModuleType:
     """The module whose functions work on these arrays: `numpy` or `cupy`.
 

@@ -91,18 +91,6 @@ def choice() -> str:
     return value
 
 
-def threads() -> int:
-    """How many threads the CPU's kernels are to use. KernelError: EMONET_THREADS is no positive integer."""
-    if value := os.environ.get("EMONET_THREADS"):
-        if not value.isdecimal() or int(value) < 1:
-            raise KernelError(f"EMONET_THREADS must be a positive integer, got {value!r}")
-        return int(value)
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()      # "4,2": 4 at the outermost level
-    if first.isdecimal() and int(first) > 0:
-        return int(first)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def use_precision(name: str | None, device: str) -> str:
     """Set `precision` for what runs on `device` from now on, and return it; None: as it is, which is fp32 on
     the CPU.

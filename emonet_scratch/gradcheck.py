@@ -1,141 +1,132 @@
 """Directional derivatives in float64: does backward belong to forward?"""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .backend import array_module, device_of, to_device
-from .layers.base import Layer
+from .backend import Array, is_floating, to_device
+from .differences import Comparison, Report, derivative
+from .watch.pair import as_pair, contents, draw, finite, leaves, map_leaves, movable, unit
 
 
 class GradientError(AssertionError):
     """A backward pass that does not belong to its forward pass; the message holds the evidence."""
 
 
-def gradcheck(f: Any, *inputs: Any, eps: float = 1e-5, rtol: float = 1e-7, atol: float = 1e-9,
-              directions: int = 1, seed: int = 0) -> None:
+def gradcheck(f: Any, *inputs: Any, eps: float = 2.0**-11, rtol: float = 1e-8, atol: float = 0.0,
+              directions: int = 1, seed: int = 0) -> Report:
     """Compare gradients with central differences in float64; raise GradientError where they differ.
 
     f is one of
 
         a layer             y, cache = f.forward(*inputs);  f.backward(dy, cache) adds gradients, returns dx
-        (forward, backward) the same as two functions
+        (forward, backward) the same as two functions; as methods of a layer: its parameters, too
         a loss              value, gradient(s) = f(*inputs), as softmax_cross_entropy: value is a number
 
-    inputs: arrays of any shape; floating-point ones are taken in float64 and checked, all others (labels,
-    lengths, None) are constants. Inputs, outputs and gradients may be nested tuples. A layer is copied and
-    the copy's parameters moved by N(0, 0.3^2), because initial values such as gamma = 1 hide mistakes.
+    inputs: arrays of any shape; floating-point ones are taken in float64 and checked, integers, None and
+    single numbers (labels, lengths, rates) are constants. Inputs, outputs and gradients may be nested tuples.
+    A layer is copied and the copy's parameters moved by N(0, 0.3^2), because initial values such as gamma = 1
+    hide mistakes. Returns a row for each checked input and each parameter, `directions` times.
 
-    For a unit vector v and an output gradient dy, both random, backward's <dx, v> must equal
+    With dy random, of norm 1, and phi(s) = <dy, f(x + s v) - y>, backward's <dx, v> must equal phi'(0). v is a
+    random unit vector plus dx / |dx|, scaled to norm 1: the random part finds any mistake, and along dx the
+    derivative is largest and rounding counts least. v has float32's digits and steps are powers of two, so x
+    + s v is exact and the size of x costs nothing.
 
-        (<dy, f(x + eps v)> - <dy, f(x - eps v)>) / (2 eps)
+    phi'(0) and its error come from differences.py: what is left of the curvature when steps are halved, and
+    five times the rounding that phi shows, at least 2^-53 sum |dy y|, over the step. Steps are `eps` to eps /
+    4, and, where the error is above rtol |phi'(0)|, 4096 eps to eps / 2048. The tolerance is this error and,
+    for the rounding of backward, atol + rtol * max(|either|).
 
-    within atol + rtol * max(|either|), for every checked input and every parameter, `directions` times. Also
-    an error: gradients that overwrite instead of add, a wrong shape, a changed argument.
+    Also an error: forward is not repeatable, not finite, not in float64, or has a kink where it is checked;
+    gradients that overwrite instead of add; too few or too many; a wrong shape or type; a changed argument.
+    ValueError or TypeError where nothing, or not all that is trained, can be compared.
 
     >>> from emonet_scratch import layers
-    >>> gradcheck(layers.Dense(3, 2), np.ones((4, 3)))
+    >>> [row.name for row in gradcheck(layers.Dense(3, 2), np.ones((4, 3)))]
+    ['input 0', 'parameter W', 'parameter b']
     >>> gradcheck((lambda x: (x**2, x), lambda dy, x: dy * x), np.ones(2))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     emonet_scratch.gradcheck.GradientError: input 0, shape (2,): backward gives ...
     """
     rng = np.random.default_rng(seed)
-    forward, backward, layer = _as_pair(f, rng)
-    inputs = _map(lambda a: a.astype(np.float64) if _checked(a) else a, inputs)
-    y, cache = forward(*inputs)
-    dy = _map(lambda a: _draw(rng, a), y)
+    pair = as_pair(f, rng)
+    inputs = map_leaves(movable, inputs)
+    held = leaves(inputs) + [p.value for p in pair.parameters]
+    if directions < 1 or not any(a.size for a in filter(is_floating, held)):
+        raise ValueError("gradcheck has nothing to compare: no parameter, no floating-point input with a number")
+    before = contents(held)
+    y, cache = pair.forward(*inputs)
+    if contents(held) != before:
+        raise GradientError("forward changed an argument or a parameter")
+    outputs = [a.copy() if is_floating(a) else a for a in leaves(y)]      # y may be x itself, which will move
+    if not all(a.dtype == np.float64 and finite(a) for a in filter(is_floating, outputs)):
+        raise GradientError("forward gives nan, inf, or less than float64 for float64")
+    dy = map_leaves(lambda a: draw(rng, a) if is_floating(a) else None, y)
+    weighted = [(k, d) for k, d in enumerate(leaves(dy)) if d is not None]
+    rounding = 2.0**-53 * sum(float(abs(d * outputs[k]).sum()) for k, d in weighted)
 
-    def phi() -> float:
-        moved = _leaves(forward(*inputs)[0])
-        return sum(float((d * a).sum()) for d, a in zip(_leaves(dy), moved, strict=True))
+    def change() -> float:
+        """<dy, what forward gives now - y>"""
+        now = leaves(pair.forward(*inputs)[0])
+        return sum(float((d * (now[k] - outputs[k])).sum()) for k, d in weighted)
 
-    for _ in range(directions):
-        for name, x, gradient in _gradients(backward, cache, inputs, dy, layer, rng):
-            _compare(name, x, gradient, phi, rng, eps, rtol, atol)
+    if not abs(change()) <= 1e6 * rounding:
+        raise GradientError("forward gives two results for one input: name what it draws from in `buffers`")
+    start = [draw(rng, p.value) for p in pair.parameters]                 # backward must add to what is there
+    for p, g in zip(pair.parameters, start, strict=True):
+        p.grad[...] = g
+    held += leaves(dy)
+    before = contents(held)
+    dx = pair.backward(*(dy if isinstance(dy, tuple) else (dy,)), cache)
+    if contents(held) != before:
+        raise GradientError("backward changed an argument, a parameter, or an input of forward")
+    arrays = list(filter(is_floating, leaves(inputs)))
+    gradients = [g for g in leaves(dx) if g is not None]
+    more = len(gradients) - len(arrays)
+    if more < 0 or (more and len(inputs) == pair.inputs and not any(a is None for a in inputs)):
+        raise GradientError(f"backward returned {len(gradients)} gradients for {len(arrays)} checked inputs")
+    rows = [(f"input {k}", x, g) for k, (x, g) in enumerate(zip(arrays, gradients, strict=False))]
+    rows += [(f"parameter {p.name}", p.value, p.grad - g) for p, g in zip(pair.parameters, start, strict=True)]
+    for row in rows:
+        _check_kind(*row)
+    compared = [_compare(*row, change, rng, eps, rounding, rtol, atol)
+                for _ in range(directions) for row in rows if row[1].size]
+    skipped = [f"{name}, which is empty" for name, x, _ in rows if not x.size]
+    skipped += [f"an input of type {type(a).__name__}" for a in leaves(inputs) if not is_floating(a)]
+    return Report(compared, skipped + [f"{more} gradients of inputs that were left out"] * (more > 0))
 
 
-def _gradients(backward: Callable[..., Any], cache: Any, inputs: tuple[Any, ...], dy: Any,
-               layer: Layer | None, rng: np.random.Generator) -> list[tuple[str, Any, Any]]:
-    """(name, array, gradient) of every checked input and every parameter, by one backward."""
-    leaves = [a for a in _leaves(inputs) if _checked(a)]
-    parameters = layer.parameters() if layer else []
-    start = [_draw(rng, p.grad) for p in parameters]
-    for p, g in zip(parameters, start, strict=True):
-        p.grad[...] = g                                                   # backward must add to what is there
-    before = _map(_copy, (inputs, dy))
-    args = dy if isinstance(dy, tuple) else (dy,)
-    dx = [d for d in _leaves(backward(*args, cache)) if d is not None]
-    for a, b in zip(_leaves((inputs, dy)), _leaves(before), strict=True):
-        if _checked(a) and not bool((a == b).all()):
-            raise GradientError(f"backward changed an argument, of shape {a.shape}, or an input of forward")
-    if len(dx) < len(leaves):
-        raise GradientError(f"backward returned {len(dx)} gradients for {len(leaves)} floating-point inputs")
-    checks = [(f"input {k}", x, d) for k, (x, d) in enumerate(zip(leaves, dx, strict=False))]
-    for p, g in zip(parameters, start, strict=True):
-        checks.append((f"parameter {p.name}", p.value, p.grad - g))
-    return checks
+def _check_kind(name: str, x: Array, gradient: Any) -> None:
+    """GradientError for a gradient of another shape or type than its array, or with NaN or inf in it."""
+    kind = getattr(gradient, "dtype", type(gradient).__name__)
+    if np.shape(gradient) != x.shape or kind != x.dtype:
+        raise GradientError(f"{name}: the gradient has shape {np.shape(gradient)} and type {kind}, the array "
+                            f"has {x.shape} and {x.dtype}")
+    if not finite(gradient):
+        raise GradientError(f"{name}, shape {x.shape}: backward gives nan or inf")
 
 
-def _compare(name: str, x: Any, gradient: Any, phi: Callable[[], float], rng: np.random.Generator,
-             eps: float, rtol: float, atol: float) -> None:
+@np.errstate(all="ignore")                                                # large steps may leave the domain
+def _compare(name: str, x: Array, gradient: Array, change: Callable[[], float], rng: np.random.Generator,
+             eps: float, rounding: float, rtol: float, atol: float) -> Comparison:
     """One direction of one array: perturb x in place, put it back, compare."""
-    if gradient.shape != x.shape:
-        raise GradientError(f"{name}: the gradient has shape {gradient.shape}, the array has {x.shape}")
-    if x.size == 0:
-        return
-    v, original = _draw(rng, x), x.copy()
-    x[...] = original + eps * v
-    plus = phi()
-    x[...] = original - eps * v
-    minus = phi()
+    v = unit(draw(rng, x) + unit(gradient)).astype(np.float32).astype(np.float64)
+    original = x.copy()
+
+    def phi(s: float) -> float:
+        x[...] = original + s * v
+        return change()
+
+    found = derivative(phi, eps, rtol, rounding)
     x[...] = original
-    numeric, analytic = (plus - minus) / (2 * eps), float((gradient * v).sum())
-    if not abs(numeric - analytic) <= atol + rtol * max(abs(numeric), abs(analytic)):   # not <=: catches NaN
+    numeric, analytic = found.value, float((gradient * v).sum())
+    largest = max(abs(numeric), abs(analytic))
+    row = Comparison(name, x.shape, analytic, numeric, found.error + rtol * largest + atol, found.step)
+    if not abs(numeric - analytic) <= row.tolerance:                      # not <=: catches NaN
         direction = np.array2string(to_device(v, "cpu").ravel(), threshold=8, edgeitems=3, precision=4)
-        raise GradientError(f"{name}, shape {x.shape}: backward gives {analytic:.12g}, central differences "
-                            f"give {numeric:.12g} (difference {analytic - numeric:.3g}) with step {eps:g} "
-                            f"along the direction {direction}")
-
-
-def _as_pair(f: Any, rng: np.random.Generator) -> tuple[Callable[..., Any], Callable[..., Any], Layer | None]:
-    """f as a forward and a backward function, and the float64 copy of the layer if it is one."""
-    if isinstance(f, tuple):
-        return (*f, None)
-    if not isinstance(f, Layer):
-        def loss_forward(*inputs: Any) -> tuple[Any, Any]:
-            value, gradients = f(*inputs)
-            return np.asarray(value, np.float64), gradients
-        return loss_forward, (lambda dy, gradients: _map(lambda g: float(dy) * g, gradients)), None
-    layer = copy.deepcopy(f).astype(np.float64)
-    for p in layer.parameters():
-        p.value += to_device(0.3 * rng.standard_normal(p.value.shape), device_of(p.value))
-    buffers = layer.save_buffers()
-
-    def forward(*inputs: Any) -> Any:
-        layer.restore_buffers(buffers)                                     # the same dropout masks every time
-        return layer.forward(*inputs)
-    return forward, layer.backward, layer
-
-
-def _checked(a: Any) -> bool:
-    return hasattr(a, "dtype") and a.dtype.kind == "f"
-
-
-def _copy(a: Any) -> Any:
-    return a.copy() if hasattr(a, "copy") else a
-
-
-def _draw(rng: np.random.Generator, like: Any) -> Any:
-    """A random array of Euclidean norm 1, shaped and placed as `like`."""
-    v = rng.standard_normal(like.shape)
-    return array_module(like).asarray(v / max(np.linalg.norm(v), 1e-300))
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return [leaf for part in tree for leaf in _leaves(part)] if isinstance(tree, tuple) else [tree]
-
-
-def _map(function: Callable[[Any], Any], tree: Any) -> Any:
-    return tuple(_map(function, part) for part in tree) if isinstance(tree, tuple) else function(tree)
+        raise GradientError(f"{row} along the direction {direction}")
+    if not found.error <= max(1e-3 * largest, 1e9 * rounding):
+        raise GradientError(f"{row}, and no step tells more: is there a kink, such as an exact 0 before a ReLU?")
+    return row

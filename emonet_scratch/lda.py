@@ -252,13 +252,11 @@ class LDA:
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The most probable class of each clip, X (N, D) -> (N,)."""
-        best = np.argmax(self.predict_log_proba(X), axis=1)
-        return np.asarray(self.classes_[best])
+        return np.asarray(self.classes_[self.predict_log_proba(X).argmax(axis=1)])
 
     def score(self, X: np.ndarray, y: np.ndarray) -> float:
         """The share of clips whose class is predicted, in [0, 1]."""
-        predicted = self.predict(X)
-        return float(np.mean(predicted == _labels(y, len(predicted))))
+        return float(np.mean(self.predict(X) == _labels(y, len(X))))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All that was fitted, as numeric arrays; `config`, JSON in UTF-8, has the choices and the labels."""

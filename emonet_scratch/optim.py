@@ -18,13 +18,16 @@ class Optimizer:
     """Base: holds parameters, the learning rate `lr` (set it before a step to follow a schedule) and slot
     arrays.
 
-    params: what `Layer.parameters()` gives. A parameter p moves at the rate lr * p.lr_factor.
+    params: what `Layer.parameters()` gives, of one layer or of several. A parameter p moves at the rate lr *
+    p.lr_factor. In `state_dict()` one without a name, or with that of another, has its position for a name.
     """
 
     def __init__(self, params: Iterable[NamedParameter], lr: float, weight_decay: float, slots: str) -> None:
         if not (lr >= 0 and weight_decay >= 0):
             raise ValueError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
         self.params = list(params)
+        if len({id(getattr(p, "parameter", p)) for p in self.params}) < len(self.params):
+            raise ValueError("the optimizer got a parameter twice: a step would move it twice")
         self.lr, self.weight_decay = lr, weight_decay
         self.t = 0
         self.slots = {slot: [array_module(p.value).zeros_like(p.value) for p in self.params]
@@ -43,13 +46,15 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def _named_slots(self) -> dict[str, Array]:
-        return {f"{s}.{p.name}": a for s, arrays in self.slots.items()
-                for p, a in zip(self.params, arrays, strict=True)}
+        names = [getattr(p, "name", "") for p in self.params]
+        keys = [name if name and names.count(name) == 1 else f"{name}#{k}" for k, name in enumerate(names)]
+        return {f"{s}.{key}": a for s, arrays in self.slots.items()
+                for key, a in zip(keys, arrays, strict=True)}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Host copies of the slots and the step count."""
-        slots = {name: np.array(to_device(a, "cpu")) for name, a in self._named_slots().items()}
-        return slots | {"t": np.array(self.t)}
+        return {name: np.array(to_device(a, "cpu"))
+                for name, a in (self._named_slots() | {"t": np.array(self.t)}).items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy `state`, as `state_dict()` gave it, into this optimizer."""

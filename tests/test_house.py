@@ -16,10 +16,10 @@ NAME = "emonet_scratch"
 
 # Each room with the rooms that it may import, itself among them; nobody imports kernels but the package's __init__.
 ROOMS = {
-    "ground": ({"version", "errors", "emotions", "files", "weights"}, {"ground"}),
+    "ground": ({"version", "errors", "emotions", "files", "weights", "differences"}, {"ground"}),
     "switches": ({"backend", "dispatch"}, {"ground"}),
     "layers": ({"layers"}, {"ground", "switches", "layers"}),
-    "maths": ({"losses", "optim", "lda", "gradcheck"}, {"ground", "switches", "layers"}),
+    "maths": ({"losses", "optim", "lda", "gradcheck"}, {"ground", "switches", "layers", "watch"}),
     "watch": ({"watch"}, {"ground", "switches", "layers", "watch"}),
     "models": ({"models"}, {"ground", "switches", "layers", "watch", "models"}),
     "kernels": ({"kernels"}, {"ground", "switches", "layers", "maths", "kernels"}),

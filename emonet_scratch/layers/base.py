@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import Array, device_of, to_device
+from ..backend import Array, device_of, is_floating, to_device
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of typing from Python 3.11 on
@@ -28,6 +28,8 @@ class Parameter:
     """
 
     def __init__(self, value: Array) -> None:
+        if not is_floating(value):
+            raise TypeError(f"Parameter takes an array of floating-point numbers, got {value!r}")
         self.value = value
         self.grad = np.zeros_like(value)
         self.lr_factor = 1.0
@@ -58,7 +60,9 @@ class NamedParameter:
 
 
 class Layer:
-    """Base of all layers. Parameters, child layers and lists of them are found among the attributes."""
+    """Base of all layers. Parameters and child layers are found among the attributes, and in lists, tuples and
+    dicts there. One that is in several places is found once, under the name of the first.
+    """
 
     training = True
     buffers: tuple[str, ...] = ()   # attributes that are saved but not trained (running statistics, counters)
@@ -79,35 +83,40 @@ class Layer:
         """Floating-point operations of a forward that gave y, a multiply-add as two; 0: negligible."""
         return 0
 
-    def children(self) -> Iterator[tuple[str, Layer]]:
+    def children(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """(attribute name or "name.index", layer) of every direct child, in the order of construction."""
-        for name, value in vars(self).items():
-            if isinstance(value, Layer):
-                yield name, value
-            elif isinstance(value, list):
-                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Layer))
+        return _find(Layer, prefix, vars(self))
 
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """(dotted path, layer) of this layer ("" by default) and everything below it."""
-        yield prefix, self
-        for name, child in self.children():
-            yield from child.walk(f"{prefix}.{name}" if prefix else name)
+    def walk(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Layer]]:
+        """(dotted path, layer) of this layer ("" by default) and everything below it, but for those in `seen`."""
+        seen = set() if seen is None else seen
+        if id(self) not in seen:
+            seen.add(id(self))
+            yield prefix, self
+            for path, child in self.children(prefix):
+                yield from child.walk(path, seen)
 
     def parameters(self) -> list[NamedParameter]:
         """Every parameter of this layer and those below it, each named by its path from here."""
-        return [NamedParameter(f"{path}.{name}" if path else name, value) for path, layer in self.walk()
-                for name, value in vars(layer).items() if isinstance(value, Parameter)]
+        found: dict[int, NamedParameter] = {}
+        for path, layer in self.walk():
+            for name, parameter in _find(Parameter, path, vars(layer)):
+                found.setdefault(id(parameter), NamedParameter(name, parameter))
+        return list(found.values())
+
+    def named_buffers(self) -> dict[str, Array]:
+        """{dotted path: buffer} of this layer and those below it."""
+        return {f"{path}.{name}".lstrip("."): getattr(layer, name)
+                for path, layer in self.walk() for name in layer.buffers}
 
     def save_buffers(self) -> list[Array]:
         """Copies of all buffers of the tree, for `restore_buffers`."""
-        return [getattr(layer, name).copy() for _, layer in self.walk() for name in layer.buffers]
+        return [array.copy() for array in self.named_buffers().values()]
 
     def restore_buffers(self, saved: list[Array]) -> None:
         """Put back what `save_buffers` copied, in place: the next forward sees the same masks, statistics."""
-        copies = iter(saved)
-        for _, layer in self.walk():
-            for name in layer.buffers:
-                getattr(layer, name)[...] = next(copies)
+        for array, kept in zip(self.named_buffers().values(), saved, strict=True):
+            array[...] = kept
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
@@ -130,7 +139,7 @@ class Layer:
 
     def astype(self, dtype: Any) -> Self:
         """Convert parameters, gradients and floating-point buffers, for gradient checks in float64."""
-        return self._convert(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
+        return self._convert(lambda a: a.astype(dtype) if is_floating(a) else a)
 
     def _convert(self, function: Callable[[Array], Array]) -> Self:
         for p in self.parameters():
@@ -141,10 +150,7 @@ class Layer:
         return self
 
     def _state(self) -> dict[str, Array]:
-        state = {p.name: p.value for p in self.parameters()}
-        for path, layer in self.walk():
-            state.update({f"{path}.{name}" if path else name: getattr(layer, name) for name in layer.buffers})
-        return state
+        return {p.name: p.value for p in self.parameters()} | self.named_buffers()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Host copies of all parameters and buffers by dotted path."""
@@ -163,6 +169,15 @@ class Layer:
                                  f"this model has {array.shape}")
         for name, array in mine.items():
             array[...] = to_device(np.asarray(state[name]), device_of(array))
+
+
+def _find(kind: Any, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted name, found) of everything of this kind that value is, or that lists, tuples and dicts in it hold."""
+    if isinstance(value, kind):
+        yield name, value
+    elif isinstance(value, (dict, list, tuple)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _find(kind, f"{name}.{key}" if name else str(key), part)
 
 
 def check_last_axis(layer: Layer, x: Array, size: int, ndim: int | None = None) -> None:

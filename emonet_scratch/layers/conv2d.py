@@ -62,8 +62,7 @@ class Conv2d(Layer):
             raise ValueError(f"{self!r} got x of shape {x.shape}: padded, it is smaller than the kernel")
         padded = xp.zeros((N, H + 2 * P, W + 2 * P, C), x.dtype)
         padded[:, P:P + H, P:P + W] = x
-        OH = (H + 2 * P - K) // self.stride + 1
-        OW = (W + 2 * P - K) // self.stride + 1
+        OH, OW = ((size + 2 * P - K) // self.stride + 1 for size in (H, W))
         y = xp.zeros((N, OH, OW, self.F), x.dtype)
         for p, q, tap in self._taps(OH, OW):
             y += padded[tap] @ self.W.value[p, q]

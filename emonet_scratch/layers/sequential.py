@@ -17,7 +17,10 @@ class Sequential(Layer):
     """
 
     def __init__(self, *layers: Layer, **named: Layer) -> None:
-        vars(self).update({str(i): layer for i, layer in enumerate(layers)}, **named)
+        for name, layer in [*enumerate(layers), *named.items()]:
+            if not isinstance(layer, Layer) or hasattr(self, str(name)):
+                raise TypeError(f"Sequential takes layers under names that are free, got {name}={layer!r}")
+            setattr(self, str(name), layer)
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(f'{name}={layer!r}' for name, layer in self.children())})"

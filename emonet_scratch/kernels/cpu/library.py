@@ -31,6 +31,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_in_child)
 
 
+def _threads() -> int:
+    """How many threads the CPU's kernels are to use. KernelError: EMONET_THREADS is no positive integer."""
+    if value := os.environ.get("EMONET_THREADS"):
+        if not value.isdecimal() or int(value) < 1:
+            raise KernelError(f"EMONET_THREADS must be a positive integer, got {value!r}")
+        return int(value)
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()      # "4,2": 4 at the outermost level
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Library:
     """The compiled kernels of one instruction set: `library.conv3x3(...)` calls emonet_conv3x3_<variant>."""
 
@@ -43,7 +55,7 @@ class Library:
             raise KernelError(f"EMONET_KERNELS={variant}: this processor can run at most {best}")
         self.path, self.variant, self.threads = path, variant or best, 1
         self._narrow = Library(path, "avx2") if self.variant == "avx512" else self
-        self.set_threads(dispatch.threads())
+        self.set_threads(_threads())
 
     def of_width(self, *channels: int) -> Library:
         """The kernels for convolutions of so many channels: where 8 would fill half a vector of AVX-512, those of AVX2."""

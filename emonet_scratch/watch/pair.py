@@ -1,0 +1,122 @@
+"""What has a backward, as two functions that can be run again and again in float64: for gradient checks."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import Array, array_module, device_of, is_floating, to_device
+from ..layers import Layer, Parameter
+from ..layers.base import NamedParameter
+
+
+class Pair(NamedTuple):
+    """y, cache = forward(*inputs) and dx = backward(dy, cache), which adds to the gradients of `parameters`.
+
+    inputs: how many forward can take.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    parameters: list[NamedParameter]
+    inputs: int
+
+
+def as_pair(f: Any, rng: np.random.Generator) -> Pair:
+    """A layer, two functions, two methods of one layer, or a loss (see gradcheck) as a pair.
+
+    A layer is copied and the copy's parameters are moved by N(0, 0.3^2), because initial values such as gamma = 1 hide
+    mistakes; its forward starts from the same buffers every time. TypeError for anything else. ValueError for methods of an
+    object that holds Parameters or arrays of which the pair could say nothing.
+    """
+    functions = (f.forward, f.backward) if isinstance(f, Layer) else f if isinstance(f, tuple) else (f,)
+    if isinstance(f, type) or len(functions) > 2 or not functions or not all(map(callable, functions)):
+        raise TypeError(f"a gradient check takes a layer, a pair (forward, backward) or a loss, got {f!r}")
+    if len(functions) == 1:
+        return Pair(functools.partial(_loss, f), lambda dy, dx: map_leaves(lambda g: float(dy) * g, dx), [], 0)
+    inputs = len(inspect.signature(functions[0]).parameters)
+    owner, other = (getattr(function, "__self__", None) for function in functions)
+    layer = _copy_of(f if isinstance(f, Layer) else owner)
+    if not isinstance(layer, Layer) and not isinstance(other, Layer):
+        return Pair(*functions, [], inputs)
+    if owner is not other:
+        raise ValueError(f"forward is of {owner!r}, backward of {other!r}: expected two methods of one layer")
+    layer.astype(np.float64)
+    parameters, buffers = layer.parameters(), layer.save_buffers()
+    for p in parameters:
+        p.value += to_device(0.3 * rng.standard_normal(p.value.shape), device_of(p.value))
+    forward, backward = (getattr(layer, function.__name__) for function in functions)
+
+    def repeatable(*inputs: Any) -> Any:
+        layer.restore_buffers(buffers)                                                  # the same dropout masks every time
+        return forward(*inputs)
+    return Pair(repeatable, backward, parameters, inputs)
+
+
+def _copy_of(owner: Any) -> Any:
+    """A copy; ValueError where it holds Parameters or arrays that are neither found nor named in `buffers`."""
+    copied: dict[int, Any] = {}
+    layer = copy.deepcopy(owner, copied)                                                # all that it holds, wherever
+    known = set()
+    if isinstance(layer, Layer):
+        known = {id(a) for p in layer.parameters() for a in (p.parameter, p.value, p.grad)}
+        known |= {id(a) for a in layer.named_buffers().values()}
+    for a in copied.values():
+        if id(a) not in known and (isinstance(a, Parameter) or (is_floating(a) and a.ndim)):
+            what = repr(a) if isinstance(a, Parameter) else f"an array of shape {a.shape}"
+            raise ValueError(f"{type(owner).__name__} holds {what} that no gradient check would see: weights of a Layer are "
+                             f"Parameters in attributes, lists, tuples or dicts, its other arrays are named in `buffers`; "
+                             f"weights of other objects can be inputs of forward and backward")
+    return layer
+
+
+def _loss(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Any]:
+    """A loss as the forward of a pair, its gradients as the cache."""
+    result = f(*inputs)
+    if not isinstance(result, tuple) or len(result) != 2 or np.shape(result[0]) != ():
+        raise TypeError(f"{f!r} is no loss, which returns (number, gradients): a layer goes in as (forward, backward)")
+    return np.asarray(result[0]) * 1.0, result[1]
+
+
+def movable(a: Any) -> Any:
+    """A float64 copy of a floating-point array; a constant as it is; TypeError for numbers that cannot be moved."""
+    if is_floating(a):
+        return array_module(a).array(a, np.float64)
+    kind = getattr(np.asarray(a) if isinstance(a, (list, dict, set)) else a, "dtype", np.dtype(int)).kind
+    if kind in "fcO":
+        raise TypeError(f"an input of type {type(a).__name__} holds numbers that no gradient check can move: it takes "
+                        f"floating-point arrays, or tuples of them")
+    return a
+
+
+def contents(tree: list[Any]) -> list[Any]:
+    """What the arrays among these hold, to be compared later."""
+    return [a.tobytes() if hasattr(a, "tobytes") else repr(a) for a in tree]
+
+
+def finite(a: Array) -> bool:
+    """Whether all numbers of an array are finite."""
+    return bool(array_module(a).isfinite(a).all())
+
+
+def draw(rng: np.random.Generator, like: Array) -> Array:
+    """A random array of Euclidean norm 1, shaped and placed as `like`."""
+    return unit(array_module(like).asarray(rng.standard_normal(like.shape)))
+
+
+def unit(a: Array) -> Array:
+    """a with the Euclidean norm 1; 0 where a is 0."""
+    return a / max(float((a * a).sum()) ** 0.5, 1e-300)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """What is in nested tuples, from left to right."""
+    return [leaf for part in tree for leaf in leaves(part)] if isinstance(tree, tuple) else [tree]
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same nested tuples, of function(leaf)."""
+    return tuple(map_leaves(function, part) for part in tree) if isinstance(tree, tuple) else function(tree)

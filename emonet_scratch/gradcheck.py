@@ -50,7 +50,7 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 2.0**-11, rtol: float = 1e-8, a
     Traceback (most recent call last):
     emonet_scratch.gradcheck.GradientError: input 0, shape (2,): backward gives ...
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])         # another stream than that of who draws inputs from `seed`
     pair = as_pair(f, rng)
     inputs = map_leaves(movable, inputs)
     held = leaves(inputs) + [p.value for p in pair.parameters]

@@ -14,7 +14,8 @@ from tests import size
 ROOT = Path(__file__).parents[1]
 NAME = "emonet_scratch"
 
-# Each room with the rooms that it may import, itself among them; nobody imports kernels but the package's __init__.
+# Each room with the rooms that it may import, itself among them; nobody imports kernels but the package's __init__, and
+# testing only who writes tests.
 ROOMS = {
     "ground": ({"version", "errors", "emotions", "files", "weights", "differences"}, {"ground"}),
     "switches": ({"backend", "dispatch"}, {"ground"}),
@@ -26,6 +27,7 @@ ROOMS = {
     "data": ({"data"}, {"ground", "data"}),
     "training": ({"training"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training"}),
     "studies": ({"studies"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training", "studies"}),
+    "testing": ({"testing"}, {"ground", "switches", "layers", "maths", "watch", "testing"}),
     "cli": ({"cli", "__main__"}, {"ground", "switches", "models", "data", "training", "studies", "cli"}),
 }
 CORE = size.files_of(size.ROOMS["core"][0])

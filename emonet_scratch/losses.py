@@ -35,10 +35,10 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     d log p_j / d z_k = [j = k] - p_k gives dlogits = (p * (sum_k t_k) - t) / sum_n w_label(n). The largest
     logit is subtracted before exp, so logits of 1e4 neither overflow nor lose the loss.
 
-    At the edges as in PyTorch. A logit of -inf masks its class: p = 0, and where q = 0 there is no term (0 log
-    0 = 0); where q > 0 the loss is infinite, and the gradient is not. NaN, without a warning: the loss, and the
-    gradient of the row, where all logits of a row are -inf or one is +inf; both, where all labels have the
-    weight 0, because a mean of nothing is no number.
+    At the edges as in PyTorch. A logit of -inf masks its class: p = 0, and where q = 0 there is no term (0
+    log 0 = 0); where q > 0 the loss is infinite, and the gradient is not. NaN, without a warning: the loss,
+    and the gradient of the row, where all logits of a row are -inf or one is +inf; both, where all labels
+    have the weight 0, because a mean of nothing is no number.
 
     >>> loss, dlogits = softmax_cross_entropy(np.zeros((1, 4)), np.array([2]))
     >>> round(loss, 4), dlogits.tolist()

@@ -83,7 +83,7 @@ def test_batch_norm(shape, C, training, seed):
     layer = layers.BatchNorm(C).train(training)
     layer.running_mean += values(seed, C).astype(np.float32)
     layer.running_var *= 1 + rng(seed).random(C).astype(np.float32)
-    check(layer, values(seed, *shape, C), seed=seed, rtol=1e-6, atol=1e-8)
+    check(layer, values(seed, *shape, C), seed=seed)
 
 
 @given(st.integers(2, 9), sizes, seeds)
@@ -214,8 +214,8 @@ def test_pad_shortcut(N, H, W, C, more, stride, seed):
        st.sampled_from(["pad", "projection"]), st.booleans(), seeds)
 def test_residual_block(N, H, C, more, stride, shortcut, training, seed):
     layer = layers.ResidualBlock(C, C + more, stride, shortcut, rng(seed)).train(training)
-    # A step of 1e-7 crosses a kink of the two inner ReLUs with a chance of about 1e-6 a unit.
-    check(layer, values(seed, N + 1, H, H + 1, C), seed=seed, eps=1e-7, rtol=1e-5, atol=1e-7)
+    # Short steps seldom cross a kink of the two inner ReLUs; where one does, shorter ones are taken.
+    check(layer, values(seed, N + 1, H, H + 1, C), seed=seed, eps=2.0**-20, rtol=1e-7)
 
 
 @given(sizes, sizes, sizes, seeds)
@@ -269,7 +269,7 @@ def test_chunked(N, size, training, frozen, seed):
                               drop=layers.Dropout(0.5, seed))
     chunked = layers.Chunked(inner, size).train(training)
     inner.bn.train(training and not frozen)                                   # a part of it that does not train
-    check(chunked, values(seed, N, 3, 2, 2), seed=seed, rtol=1e-6, atol=1e-8)
+    check(chunked, values(seed, N, 3, 2, 2), seed=seed)
 
 
 class Recorder(layers.Layer):
@@ -554,3 +554,14 @@ def test_trace_runs_the_definitions(monkeypatch):
         y, cache = net.forward(x)
         net.backward(x, cache)
     assert paths[6:] == ["0.0", "0", ""]
+
+
+@pytest.mark.parametrize("make", [
+    lambda: layers.Sequential(layers.Dense(3, 2), layers.ReLU), lambda: layers.Sequential(np.tanh),
+    lambda: layers.Sequential(None), lambda: layers.Sequential([layers.ReLU()]), lambda: layers.Sequential(relu=layers.ReLU),
+    lambda: layers.Sequential(layers.ReLU(), **{"0": layers.ReLU()}), lambda: layers.Sequential(forward=layers.ReLU()),
+    lambda: layers.Sequential(training=layers.ReLU())])
+def test_what_is_no_layer_is_not_dropped(make):
+    with pytest.raises(TypeError, match=r"Sequential takes layers under names that are free, got \w+=") as error:
+        make()
+    assert "\n" not in str(error.value)

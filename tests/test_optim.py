@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, optim
 from emonet_scratch.layers import Parameter
+from emonet_scratch.layers.base import NamedParameter
 from tests.strategies import seeds, sizes, values
 
 rates = st.floats(1e-4, 1)
@@ -281,3 +282,32 @@ def test_all_finite():
     for value in (np.nan, np.inf, -np.inf):
         params[1].value[1, 2] = value
         assert not optim.all_finite(params)
+
+
+def named(seed, *names):
+    """A layer's parameters are NamedParameters; those without a name are Parameters."""
+    params = [Parameter(values(seed + k, 2).copy()) for k in range(len(names))]
+    return [NamedParameter(name, p) if name else p for name, p in zip(names, params, strict=True)]
+
+
+@pytest.mark.parametrize("names, keys", [
+    (["W", "b"], ["W", "b"]), (["", ""], ["#0", "#1"]), (["W", "b", "W", "b", "c"], ["W#0", "b#1", "W#2", "b#3", "c"]),
+    (["0.W", "", "0.W"], ["0.W#0", "#1", "0.W#2"])])
+def test_parameters_without_a_name_of_their_own_do_not_collide(names, keys):
+    params = named(1, *names)
+    opt, other = optim.SGD(params, 0.1, 0.9), optim.SGD(named(1, *names), 0.1, 0.9)
+    set_gradients(params, 5)
+    opt.step()
+    state = opt.state_dict()
+    assert list(state) == [*(f"m.{key}" for key in keys), "t"]
+    assert all(np.array_equal(state[f"m.{key}"], p.grad) for key, p in zip(keys, params, strict=True))
+    other.load_state_dict(state)
+    assert all(map(np.array_equal, other.slots["m"], opt.slots["m"])) and other.t == 1
+
+
+def test_a_parameter_that_is_there_twice_is_refused():
+    """Under one name, under two, and with and without: a step would move it twice."""
+    p, = parameters(1, (2,))
+    for params in ([p, p], [NamedParameter("a", p), NamedParameter("b", p)], [p, NamedParameter("a", p)]):
+        with pytest.raises(ValueError, match="the optimizer got a parameter twice"):
+            optim.SGD(params, 0.1)

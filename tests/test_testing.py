@@ -248,22 +248,9 @@ def elsewhere(tmp_path_factory):
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True, env=environment)
     own = folder / "own"
     own.mkdir()
-    (own / "conftest.py").write_text("from hypothesis import Phase, settings\nsettings.register_profile('quick', deadline=None, "
-                                     "max_examples=10, phases=[Phase.generate])\nsettings.load_profile('quick')\n")
+    quick = "settings.register_profile('quick', deadline=None, max_examples=10, phases=[Phase.generate])"
+    (own / "conftest.py").write_text(f"from hypothesis import Phase, settings\n{quick}\nsettings.load_profile('quick')\n")
     return own, environment | {"PYTHONPATH": str(folder / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def run_recipe(elsewhere, code):
-    folder, environment = elsewhere
-    (folder / "test_gradients.py").write_text(code, encoding="utf-8")
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_gradients.py"], cwd=folder,
-                          env=environment, capture_output=True, text=True)
-
-
-def test_the_recipe_runs_from_the_wheel(elsewhere):
-    where = f"\n\ndef test_where():\n    assert layers.__file__.startswith({elsewhere[1]['PYTHONPATH']!r})\n"
-    done = run_recipe(elsewhere, recipe() + where)
-    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
 
 
 MISTAKES = {
@@ -272,11 +259,21 @@ MISTAKES = {
     "2 * (y - targets) / y.size": "(y - targets) / y.size", "slots[\"m\"]": "vars(self).setdefault(id(p), 0 * p.value)"}
 
 
-def test_the_recipe_sees_mistakes(elsewhere):
-    """One in each of its tests."""
+def test_the_recipe_runs_from_the_wheel(elsewhere):
+    """As it stands, all pass; with a mistake in each of its tests, all fail."""
+    folder, environment = elsewhere
     code = recipe()
+    where = f"\n\ndef test_where():\n    assert layers.__file__.startswith({environment['PYTHONPATH']!r})\n"
+    (folder / "test_gradients.py").write_text(code + where, encoding="utf-8")
     for right, wrong in MISTAKES.items():
         assert code.count(right) == 1, right
         code = code.replace(right, wrong)
-    done = run_recipe(elsewhere, code)
-    assert done.returncode == 1 and "5 failed" in done.stdout, done.stdout + done.stderr
+    (folder / "test_mistakes.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"], cwd=folder,
+                          env=environment, capture_output=True, text=True)
+    results = {outcome: set(re.findall(rf"^{outcome} (test_\w+)\.py::(\w+)", done.stdout, re.MULTILINE))
+               for outcome in ("PASSED", "FAILED", "ERROR")}
+    names = set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
+    assert len(names) == 5
+    assert results == {"PASSED": {("test_gradients", name) for name in names | {"test_where"}},
+                       "FAILED": {("test_mistakes", name) for name in names}, "ERROR": set()}, done.stdout + done.stderr

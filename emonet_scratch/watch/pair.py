@@ -33,7 +33,7 @@ def as_pair(f: Any, rng: np.random.Generator) -> Pair:
     object that holds Parameters or arrays of which the pair could say nothing.
     """
     functions = (f.forward, f.backward) if isinstance(f, Layer) else f if isinstance(f, tuple) else (f,)
-    if isinstance(f, type) or len(functions) > 2 or not functions or not all(map(callable, functions)):
+    if isinstance(f, type) or (isinstance(f, tuple) and len(f) != 2) or not all(map(callable, functions)):
         raise TypeError(f"a gradient check takes a layer, a pair (forward, backward) or a loss, got {f!r}")
     if len(functions) == 1:
         return Pair(functools.partial(_loss, f), lambda dy, dx: map_leaves(lambda g: float(dy) * g, dx), [], 0)

@@ -44,12 +44,12 @@ class Report(list[Comparison]):
 def derivative(phi: Callable[[float], float], eps: float, rtol: float, rounding: float) -> Slope:
     """phi'(0) where phi(0) is 0 and no phi is more exact than `rounding`.
 
-    From the steps eps, eps / 2 and eps / 4, which do for most; where they leave an error of more than rtol |phi'(0)|, from
-    4096 eps down to eps / 2048: where phi' is small beside phi, long steps drown the rounding, and where phi bends within
-    eps, short ones see it straight.
+    From the steps eps, eps / 2 and eps / 4, which do for most, and where phi does not move at all; where they leave an error
+    of more than rtol |phi'(0)|, from 4096 eps down to eps / 2048: where phi' is small beside phi, long steps drown the
+    rounding, and where phi bends within eps, short ones see it straight.
     """
     quick = slope(phi, eps, 3, rounding)
-    if quick.error <= rtol * abs(quick.value):
+    if quick.error <= rtol * abs(quick.value) or quick == slope(lambda s: 0.0, eps, 3, rounding):
         return quick
     return min(quick, slope(phi, 4096 * eps, 24, rounding), key=lambda found: found.error)
 

@@ -671,6 +671,8 @@ def test_long_and_short_steps_are_taken_where_the_three_are_not_enough():
     assert max(calls) == 4096 * 2.0**-11 and min(calls) == 2.0**-22
     bent = derivative(counted(lambda s: np.tanh(1e5 * s)), 2.0**-11, 1e-8, 1e-16)
     assert bent.step < 2.0**-11 and abs(bent.value - 1e5) <= bent.error < 1
+    still = derivative(counted(lambda s: 0.0), 2.0**-11, 1e-8, 1e-16)
+    assert still.value == 0 and still.error == 5e-16 * 2**12 and len(calls) == 6
     none = derivative(lambda s: np.nan, 2.0**-11, 1e-8, 1e-16)
     assert np.isnan(none.value) and none.error == np.inf
 

@@ -375,6 +375,15 @@ def test_singular_s_w_names_rank_and_remedy():
         LDA(shrinkage=0.5).fit(np.eye(2)[[0, 0, 1, 1]], [0, 0, 1, 1])
 
 
+@pytest.mark.parametrize("seed, D", [(3, 8), (7, 8), (9, 5), (19, 5), (22, 8), (32, 3), (41, 3), (43, 5)])
+def test_singular_s_w_is_found_where_rounding_hides_it(seed, D):
+    """Two features that are sums of the others, of which Cholesky's factors notice nothing: only the condition tells."""
+    X, y = clips(seed, 60, D, 3)
+    X = np.column_stack([X, X @ np.random.default_rng(seed).standard_normal((D, 2))])
+    with pytest.raises(SingularScatterError, match=f"rank {D} < {D + 2} features"):
+        LDA(shrinkage=None).fit(X, y)
+
+
 @pytest.mark.parametrize("solver", ["eigh", "auto"])
 @pytest.mark.parametrize("shrinkage", ["auto", 0.1])
 @pytest.mark.parametrize("D", [6, 80])

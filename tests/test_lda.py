@@ -384,6 +384,15 @@ def test_singular_s_w_is_found_where_rounding_hides_it(seed, D):
         LDA(shrinkage=None).fit(X, y)
 
 
+def test_s_w_of_full_rank_is_solved_though_its_condition_is_in_doubt():
+    """Its least eigenvalue is 4 times what counts as 0, the estimate of its condition is below that."""
+    D = 40
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0]
+    U = np.sqrt(np.append(np.ones(D - 1), 5 * D * np.finfo(float).eps))[:, None] * Q.T
+    eigenvalues, W = module.definition(U, np.zeros(D), Q[:2], 1)
+    assert eigenvalues[0] > 0 and W.shape == (D, 1) and (W.T @ U.T @ U @ W)[0, 0] == pytest.approx(1, rel=1e-2)
+
+
 @pytest.mark.parametrize("solver", ["eigh", "auto"])
 @pytest.mark.parametrize("shrinkage", ["auto", 0.1])
 @pytest.mark.parametrize("D", [6, 80])

@@ -1,13 +1,12 @@
 """Directional derivatives in float64: does backward belong to forward?"""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .backend import Array, is_floating, to_device
 from .differences import Comparison, Report, derivative
-from .watch.pair import as_pair, contents, draw, finite, leaves, map_leaves, movable, unit
+from .watch.pair import Pair, Product, as_pair, contents, draw, finite, leaves, map_leaves, movable, top, unit
 
 
 class GradientError(AssertionError):
@@ -29,8 +28,8 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 2.0**-11, rtol: float = 1e-8, a
     A layer is copied and the copy's parameters moved by N(0, 0.3^2), because initial values such as gamma = 1
     hide mistakes. Returns a row for each checked input and each parameter, `directions` times.
 
-    With dy random, of norm 1, and phi(s) = <dy, f(x + s v) - y>, backward's <dx, v> must equal phi'(0). v is a
-    random unit vector plus dx / |dx|, scaled to norm 1: the random part finds any mistake, and along dx the
+    With dy random, of norm 1, and phi(s) = <dy, f(x + s v) - y>, backward's <dx, v> must equal phi'(0). v is
+    a random unit vector plus dx / |dx|, scaled to norm 1: the random part finds any mistake, and along dx the
     derivative is largest and rounding counts least. v has float32's digits and steps are powers of two, so x
     + s v is exact and the size of x costs nothing.
 
@@ -55,47 +54,51 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 2.0**-11, rtol: float = 1e-8, a
     inputs = map_leaves(movable, inputs)
     held = leaves(inputs) + [p.value for p in pair.parameters]
     if directions < 1 or not any(a.size for a in filter(is_floating, held)):
-        raise ValueError("gradcheck has nothing to compare: no parameter, no floating-point input with a number")
-    before = contents(held)
-    y, cache = pair.forward(*inputs)
-    if contents(held) != before:
-        raise GradientError("forward changed an argument or a parameter")
-    outputs = [a.copy() if is_floating(a) else a for a in leaves(y)]      # y may be x itself, which will move
-    if not all(a.dtype == np.float64 and finite(a) for a in filter(is_floating, outputs)):
-        raise GradientError("forward gives nan, inf, or less than float64 for float64")
-    dy = map_leaves(lambda a: draw(rng, a) if is_floating(a) else None, y)
-    weighted = [(k, d) for k, d in enumerate(leaves(dy)) if d is not None]
-    rounding = 2.0**-53 * sum(float(abs(d * outputs[k]).sum()) for k, d in weighted)
-
-    def change() -> float:
-        """<dy, what forward gives now - y>"""
-        now = leaves(pair.forward(*inputs)[0])
-        return sum(float((d * (now[k] - outputs[k])).sum()) for k, d in weighted)
-
-    if not abs(change()) <= 1e6 * rounding:
+        raise ValueError("gradcheck has nothing to compare: no parameter and no floating-point input in it")
+    y, cache = _forward(pair, inputs, held)
+    phi = Product(pair, inputs, y, rng)
+    if not abs(phi()) <= 1e6 * phi.rounding:
         raise GradientError("forward gives two results for one input: name what it draws from in `buffers`")
-    start = [draw(rng, p.value) for p in pair.parameters]                 # backward must add to what is there
-    for p, g in zip(pair.parameters, start, strict=True):
-        p.grad[...] = g
-    held += leaves(dy)
-    before = contents(held)
-    dx = pair.backward(*(dy if isinstance(dy, tuple) else (dy,)), cache)
-    if contents(held) != before:
-        raise GradientError("backward changed an argument, a parameter, or an input of forward")
-    arrays = list(filter(is_floating, leaves(inputs)))
-    gradients = [g for g in leaves(dx) if g is not None]
-    more = len(gradients) - len(arrays)
-    if more < 0 or (more and len(inputs) == pair.inputs and not any(a is None for a in inputs)):
-        raise GradientError(f"backward returned {len(gradients)} gradients for {len(arrays)} checked inputs")
-    rows = [(f"input {k}", x, g) for k, (x, g) in enumerate(zip(arrays, gradients, strict=False))]
-    rows += [(f"parameter {p.name}", p.value, p.grad - g) for p, g in zip(pair.parameters, start, strict=True)]
-    for row in rows:
-        _check_kind(*row)
-    compared = [_compare(*row, change, rng, eps, rounding, rtol, atol)
+    rows, more = _gradients(pair, inputs, cache, phi.dy, held, rng)
+    compared = [_compare(*row, phi, rng, eps, rtol, atol)
                 for _ in range(directions) for row in rows if row[1].size]
     skipped = [f"{name}, which is empty" for name, x, _ in rows if not x.size]
     skipped += [f"an input of type {type(a).__name__}" for a in leaves(inputs) if not is_floating(a)]
     return Report(compared, skipped + [f"{more} gradients of inputs that were left out"] * (more > 0))
+
+
+def _forward(pair: Pair, inputs: Any, held: list[Any]) -> tuple[Any, Any]:
+    """(y, cache), y finite and in float64; nothing that is held has changed."""
+    before = contents(held)
+    y, cache = pair.forward(*inputs)
+    if contents(held) != before:
+        raise GradientError("forward changed an argument or a parameter")
+    if not all(a.dtype == np.float64 and finite(a) for a in filter(is_floating, leaves(y))):
+        raise GradientError("forward gives nan, inf, or less than float64 for float64")
+    return y, cache
+
+
+def _gradients(pair: Pair, inputs: Any, cache: Any, dy: Any, held: list[Any],
+               rng: np.random.Generator) -> tuple[list[tuple[str, Array, Array]], int]:
+    """(name, array, gradient) of every input and parameter, by one backward, and how many are of no input."""
+    start = [draw(rng, p.value) for p in pair.parameters]                 # backward must add to what is there
+    for p, g in zip(pair.parameters, start, strict=True):
+        p.grad[...] = g
+    held = held + leaves(dy)
+    before = contents(held)
+    gradients = [g for g in leaves(pair.backward(*top(dy), cache)) if g is not None]
+    if contents(held) != before:
+        raise GradientError("backward changed an argument, a parameter, or an input of forward")
+    arrays = list(filter(is_floating, leaves(inputs)))
+    more = len(gradients) - len(arrays)
+    if more < 0 or (more and len(inputs) == pair.inputs and not any(a is None for a in inputs)):
+        raise GradientError(f"backward returned {len(gradients)} gradients for {len(arrays)} checked inputs")
+    rows = [(f"input {k}", x, g) for k, (x, g) in enumerate(zip(arrays, gradients, strict=False))]
+    rows += [(f"parameter {p.name}", p.value, p.grad - g)
+             for p, g in zip(pair.parameters, start, strict=True)]
+    for row in rows:
+        _check_kind(*row)
+    return rows, more
 
 
 def _check_kind(name: str, x: Array, gradient: Any) -> None:
@@ -109,17 +112,17 @@ def _check_kind(name: str, x: Array, gradient: Any) -> None:
 
 
 @np.errstate(all="ignore")                                                # large steps may leave the domain
-def _compare(name: str, x: Array, gradient: Array, change: Callable[[], float], rng: np.random.Generator,
-             eps: float, rounding: float, rtol: float, atol: float) -> Comparison:
+def _compare(name: str, x: Array, gradient: Array, product: Product, rng: np.random.Generator,
+             eps: float, rtol: float, atol: float) -> Comparison:
     """One direction of one array: perturb x in place, put it back, compare."""
     v = unit(draw(rng, x) + unit(gradient)).astype(np.float32).astype(np.float64)
     original = x.copy()
 
     def phi(s: float) -> float:
         x[...] = original + s * v
-        return change()
+        return product()
 
-    found = derivative(phi, eps, rtol, rounding)
+    found = derivative(phi, eps, rtol, product.rounding)
     x[...] = original
     numeric, analytic = found.value, float((gradient * v).sum())
     largest = max(abs(numeric), abs(analytic))
@@ -127,6 +130,6 @@ def _compare(name: str, x: Array, gradient: Array, change: Callable[[], float], 
     if not abs(numeric - analytic) <= row.tolerance:                      # not <=: catches NaN
         direction = np.array2string(to_device(v, "cpu").ravel(), threshold=8, edgeitems=3, precision=4)
         raise GradientError(f"{row} along the direction {direction}")
-    if not found.error <= max(1e-3 * largest, 1e9 * rounding):
-        raise GradientError(f"{row}, and no step tells more: is there a kink, such as an exact 0 before a ReLU?")
+    if not found.error <= max(1e-3 * largest, 1e9 * product.rounding):
+        raise GradientError(f"{row}: no step tells more; is there a kink, such as an exact 0 before a ReLU?")
     return row

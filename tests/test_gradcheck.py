@@ -545,7 +545,7 @@ def test_a_gradient_of_a_parameter_in_another_shape_or_type_is_an_error():
 def test_a_kink_at_the_input_is_named(at):
     x = values(1, 4) + 3
     x[2] = at
-    with pytest.raises(GradientError, match=r"no step tells more: is there a kink, such as an exact 0 before a ReLU\?"):
+    with pytest.raises(GradientError, match=r"no step tells more; is there a kink, such as an exact 0 before a ReLU\?"):
         gradcheck(layers.ReLU(), x)
 
 

@@ -60,8 +60,8 @@ class NamedParameter:
 
 
 class Layer:
-    """Base of all layers. Parameters and child layers are found among the attributes, and in lists, tuples and
-    dicts there. One that is in several places is found once, under the name of the first.
+    """Base of all layers. Parameters and child layers are found among the attributes, and in lists, tuples
+    and dicts there. One that is in several places is found once, under the name of the first.
     """
 
     training = True
@@ -88,7 +88,7 @@ class Layer:
         return _find(Layer, prefix, vars(self))
 
     def walk(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Layer]]:
-        """(dotted path, layer) of this layer ("" by default) and everything below it, but for those in `seen`."""
+        """(dotted path, layer) of this layer ("" by default) and all below it, but for those in `seen`."""
         seen = set() if seen is None else seen
         if id(self) not in seen:
             seen.add(id(self))
@@ -172,7 +172,7 @@ class Layer:
 
 
 def _find(kind: Any, name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """(dotted name, found) of everything of this kind that value is, or that lists, tuples and dicts in it hold."""
+    """(dotted name, found) of all of this kind that value is, or that lists, tuples and dicts in it hold."""
     if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (dict, list, tuple)):

@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import is_floating
 from ..layers import Layer, Parameter
 from ..optim import Optimizer
-from ..watch.pair import as_pair, contents, draw, leaves, map_leaves
+from ..watch.pair import as_pair, contents, draw, leaves, map_leaves, top
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -57,7 +57,7 @@ def _forward(layer: Layer, inputs: Any, seed: int) -> tuple[Any, Any, Callable[[
     y, cache = layer.forward(*inputs)
     rng = np.random.default_rng([seed, 2])
     dy = map_leaves(lambda a: draw(rng, a).astype(np.float32).astype(a.dtype) if is_floating(a) else None, y)
-    return y, dy, lambda: layer.backward(*(dy if isinstance(dy, tuple) else (dy,)), cache)
+    return y, dy, lambda: layer.backward(*top(dy), cache)
 
 
 def _gradients(layer: Layer) -> list[np.ndarray]:

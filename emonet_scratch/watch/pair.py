@@ -97,6 +97,29 @@ def contents(tree: list[Any]) -> list[Any]:
     return [a.tobytes() if hasattr(a, "tobytes") else repr(a) for a in tree]
 
 
+class Product:
+    """phi: <dy, what forward gives now - y> over the floating-point arrays of y, with a random dy of norm 1 for each.
+
+    rounding: of y, as it shows in phi; dy in the structure of y.
+    """
+
+    def __init__(self, pair: Pair, inputs: Any, y: Any, rng: np.random.Generator) -> None:
+        self.forward, self.inputs = pair.forward, inputs
+        self.dy = map_leaves(lambda a: draw(rng, a) if is_floating(a) else None, y)
+        both = enumerate(zip(leaves(self.dy), leaves(y), strict=True))
+        self.terms = [(k, d, a.copy()) for k, (d, a) in both if d is not None]          # y may be x itself, which will move
+        self.rounding = 2.0**-53 * sum(float(abs(d * a).sum()) for _, d, a in self.terms)
+
+    def __call__(self) -> float:
+        now = leaves(self.forward(*self.inputs)[0])
+        return sum(float((d * (now[k] - a)).sum()) for k, d, a in self.terms)
+
+
+def top(tree: Any) -> tuple[Any, ...]:
+    """The parts of a tuple; of anything else, itself as the only one."""
+    return tree if isinstance(tree, tuple) else (tree,)
+
+
 def finite(a: Array) -> bool:
     """Whether all numbers of an array are finite."""
     return bool(array_module(a).isfinite(a).all())

@@ -186,7 +186,7 @@ def test_lines_of_code_are_counted_without_docstrings_comments_and_blanks():
 
 def test_the_definitions_stand_without_the_kernels(tmp_path):
     """The package without its folder kernels/ passes the suite of the definitions."""
-    for folder in (NAME, "tests"):
+    for folder in (NAME, "tests", "benchmarks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so", "build"))
     shutil.rmtree(tmp_path / NAME / "kernels")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -42,6 +42,7 @@ OFF, ON = "off", "on"       # EMONET_KERNELS
 KERNELS = [(ON, ["tests/test_kernels_sequence.py"]), (ON, ["tests/test_kernels.py"])]
 FIRST, DEVICES = (OFF, ["tests/test_initial.py"]), (OFF, ["tests/test_backend.py"])
 LSTM = (OFF, ["tests/test_lstm.py"])
+GRADCHECK = [(OFF, ["tests/test_gradcheck.py", f"{PACKAGE}/gradcheck.py"]), (OFF, ["tests/test_layers.py"])]
 LAYERS = [(OFF, ["tests/test_layers.py"]), LSTM, FIRST,
           (OFF, ["tests/test_models.py"]), (OFF, ["tests/test_gradcheck.py"]), DEVICES]
 
@@ -54,8 +55,7 @@ STAGES: dict[str, list[tuple[str, list[str]]]] = {
     "optim.py": [(OFF, ["tests/test_optim.py", f"{PACKAGE}/optim.py"]), (ON, ["tests/test_optim.py"]), DEVICES,
                  FIRST, *KERNELS[:1]],
     "lda.py": [(OFF, ["tests/test_lda.py"])],
-    "gradcheck.py": [(OFF, ["tests/test_gradcheck.py", f"{PACKAGE}/gradcheck.py"]), (OFF, ["tests/test_layers.py"])],
-}
+} | dict.fromkeys(("gradcheck.py", "differences.py", "watch/pair.py"), GRADCHECK)
 
 #: Before all others.
 NARROW = {"layers/lstm.py": [LSTM]} | {

@@ -487,7 +487,7 @@ def copied() -> Iterator[Path]:
     """A copy of the package and its tests, so that the tree may be edited meanwhile."""
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
     try:
-        for name in (PACKAGE, "tests"):
+        for name in (PACKAGE, "tests", "benchmarks"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         yield folder

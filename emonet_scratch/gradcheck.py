@@ -84,10 +84,9 @@ def _gradients(pair: Pair, inputs: Any, cache: Any, dy: Any, held: list[Any],
     start = [draw(rng, p.value) for p in pair.parameters]                 # backward must add to what is there
     for p, g in zip(pair.parameters, start, strict=True):
         p.grad[...] = g
-    held = held + leaves(dy)
-    before = contents(held)
+    before = contents(held + leaves(dy))
     gradients = [g for g in leaves(pair.backward(*top(dy), cache)) if g is not None]
-    if contents(held) != before:
+    if contents(held + leaves(dy)) != before:
         raise GradientError("backward changed an argument, a parameter, or an input of forward")
     arrays = list(filter(is_floating, leaves(inputs)))
     more = len(gradients) - len(arrays)

@@ -252,7 +252,8 @@ class LDA:
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The most probable class of each clip, X (N, D) -> (N,)."""
-        return np.asarray(self.classes_[self.predict_log_proba(X).argmax(axis=1)])
+        best = self.predict_log_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
 
     def score(self, X: np.ndarray, y: np.ndarray) -> float:
         """The share of clips whose class is predicted, in [0, 1]."""

@@ -37,7 +37,7 @@ class Dropout(Layer):
             return x, None
         rng = np.random.Generator(np.random.Philox(key=to_device(self.counter, "cpu")))
         draw = rng.random(x.shape, np.float32)
-        self.counter[1] += 1
+        self.counter[1] += np.uint64(1)            # NumPy 1 would make a float of a plain 1
         mask = to_device((draw >= self.rate).astype(x.dtype) * (1 / (1 - self.rate)), device_of(x))
         return x * mask, mask
 

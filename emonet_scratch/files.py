@@ -62,7 +62,10 @@ class Lock:
     def acquire(self, wait: bool = True) -> bool:
         """Hold the file, which is made if it is not there; False where another does and `wait` is False."""
         while True:
-            self.file = open(self.path, "ab")
+            try:
+                self.file = open(self.path, "ab")
+            except PermissionError:                                           # of another user, who may have been killed
+                self.file = open(self.path, "rb")
             try:
                 if fcntl:
                     fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

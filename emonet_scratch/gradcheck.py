@@ -6,7 +6,7 @@ import numpy as np
 
 from .backend import Array, is_floating, to_device
 from .differences import Comparison, Report, derivative
-from .watch.pair import Pair, Product, as_pair, contents, draw, finite, leaves, map_leaves, movable, top, unit
+from .watch.pair import Pair, Product, as_pair, contents, direction, draw, finite, leaves, movable, outputs
 
 
 class GradientError(AssertionError):
@@ -29,9 +29,10 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 2.0**-11, rtol: float = 1e-8, a
     hide mistakes. Returns a row for each checked input and each parameter, `directions` times.
 
     With dy random, of norm 1, and phi(s) = <dy, f(x + s v) - y>, backward's <dx, v> must equal phi'(0). v is
-    a random unit vector plus dx / |dx|, scaled to norm 1: the random part finds any mistake, and along dx the
-    derivative is largest and rounding counts least. v has float32's digits and steps are powers of two, so x
-    + s v is exact and the size of x costs nothing.
+    a random unit vector plus or minus dx / |dx|, scaled to norm 1: the random part finds any mistake, and
+    along dx the derivative is largest and rounding counts least; the sign is that with which the two do not
+    cancel. v has few digits and steps are powers of two, so the first x + s v are exact, and the size of x
+    costs nothing, up to 1e8; a larger offset is to be taken out of x first.
 
     phi'(0) and its error come from differences.py: what is left of the curvature when steps are halved, and
     five times the rounding that phi shows, at least 2^-53 sum |dy y|, over the step. Steps are `eps` to eps /
@@ -51,7 +52,7 @@ def gradcheck(f: Any, *inputs: Any, eps: float = 2.0**-11, rtol: float = 1e-8, a
     """
     rng = np.random.default_rng([seed, 1])         # another stream than that of who draws inputs from `seed`
     pair = as_pair(f, rng)
-    inputs = map_leaves(movable, inputs)
+    inputs = movable(inputs)
     held = leaves(inputs) + [p.value for p in pair.parameters]
     if directions < 1 or not any(a.size for a in filter(is_floating, held)):
         raise ValueError("gradcheck has nothing to compare: no parameter and no floating-point input in it")
@@ -73,7 +74,7 @@ def _forward(pair: Pair, inputs: Any, held: list[Any]) -> tuple[Any, Any]:
     y, cache = pair.forward(*inputs)
     if contents(held) != before:
         raise GradientError("forward changed an argument or a parameter")
-    if not all(a.dtype == np.float64 and finite(a) for a in filter(is_floating, leaves(y))):
+    if not all(a.dtype == np.float64 and finite(a) for a in outputs(y)):
         raise GradientError("forward gives nan, inf, or less than float64 for float64")
     return y, cache
 
@@ -85,7 +86,7 @@ def _gradients(pair: Pair, inputs: Any, cache: Any, dy: Any, held: list[Any],
     for p, g in zip(pair.parameters, start, strict=True):
         p.grad[...] = g
     before = contents(held + leaves(dy))
-    gradients = [g for g in leaves(pair.backward(*top(dy), cache)) if g is not None]
+    gradients = [g for g in leaves(pair.backward(*dy, cache)) if g is not None]
     if contents(held + leaves(dy)) != before:
         raise GradientError("backward changed an argument, a parameter, or an input of forward")
     arrays = list(filter(is_floating, leaves(inputs)))
@@ -114,7 +115,7 @@ def _check_kind(name: str, x: Array, gradient: Any) -> None:
 def _compare(name: str, x: Array, gradient: Array, product: Product, rng: np.random.Generator,
              eps: float, rtol: float, atol: float) -> Comparison:
     """One direction of one array: perturb x in place, put it back, compare."""
-    v = unit(draw(rng, x) + unit(gradient)).astype(np.float32).astype(np.float64)
+    v = direction(rng, x, gradient, eps / 4)
     original = x.copy()
 
     def phi(s: float) -> float:
@@ -127,8 +128,8 @@ def _compare(name: str, x: Array, gradient: Array, product: Product, rng: np.ran
     largest = max(abs(numeric), abs(analytic))
     row = Comparison(name, x.shape, analytic, numeric, found.error + rtol * largest + atol, found.step)
     if not abs(numeric - analytic) <= row.tolerance:                      # not <=: catches NaN
-        direction = np.array2string(to_device(v, "cpu").ravel(), threshold=8, edgeitems=3, precision=4)
-        raise GradientError(f"{row} along the direction {direction}")
+        along = np.array2string(to_device(v, "cpu").ravel(), threshold=8, edgeitems=3, precision=4)
+        raise GradientError(f"{row} along the direction {along}")
     if not found.error <= max(1e-3 * largest, 1e9 * product.rounding):
         raise GradientError(f"{row}: no step tells more; is there a kink, such as an exact 0 before a ReLU?")
     return row

@@ -45,12 +45,12 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     (1.3863, [[0.25, 0.25, -0.75, 0.25]])
     """
     xp = array_module(logits=logits, class_weights=class_weights)
-    N, K = logits.shape if logits.ndim == 2 else (0, 0)
+    N, K = logits.shape if logits.ndim == 2 and logits.dtype.kind == "f" else (0, 0)
     labels = to_device(labels, "cpu")
     if (N < 1 or labels.shape != (N,) or labels.dtype.kind not in "iu"
             or labels.min() < 0 or labels.max() >= K):
-        raise ValueError(f"softmax_cross_entropy got logits of shape {logits.shape} and labels of shape "
-                         f"{labels.shape}, {labels.dtype}: expected (N, K), N >= 1, and N integers in 0..K-1")
+        raise ValueError(f"softmax_cross_entropy got logits of shape {logits.shape}, {logits.dtype}, labels of shape "
+                         f"{labels.shape}, {labels.dtype}: expected (N, K) floats, N >= 1, N integers in 0..K-1")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     q = np.full((N, K), label_smoothing / K)

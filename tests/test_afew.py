@@ -298,7 +298,7 @@ def test_tables_that_are_none_of_features_are_said(tree):
     lines = []
     features = load_features(tree, find_clips(tree), log=lines.append)
     assert vectors(features) == {("train", "000000001"): [2]} and features.names == ("f0",)
-    assert len(lines) == 1 and "2 .csv not taken for feature files" in lines[0] and "labels.csv" in lines[0]
+    assert len(lines) == 1 and "2 tables not taken for feature files" in lines[0] and "labels.csv" in lines[0]
     assert lines[0] in examine(tree, read=False).facts
 
 
@@ -456,3 +456,13 @@ def test_predictions_into_a_place_that_refuses(tmp_path, monkeypatch):
     refused(lambda: write_predictions(tmp_path / "out", ["a"], [1], np.zeros((1, 7))), "a.txt'", "No space left")
     assert (tmp_path / "out" / "a.txt").read_text() == "Angry\n"
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "predictions.csv"]
+
+
+def test_sounds_beside_feature_files_are_named(tmp_path):
+    for split, name in (("Train", "a"), ("Val", "b")):
+        folder = tmp_path / split / "Angry"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.wav").write_bytes(b"RIFF")
+        (folder / f"{name}.csv").write_text(f"name;F0\n{name};1\n")
+    with pytest.raises(DataError, match=r"got 1 \.csv, 1 \.wav: sounds alone are no clips"):
+        find_clips(tmp_path)

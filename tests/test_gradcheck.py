@@ -724,3 +724,83 @@ def test_the_benchmark_prints_a_row_for_every_layer(power, capsys, monkeypatch):
     monkeypatch.setattr(power, "draws", lambda: {"wrong": wrong, "right": lambda rng: None})
     monkeypatch.setattr(power, "measure", lambda draw, count: (["seed 0: x"] * (draw is wrong), [1.0] * 7))
     assert power.main([]) == 1 and "wrong, seed 0: x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_one_number_is_compared_whatever_the_draw(shape):
+    """A random sign and the gradient's would cancel in half of the draws."""
+    for seed in range(50):
+        with pytest.raises(GradientError):
+            gradcheck((lambda x: (x**2, x), lambda dy, x: 1.9 * dy * x), np.full(shape, 3.0), seed=seed)
+        gradcheck((lambda x: (x**2, x), lambda dy, x: 2 * dy * x), np.full(shape, 3.0), seed=seed)
+
+
+class Alias(layers.Dense):
+    """W under a second name, which stays behind when W is taken in float64."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.w = self.W.value
+
+
+class OfTheClass(layers.ReLU):
+    W = Parameter(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("layer, what", [(Alias(), "an array of shape"), (OfTheClass(), "Parameter")])
+def test_what_would_be_left_behind_is_an_error(layer, what):
+    with pytest.raises(ValueError, match=f"holds {what}"):
+        gradcheck(layer, np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("y, kind", [(lambda x: {"a": 2 * x}, "dict"), (lambda x: [2 * x], "list"),
+                                     (lambda x: x * 1j, "ndarray"), (lambda x: (2 * x, [3 * x]), "list"),
+                                     (lambda x: float(x.sum()), "float"), (lambda x: (2 * x, 1.5), "float")])
+def test_outputs_that_would_not_be_compared_are_an_error(y, kind):
+    with pytest.raises(TypeError, match=f"forward gives a {kind}: expected a floating-point array"):
+        gradcheck((lambda x: (y(x), x), lambda dy, x: dy), np.ones(3))
+
+
+def test_an_output_without_a_number_of_floating_point_is_an_error():
+    with pytest.raises(TypeError, match="no floating-point array"):
+        gradcheck((lambda x: (x > 0, x), lambda dy, x: x), np.ones(3))
+
+
+def test_a_loss_gives_a_gradient_for_each_of_its_inputs():
+    right = lambda x, labels: ((x**2).sum(), 2 * x)                                     # noqa: E731
+    gradcheck(right, values(1, 3), np.arange(3))
+    with pytest.raises(GradientError, match="2 gradients for 1"):
+        gradcheck(lambda x, labels: ((x**2).sum(), (2 * x, np.full(3, 9.0))), values(1, 3), np.arange(3))
+
+
+def test_a_step_out_of_the_domain_is_no_error():
+    """The logarithm of a determinant, of a matrix that is barely positive definite: long steps raise in forward."""
+    def log_det(s):
+        return 2 * np.log(np.diag(np.linalg.cholesky((s + s.T) / 2))).sum(), np.linalg.inv((s + s.T) / 2)
+    a = np.random.default_rng(0).standard_normal((3, 3))
+    gradcheck(log_det, a @ a.T * 1e-3 + np.eye(3) * 1e-4)
+    with pytest.raises(GradientError):
+        gradcheck(lambda s: (log_det(s)[0], 1.01 * log_det(s)[1]), a @ a.T * 1e-3 + np.eye(3) * 1e-4)
+
+
+def test_a_number_of_numpy_is_a_parameter():
+    class Scaled(layers.Layer):
+        def __init__(self):
+            self.s = Parameter(np.float32(2))
+
+        def forward(self, x):
+            return x * self.s.value, x
+
+        def backward(self, dy, x):
+            self.s.grad += (dy * x).sum()
+            return dy * self.s.value
+    assert [row.name for row in gradcheck(Scaled(), values(1, 3))] == ["input 0", "parameter s"]
+
+
+def test_methods_under_another_name_are_found():
+    def renamed(function):
+        return lambda self, *arguments: function(self, *arguments)
+
+    class Renamed(layers.Dense):
+        forward, backward = renamed(layers.Dense.forward), renamed(layers.Dense.backward)
+    assert len(gradcheck(Renamed(3, 2), np.ones((4, 3)))) == 3

@@ -133,3 +133,9 @@ def test_bad_arguments_get_one_line(logits, labels, options, message):
     with pytest.raises(ValueError, match=message) as error:
         softmax_cross_entropy(logits, labels, **options)
     assert "\n" not in str(error.value)
+
+
+def test_integer_logits_are_refused():
+    """Targets in their type would all be 0."""
+    with pytest.raises(ValueError, match=r"int64.*expected \(N, K\) floats"):
+        softmax_cross_entropy(np.array([[0, 1, 2, 3]]), np.array([2]))

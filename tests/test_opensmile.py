@@ -267,6 +267,7 @@ def test_a_damaged_csv_is_named_with_its_line(tmp_path, text, line, words):
     ("name,frameTime,F0", "'a, b',0,1.5", ("F0",), "a, b"),
     ("Frame_Time;Speaker ID;filename;F0;emotion", "0;7;a;1.5;Sad", ("F0",), "a"),
     ("subject;id;start time;Happy;fold;F0", "7;a;0;.1;2;1.5", ("F0",), "a"),
+    ("start (s);end_s;#;idx;target;onset;t0;class_id;name;F0", "0;1;2;3;4;5;6;7;a;1.5", ("F0",), "a"),
     ("path,file_name,F0,index_of_dispersion,duration", "x/a.wav,a.wav,1.5,2,3", ("F0", "index_of_dispersion", "duration"),
      "a.wav"),
 ])

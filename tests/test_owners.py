@@ -226,3 +226,18 @@ def test_features_that_were_killed_when_all_was_done_leave_no_journal(tmp_path, 
     (tmp_path / "a.wav").write_text("")
     assert "x.csv' exists already" in fails(capsys, "features", tmp_path / "a.wav", "--out", tmp_path / "x.csv")
     assert not (tmp_path / "x.csv.partial").exists() and (tmp_path / "x.csv").exists()
+
+
+def test_a_lock_that_another_user_left_is_taken_over(tmp_path, monkeypatch):
+    """It may be read and not written. Root may write everything, so open refuses here."""
+    left, real = tmp_path / ".f.csv.lock", open
+    left.write_text("process 1 on elsewhere")
+
+    def refused(path, mode="r", *arguments, **options):
+        if os.fspath(path) == str(left) and "a" in mode:
+            raise PermissionError(13, "Permission denied", str(left))
+        return real(path, mode, *arguments, **options)
+    monkeypatch.setattr("builtins.open", refused)
+    with files.owned_file(tmp_path / "f.csv") as held:
+        assert held
+    assert not left.exists()

@@ -72,11 +72,16 @@ def test_every_clip_that_is_left_out_is_named_and_counted(tmp_path):
     lines = []
     data = prepare(root, frame_size=16, log=lines.append)
     left_out = [line for line in lines if line.startswith("left out: ")]
-    assert data.splits["train"].ids == ["000000000", "000000004"] and len(data.splits["val"]) == 3
-    assert len(left_out) == len(data.skipped) == 5 and lines[-1] == "5 of 10 clips were left out"
-    text = "\n".join(left_out)
-    assert "has no audio vector in the feature files" in text and "no number for the feature 'f1'" in text
-    assert "000000003.avi" in text
+    train = data.splits["train"]
+    assert train.ids == [f"00000000{k}" for k in (0, 1, 2, 4)] and len(data.splits["val"]) == 5
+    assert np.isnan(train.audio).all(axis=1).tolist() == [False, True, True, False]          # a bad vector is a missing one
+    assert len(left_out) == len(data.skipped) == 1 and "000000003.avi" in left_out[0]
+    text = "\n".join(line for line in lines if line.startswith("without sound: "))
+    assert text.count("has no audio vector in the feature files") == text.count("no number for the feature 'f1'") == 2
+    assert lines[-2:] == ["1 of 10 clips were left out",
+                          "4 of 10 clips have no sound or vector that can be read: their audio vectors are missing"]
+    heard = prepare(root, video=False, log=lines.append)                      # nothing is left of such a clip
+    assert heard.splits["train"].ids == [f"00000000{k}" for k in (0, 3, 4)] and lines[-1] == "4 of 10 clips were left out"
     with pytest.raises(DataError, match=r"000000001\.avi.*has no audio vector"):
         prepare(root, frame_size=16, log=lines.append, on_error="stop")
 
@@ -89,9 +94,9 @@ def test_a_damaged_feature_file_is_named_and_costs_its_clip_alone(tmp_path):
         file.write_bytes(file.read_bytes()[:200])
     lines = []
     data = prepare(root, frame_size=16, log=lines.append)
-    assert data.splits["train"].ids == ["000000000", "000000002"] and len(data.splits["val"]) == 3
+    assert np.isnan(data.splits["train"].audio).all(axis=1).tolist() == [False, True, False] and len(data.splits["val"]) == 3
     files = [line for line in lines if line.startswith("feature file left out: ")]
-    assert len(files) == 1 and repr(str(damaged[0])) in files[0] and lines[-1] == "1 of 6 clips were left out"
+    assert len(files) == 1 and repr(str(damaged[0])) in files[0] and "1 of 6 clips have no" in lines[-1]
     with pytest.raises(DataError, match=r"Train_AFEW.*000000001\.arff"):
         prepare(root, frame_size=16, on_error="stop", log=lines.append)
     val = prepare(root, ["val"], frame_size=16, on_error="stop", log=lines.append)   # what is not asked for is not read

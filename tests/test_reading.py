@@ -60,7 +60,7 @@ def test_sound_that_cannot_be_decoded_is_a_missing_vector_named_and_counted(tree
     assert np.isnan(train.audio).all(axis=1).tolist() == [True, False, True, True]
     named = [line for line in lines if line.startswith("without sound: ")]
     assert len(named) == len(BAD) and all(any(name in line for line in named) for name in BAD)
-    assert lines[-2:] == ["2 of 4 clips have no sound that can be read: their audio vectors are missing",
+    assert lines[-2:] == ["2 of 4 clips have no sound or vector that can be read: their audio vectors are missing",
                           "1 of 4 clips have no sound: their audio vectors are missing"]
 
 

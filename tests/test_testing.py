@@ -139,8 +139,38 @@ class Hides(layers.ReLU):
         return x + self.shift, np.ones_like(x)
 
 
+class KeepsItsMask(layers.ReLU):
+    """Signs alone: halved inputs have the same."""
+
+    def forward(self, x):
+        self.mask = x > 0
+        return x * self.mask, None
+
+    def backward(self, dy, cache):
+        return dy * self.mask
+
+
+class WritesIntoItsOutput(layers.ReLU):
+    def forward(self, x):
+        self.room = vars(self).get("room", {"y": None})
+        if self.room["y"] is None or self.room["y"].dtype != x.dtype:
+            self.room["y"] = np.empty_like(x)
+        return np.multiply(x, 2, out=self.room["y"]), None
+
+    def backward(self, dy, cache):
+        return 2 * dy
+
+
+class Clips(layers.Dense):
+    def forward(self, x):
+        self.W.value = np.clip(self.W.value, -9, 9)
+        return super().forward(x)
+
+
 @pytest.mark.parametrize("layer, message", [
-    (Wide(), "of float32 comes .*float64"), (WideGradient(), "of float32 comes .*float64"), (Coarse(), "float32 is far"),
+    (KeepsItsMask(), "changed an earlier cache"), (WritesIntoItsOutput(), "changed an earlier output"),
+    (Clips(3, 2), "forward replaced a parameter"), (Wide(), "of float32 comes .*float64"),
+    (WideGradient(), "of float32 comes .*float64"), (Coarse(), "float32 is far"),
     (Sets(3, 2), "do not double"), (Consumes(), "changed an argument|another gradient of an input"),
     (Remembers(), "a later forward changed an earlier cache"), (RemembersInGradient(3, 2), "changed an earlier cache"),
     (Shares(3, 2), "differs, or shares"), (Loses(3, 2), "differs, or shares"), (Keeps(3, 2), "differs, or shares"),
@@ -183,7 +213,19 @@ class Forgets(optim.SGD):
         p.value -= lr * memory[id(p)]
 
 
+class DoesNothing(optim.SGD):
+    def _update(self, p, slots, lr):
+        value = p.value
+        value = value - lr * p.grad
+
+
+class OneRate(optim.SGD):
+    def _update(self, p, slots, lr):
+        p.value -= 0.1 * p.grad
+
+
 @pytest.mark.parametrize("make, message", [
+    (lambda p: DoesNothing(p, 0.1), "a step changes nothing"), (lambda p: OneRate(p, 0.1), "lr_factor 0 moves"),
     (lambda p: Replaces(p, 0.1), "replaced a parameter's array"), (lambda p: ChangesGradients(p, 0.1), "changed a gradient"),
     (lambda p: Forgets(p, 0.1), "goes on otherwise")])
 def test_a_contract_misses_what_is_broken_in_an_optimizer(make, message):

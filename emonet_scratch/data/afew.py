@@ -33,6 +33,7 @@ from .opensmile import ESCAPES, Row, Table, is_feature_table, read_features
 from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp"}
 ESCAPED = str.maketrans({c: text for c, text in ESCAPES.items() if c != "\\"})       # of D:\new, read as Weka's escapes
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}
@@ -148,7 +149,8 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     if not first:
         raise DataError(_no_split(root, tops, suffixes[None]))
     problems += [f"{str(folder)!r}: expected clips of the {split} split, got {_found(suffixes[split])}: "
-                 f"{_advice(suffixes[split])}" for split, folder in first.items() if split not in filled]
+                 f"{_advice(suffixes[split])}" for split, folder in first.items() if split not in filled
+                 or (suffixes[split].keys() & SOUND_SUFFIXES and not suffixes[split].keys() & VIDEO_SUFFIXES)]
     clips = sorted(found.values(), key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
 
@@ -168,11 +170,11 @@ def _found(suffixes: Counter[str]) -> str:
 
 def _advice(suffixes: Counter[str]) -> str:
     """What to do about a folder that has these files, and clips are wanted."""
-    most = next(iter(suffixes.most_common(1)), ("", 0))[0]
+    most = next((suffix for suffix, _ in suffixes.most_common() if suffix in SOUND_SUFFIXES | PICTURES), "")
     if most in SOUND_SUFFIXES:
         return (f"sounds alone are no clips: for --modalities audio put each into a container (ffmpeg -i X{most} X.mkv); "
                 "`emonet features` writes their vectors")
-    if most in (".jpg", ".jpeg", ".png", ".bmp"):
+    if most:
         return f"pictures alone are no clips: join those of a clip (ffmpeg -framerate 25 -i %d{most} X.mp4)"
     return f"unpack or remove it (clips are {', '.join(sorted(VIDEO_SUFFIXES))})"
 
@@ -278,11 +280,11 @@ def _feature_files(root: Path, note: Callable[[str], None]) -> list[Path]:
     for path in sorted(folder / name for folder, names in _walk(root) for name in names):
         if _is_feature_file(path):
             files.append(path)
-        elif path.suffix.lower() == ".csv":
+        elif path.suffix.lower() in (".csv", ".npz", ".tsv"):
             others.append(path)
     if others:
-        note(f"{len(others)} .csv not taken for feature files, such as {str(others[0])!r}: expected ';' between the values, "
-             f"or openSMILE's columns (file, start, end, ..._sma...) and numbers below them")
+        note(f"{len(others)} tables not taken for feature files, such as {str(others[0])!r}: expected .arff, or .csv with "
+             f"';' between the values or openSMILE's columns (file, start, end, ..._sma...) and numbers below them")
     return files
 
 

@@ -18,7 +18,7 @@ from .progress import progress
 from .video import Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
-RATE = 1000             # samples a second: enough to see that the sound decodes, and for how long
+RATE = 16000            # samples a second, as for features: what is heard there is heard here
 SHOWN = 20              # items of one kind that are named; the rest is counted
 
 

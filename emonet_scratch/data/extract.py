@@ -169,7 +169,7 @@ class _Journal:
     def __init__(self, path: Path, extractor: str, log: Callable[[str], None]) -> None:
         self.path, head = path, json.dumps({"extractor": extractor}).encode()
         first, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
-        first = first.rstrip(b"\0")                                           # a power cut leaves zeros, or half a line
+        first = first.rstrip(b"\0\r")                                         # a power cut leaves zeros, or half a line
         if first != head and (any(lines) or not head.startswith(first)):
             what = "of another extractor" if first.startswith(b'{"extractor": "') else "no record of vectors that are done"
             raise DataError(f"{str(path)!r} is {what} ({first[:80].decode(errors='replace')!r}): move it elsewhere, or give "

@@ -36,9 +36,11 @@ NAMES = ("name file filename filepath path wav wavfile audio clip clipname clipi
          "utteranceid fileid id index").split()
 #: Columns that openSMILE puts in front of its features: one row a frame, a segment or a file.
 MARKS = {"frameindex", "frametime", "framelength", "start", "end"}
-BOOKKEEPING = set("starttime endtime time timestamp frame subject subjectid speaker speakerid actor actorid person personid "
-                  "session sessionid segment segmentid split fold partition group".split())
-TARGETS = {name.lower() for name in CLASSES} | {"arousal", "valence", "dominance", "confidence"}
+BOOKKEEPING = set("starttime endtime time timestamp begin stop onset offset t0 t1 frame frames nframes "
+                  "fps samplerate samplingrate idx row rownumber rowid subject subjectid speaker speakerid actor actorid "
+                  "person personid session sessionid segment segmentid split fold partition group gender sex age".split())
+TARGETS = {name.lower() for name in CLASSES} | set("arousal valence dominance confidence target targets y labels emotionid "
+                                                   "emotionlabel classid labelid".split())
 SKIPPED = MARKS | BOOKKEEPING | TARGETS | set(NAMES)
 CLASS_NAMES = {"class", "emotion", "label"}
 RESERVED = SKIPPED | CLASS_NAMES            # names that no feature has
@@ -260,8 +262,9 @@ def _header(lines: tuple[str, ...]) -> tuple[str, Columns]:
 
 def _plain(name: str) -> str:
     """The name of a column as it is compared; pandas' own names for a row number are all "index"."""
-    plain = re.sub(r"[\s_.:-]+", "", name.lower()) or name.strip()
-    return re.sub(r"^(unnamed|level)\d+$", "index", plain)
+    bare = re.sub(r"([\s_]+|[\s_]*[(\[])(s|ms|sec|seconds|hz)[)\]]?$", "", name.strip().lower())           # a unit
+    plain = re.sub(r"[\s_.:-]+", "", bare) or name.strip()
+    return re.sub(r"^((unnamed|level)\d+|#)$", "index", plain)
 
 
 def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:

@@ -67,7 +67,8 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
             log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from "
                 f"sound tracks ({extractor})")
     pictures = dict(frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop) if video else None
-    reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None)
+    reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None,
+                    on_error == "stop")
     readings, skipped = _read_all(everything, reader, on_error, log)
     splits = {name: _split(root, name, clips[name], readings) for name in wanted}
     _account(readings, skipped, faces, log)
@@ -112,6 +113,7 @@ class Reader:
 
     pictures: frame_size, fit, max_frames, crop as of `prepare`; None: they are not looked at, and no more is sound without
     `sound`. features: vectors from files; without, they are computed by `extractor`.
+    strict: a clip without a vector of use in the files is an error beside pictures, too.
     """
 
     pictures: Mapping[str, Any] | None
@@ -119,22 +121,29 @@ class Reader:
     features: Features | None = None
     extractor: str = DEFAULT
     cache: FrameCache | None = None
+    strict: bool = False
 
     def __call__(self, clip: Clip) -> Reading:
         """DataError: pictures that cannot be read; without pictures, a clip that has no vector.
 
-        With pictures, a clip whose sound is missing or cannot be decoded has a vector that is all NaN.
+        With pictures, a clip whose sound is missing or cannot be decoded, or that has no vector of use in the feature
+        files, has a vector that is all NaN.
         """
-        given = None
+        given, fault = None, ""
         if self.sound and self.features is not None:
-            given = audio_vector(clip, self.features, missing=bool(self.pictures))
+            try:
+                given = audio_vector(clip, self.features, missing=bool(self.pictures))
+            except DataError as error:
+                if not self.pictures or self.strict:
+                    raise
+                given, fault = np.full(len(self.features.names), np.nan), str(error)
             if not self.pictures:
                 return Reading(audio=given)
         reading = self._read(clip.path, listen=self.sound and given is None)
         if self.sound and not self.pictures and np.isnan(reading.audio).all():
             raise DataError(f"{str(clip.path)!r}: {reading.fault}" if reading.fault else
                             f"{str(clip.path)!r} has no sound track, and there are no feature files")
-        return reading if given is None else replace(reading, audio=given)
+        return reading if given is None else replace(reading, audio=given, fault=fault)
 
     def _read(self, path: Path, listen: bool) -> Reading:
         content = content_key(path)
@@ -187,7 +196,8 @@ def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: 
             pool.shutdown(cancel_futures=True)
     for clip, reading in readings.items():
         if reading.fault:
-            log(f"without sound: {str(clip.path)!r}: {reading.fault}")
+            name = repr(str(clip.path))
+            log(f"without sound: {'' if name in reading.fault else f'{name}: '}{reading.fault}")
     return readings, [clip for clip in clips if clip not in readings]
 
 
@@ -200,7 +210,8 @@ def _account(readings: dict[Clip, Reading], skipped: Sequence[Clip], faces: bool
     for applies, line in (
             (faces, f"faces: none found in {faceless} of {number} clips, of which the whole frames are used"),
             (skipped, f"{len(skipped)} of {number} clips were left out"),
-            (faulty, f"{faulty} of {number} clips have no sound that can be read: their audio vectors are missing"),
+            (faulty, f"{faulty} of {number} clips have no sound or vector that can be read: "
+             f"their audio vectors are missing"),
             (silent, f"{silent} of {number} clips have no sound: their audio vectors are missing")):
         if applies:
             log(line)

@@ -30,7 +30,7 @@ class Parameter:
     def __init__(self, value: Array) -> None:
         if not is_floating(value):
             raise TypeError(f"Parameter takes an array of floating-point numbers, got {value!r}")
-        self.value = value
+        self.value: Array = np.asarray(value) if isinstance(value, np.generic) else value
         self.grad = np.zeros_like(value)
         self.lr_factor = 1.0
 

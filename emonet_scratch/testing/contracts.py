@@ -71,6 +71,8 @@ def _once(layer: Layer, inputs: Any, dtype: Any, seed: int) -> list[np.ndarray]:
     before = contents(leaves(inputs) + values)
     y, dy, backward = _forward(layer, inputs, seed)
     _promise(contents(leaves(inputs) + values) == before, "forward changed an argument or a parameter")
+    _promise(all(p.value is a for p, a in zip(layer.parameters(), values, strict=True)),
+             "forward replaced a parameter")
     held = leaves((inputs, y, dy)) + values
     before = contents(held)
     dx, once = backward(), _gradients(layer)
@@ -88,10 +90,19 @@ def _once(layer: Layer, inputs: Any, dtype: Any, seed: int) -> list[np.ndarray]:
 
 def _check_caches(layer: Layer, inputs: Any, seed: int) -> None:
     """Three inputs in a row, with backwards at once and with backwards in another order."""
-    rows = [map_leaves(lambda a, k=k: a / 2**k if is_floating(a) else a, inputs) for k in range(3)]
+    def shuffled(a: Any, k: int) -> Any:
+        """Other values from the same domain; of integers, only where no floats tell the rows apart."""
+        if not is_floating(a) and (_floating(inputs) or not isinstance(a, np.ndarray)):
+            return a
+        b = np.random.default_rng([seed, k]).permutation(a.ravel()).reshape(a.shape) if k else a
+        return b / 2**k if is_floating(a) else b
+    rows = [map_leaves(lambda a, k=k: shuffled(a, k), inputs) for k in range(3)]
     apart, together = copy.deepcopy(layer), copy.deepcopy(layer)
     at_once = [_floating(_forward(apart, row, seed + k)[2]()) for k, row in enumerate(rows)]
-    waiting = [_forward(together, row, seed + k)[2] for k, row in enumerate(rows)]
+    given = [_forward(together, row, seed + k) for k, row in enumerate(rows)]
+    waiting = [backward for _, _, backward in given]
+    first = copy.deepcopy(layer).forward(*rows[0])[0]
+    _promise(all(map(np.array_equal, _floating(given[0][0]), _floating(first))), "a later forward changed an earlier output")
     for k in (1, 2, 0):
         _promise(all(map(np.array_equal, _floating(waiting[k]()), at_once[k])), "a later forward changed an earlier cache")
     _promise(all(map(np.allclose, _gradients(together), _gradients(apart))), "a later forward changed an earlier cache")
@@ -128,8 +139,16 @@ def contract_of_optimizer(make: Callable[[list[Parameter]], Optimizer], shapes: 
             _promise(all(p.value is a for p, a in zip(ours, arrays, strict=True)), "a step replaced a parameter's array")
             _promise(all(np.array_equal(p.grad, g) for p, g in zip(ours, step, strict=True)), "a step changed a gradient")
 
+    start = copy.deepcopy(params)
     optimizer = make(params)
-    run(optimizer, params, steps[:2])
+    run(optimizer, params, steps[:1])
+    _promise(not any(np.array_equal(p.value, q.value) for p, q in zip(params, start, strict=True)), "a step changes nothing")
+    run(optimizer, params, steps[1:2])
+    held = copy.deepcopy(start)
+    for p in held:
+        p.lr_factor = 0.0
+    run(make(held), held, steps[:2])
+    _promise(all(np.array_equal(p.value, q.value) for p, q in zip(held, start, strict=True)), "lr_factor 0 moves")
     resumed = copy.deepcopy(params)
     other = make(resumed)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))

@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,7 +37,8 @@ def as_pair(f: Any, rng: np.random.Generator) -> Pair:
     if isinstance(f, type) or (isinstance(f, tuple) and len(f) != 2) or not all(map(callable, functions)):
         raise TypeError(f"a gradient check takes a layer, a pair (forward, backward) or a loss, got {f!r}")
     if len(functions) == 1:
-        return Pair(functools.partial(_loss, f), lambda dy, dx: map_leaves(lambda g: float(dy) * g, dx), [], 0)
+        return Pair(functools.partial(_loss, f), lambda dy, dx: map_leaves(lambda g: float(dy) * g, dx), [],
+                    len(inspect.signature(f).parameters))
     inputs = len(inspect.signature(functions[0]).parameters)
     owner, other = (getattr(function, "__self__", None) for function in functions)
     layer = _copy_of(f if isinstance(f, Layer) else owner)
@@ -48,7 +50,7 @@ def as_pair(f: Any, rng: np.random.Generator) -> Pair:
     parameters, buffers = layer.parameters(), layer.save_buffers()
     for p in parameters:
         p.value += to_device(0.3 * rng.standard_normal(p.value.shape), device_of(p.value))
-    forward, backward = (getattr(layer, function.__name__) for function in functions)
+    forward, backward = (types.MethodType(function.__func__, layer) for function in functions)
 
     def repeatable(*inputs: Any) -> Any:
         layer.restore_buffers(buffers)                                                  # the same dropout masks every time
@@ -64,12 +66,16 @@ def _copy_of(owner: Any) -> Any:
     if isinstance(layer, Layer):
         known = {id(a) for p in layer.parameters() for a in (p.parameter, p.value, p.grad)}
         known |= {id(a) for a in layer.named_buffers().values()}
-    for a in copied.values():
-        if id(a) not in known and (isinstance(a, Parameter) or (is_floating(a) and a.ndim)):
-            what = repr(a) if isinstance(a, Parameter) else f"an array of shape {a.shape}"
-            raise ValueError(f"{type(owner).__name__} holds {what} that no gradient check would see: weights of a Layer are "
-                             f"Parameters in attributes, lists, tuples or dicts, its other arrays are named in `buffers`; "
-                             f"weights of other objects can be inputs of forward and backward")
+    strange = [a for a in copied.values()
+               if id(a) not in known and (isinstance(a, Parameter) or (is_floating(a) and a.ndim))]
+    for _, part in layer.walk() if isinstance(layer, Layer) else ():                    # p.value itself; of the class
+        strange += [a for name, a in vars(part).items() if name not in part.buffers and is_floating(a) and a.ndim]
+        strange += [a for kind in type(part).__mro__ for a in vars(kind).values() if isinstance(a, (Parameter, Layer))]
+    for a in strange[:1]:
+        what = repr(a) if isinstance(a, (Parameter, Layer)) else f"an array of shape {a.shape}"
+        raise ValueError(f"{type(owner).__name__} holds {what} that no gradient check would see: weights of a Layer are "
+                         f"Parameters in attributes, lists, tuples or dicts, its other arrays are named in `buffers`; "
+                         f"weights of other objects can be inputs of forward and backward")
     return layer
 
 
@@ -82,14 +88,32 @@ def _loss(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Any]:
 
 
 def movable(a: Any) -> Any:
-    """A float64 copy of a floating-point array; a constant as it is; TypeError for numbers that cannot be moved."""
+    """Nested tuples with float64 copies of floating-point arrays; constants as they are; TypeError for other numbers."""
+    if isinstance(a, tuple):
+        return tuple(map(movable, a))
     if is_floating(a):
         return array_module(a).array(a, np.float64)
-    kind = getattr(np.asarray(a) if isinstance(a, (list, dict, set)) else a, "dtype", np.dtype(int)).kind
-    if kind in "fcO":
+    if _numbers(a):
         raise TypeError(f"an input of type {type(a).__name__} holds numbers that no gradient check can move: it takes "
                         f"floating-point arrays, or tuples of them")
     return a
+
+
+def _numbers(a: Any) -> bool:
+    """Whether this holds numbers, or objects, beside integers."""
+    kind = getattr(np.asarray(a) if isinstance(a, (list, dict, set)) else a, "dtype", np.dtype(int)).kind
+    return kind in "fcO"
+
+
+def outputs(y: Any) -> list[Array]:
+    """The floating-point arrays of y; TypeError where there is none, or an output whose numbers would not be compared."""
+    found = list(filter(is_floating, leaves(y)))
+    for a in leaves(y):
+        if not is_floating(a) and (isinstance(a, (float, complex)) or _numbers(a)):
+            raise TypeError(f"forward gives a {type(a).__name__}: expected a floating-point array, or a tuple of them")
+    if not found:
+        raise TypeError("forward gives no floating-point array, so there is nothing to compare")
+    return found
 
 
 def contents(tree: list[Any]) -> list[Any]:
@@ -100,18 +124,21 @@ def contents(tree: list[Any]) -> list[Any]:
 class Product:
     """phi: <dy, what forward gives now - y> over the floating-point arrays of y, with a random dy of norm 1 for each.
 
-    rounding: of y, as it shows in phi; dy in the structure of y.
+    rounding: of y, as it shows in phi; dy in the structure of y, what is no tuple as the only part of one.
     """
 
     def __init__(self, pair: Pair, inputs: Any, y: Any, rng: np.random.Generator) -> None:
         self.forward, self.inputs = pair.forward, inputs
-        self.dy = map_leaves(lambda a: draw(rng, a) if is_floating(a) else None, y)
+        self.dy = top(map_leaves(lambda a: draw(rng, a) if is_floating(a) else None, y))
         both = enumerate(zip(leaves(self.dy), leaves(y), strict=True))
         self.terms = [(k, d, a.copy()) for k, (d, a) in both if d is not None]          # y may be x itself, which will move
         self.rounding = 2.0**-53 * sum(float(abs(d * a).sum()) for _, d, a in self.terms)
 
     def __call__(self) -> float:
-        now = leaves(self.forward(*self.inputs)[0])
+        try:
+            now = leaves(self.forward(*self.inputs)[0])
+        except (ValueError, ArithmeticError):                                           # a long step has left the domain
+            return np.nan
         return sum(float((d * (now[k] - a)).sum()) for k, d, a in self.terms)
 
 
@@ -128,6 +155,18 @@ def finite(a: Array) -> bool:
 def draw(rng: np.random.Generator, like: Array) -> Array:
     """A random array of Euclidean norm 1, shaped and placed as `like`."""
     return unit(array_module(like).asarray(rng.standard_normal(like.shape)))
+
+
+def direction(rng: np.random.Generator, x: Array, gradient: Array, step: float) -> Array:
+    """v: a random unit vector and the gradient's, added up on the side where they do not cancel, of norm 1 but for rounding.
+
+    It has so few digits that x + s v is exact for s from `step` on, if x is not too large for that (1e8, for 1e-4).
+    """
+    v, g = draw(rng, gradient), unit(gradient)
+    v = unit(v + g if float((v * g).sum()) >= 0 else v - g)
+    digit = 2.0 ** (np.ceil(np.log2(float(abs(x).max()) + 1)) - 52) / step
+    digit = min(max(digit, 2.0**-26), float(abs(v).max()) / 4)
+    return array_module(v).rint(v / digit) * digit
 
 
 def unit(a: Array) -> Array:

@@ -155,7 +155,8 @@ def _heard(run: Ffmpeg, header: Header, rate: int) -> tuple[np.ndarray | None, s
     if late + len(sound) <= 0:
         return None, "the sound ends before the pictures begin"
     sound = np.concatenate([np.zeros(late, np.float32), sound]) if late > 0 else sound[-late:]
-    sound *= 32768                                            # in place: an hour is 230 MB
+    with np.errstate(over="ignore"):
+        sound *= 32768                                        # in place: an hour is 230 MB
     np.clip(np.rint(sound, out=sound), -32768, 32767, out=sound)
     sound /= 32768
     return sound, ""

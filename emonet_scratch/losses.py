@@ -49,8 +49,8 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     labels = to_device(labels, "cpu")
     if (N < 1 or labels.shape != (N,) or labels.dtype.kind not in "iu"
             or labels.min() < 0 or labels.max() >= K):
-        raise ValueError(f"softmax_cross_entropy got logits of shape {logits.shape}, {logits.dtype}, labels of shape "
-                         f"{labels.shape}, {labels.dtype}: expected (N, K) floats, N >= 1, N integers in 0..K-1")
+        raise ValueError(f"softmax_cross_entropy: expected (N, K) floats and N integers in 0..K-1, N >= 1, "
+                         f"got {logits.shape} {logits.dtype} and labels of shape {labels.shape} {labels.dtype}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     q = np.full((N, K), label_smoothing / K)

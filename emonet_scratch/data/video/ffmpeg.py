@@ -136,8 +136,9 @@ class Ffmpeg:
         self.sound, self.code, self.stalled = bytearray(), 0, False
         self.first, self.last = [], deque(maxlen=50)
         # "level" marks the lines that ffmpeg begins; `file:` makes every character of the name literal
-        # clips with sound are read many at once, for networks: threads in each cost more than they gain
-        alone = ["-threads", "1", "-filter_threads", "1"] if sound else []
+        # Clips are read many at once, for networks: threads in each cost more than they gain. Of sound alone, the witness
+        # of the first picture needs one of its own, or it may come too late.
+        alone = ["-threads", "1", "-filter_threads", "1"] if sound and pictures else []
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-v", "level+info", *GUARDS,
                    *alone, "-i", "file:" + self.file]
         second = os.pipe() if pictures and sound else ()

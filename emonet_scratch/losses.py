@@ -50,7 +50,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     if (N < 1 or labels.shape != (N,) or labels.dtype.kind not in "iu"
             or labels.min() < 0 or labels.max() >= K):
         raise ValueError(f"softmax_cross_entropy: expected (N, K) floats and N integers in 0..K-1, N >= 1, "
-                         f"got {logits.shape} {logits.dtype} and labels of shape {labels.shape} {labels.dtype}")
+                         f"got {logits.shape} {logits.dtype}, labels of shape {labels.shape} {labels.dtype}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     q = np.full((N, K), label_smoothing / K)

@@ -149,8 +149,8 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     if not first:
         raise DataError(_no_split(root, tops, suffixes[None]))
     problems += [f"{str(folder)!r}: expected clips of the {split} split, got {_found(suffixes[split])}: "
-                 f"{_advice(suffixes[split])}" for split, folder in first.items() if split not in filled
-                 or (suffixes[split].keys() & SOUND_SUFFIXES and not suffixes[split].keys() & VIDEO_SUFFIXES)]
+                 f"{_advice(suffixes[split])}" for split, folder in first.items()
+                 if _lacks_clips(suffixes[split], split in filled)]
     clips = sorted(found.values(), key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
 
@@ -161,6 +161,11 @@ def _no_split(root: Path, tops: Sequence[str], suffixes: Counter[str]) -> str:
     return (f"{str(root)!r}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
             f"{', '.join(map(repr, tops[:5])) or 'no folder'} with {_found(suffixes)}: name the folder {where}, or sort the "
             f"clips into folders such as Train/Angry and Val/Angry")
+
+
+def _lacks_clips(suffixes: Counter[str], filled: bool) -> bool:
+    """Whether files of these suffixes are none of clips: nothing that fills a split, or sounds and what describes them."""
+    return not filled or (not suffixes.keys().isdisjoint(SOUND_SUFFIXES) and suffixes.keys().isdisjoint(VIDEO_SUFFIXES))
 
 
 def _found(suffixes: Counter[str]) -> str:

@@ -68,15 +68,22 @@ def _copy_of(owner: Any) -> Any:
         known |= {id(a) for a in layer.named_buffers().values()}
     strange = [a for a in copied.values()
                if id(a) not in known and (isinstance(a, Parameter) or (is_floating(a) and a.ndim))]
-    for _, part in layer.walk() if isinstance(layer, Layer) else ():                    # p.value itself; of the class
-        strange += [a for name, a in vars(part).items() if name not in part.buffers and is_floating(a) and a.ndim]
-        strange += [a for kind in type(part).__mro__ for a in vars(kind).values() if isinstance(a, (Parameter, Layer))]
+    strange += _left_behind(layer) if isinstance(layer, Layer) else []
     for a in strange[:1]:
         what = repr(a) if isinstance(a, (Parameter, Layer)) else f"an array of shape {a.shape}"
         raise ValueError(f"{type(owner).__name__} holds {what} that no gradient check would see: weights of a Layer are "
                          f"Parameters in attributes, lists, tuples or dicts, its other arrays are named in `buffers`; "
                          f"weights of other objects can be inputs of forward and backward")
     return layer
+
+
+def _left_behind(layer: Layer) -> list[Any]:
+    """Other names of a parameter's array, which stay with the old one, and what is the class's and so not the copy's."""
+    found: list[Any] = []
+    for _, part in layer.walk():
+        found += [a for name, a in vars(part).items() if name not in part.buffers and is_floating(a) and a.ndim]
+        found += [a for kind in type(part).__mro__ for a in vars(kind).values() if isinstance(a, (Parameter, Layer))]
+    return found
 
 
 def _loss(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Any]:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emonet_scratch import GradientError, gradcheck, layers, losses
+from emonet_scratch import GradientError, backend, gradcheck, layers, losses
 from emonet_scratch.differences import Comparison, Report, derivative, slope
 from emonet_scratch.layers import Parameter, lstm
 from emonet_scratch.watch.pair import unit
+from tests.device import cupy
 from tests.strategies import seeds, values
 
 
@@ -804,3 +805,9 @@ def test_methods_under_another_name_are_found():
     class Renamed(layers.Dense):
         forward, backward = renamed(layers.Dense.forward), renamed(layers.Dense.backward)
     assert len(gradcheck(Renamed(3, 2), np.ones((4, 3)))) == 3
+
+
+def test_a_mistake_in_arrays_of_a_device_is_told(monkeypatch):
+    monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
+    with pytest.raises(GradientError, match=r"along the direction \[.*\]"):
+        gradcheck((lambda x: (x**2, x), lambda dy, x: dy * x), cupy.asarray(np.arange(1.0, 4)))

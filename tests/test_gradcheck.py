@@ -811,3 +811,10 @@ def test_a_mistake_in_arrays_of_a_device_is_told(monkeypatch):
     monkeypatch.setattr(backend, "import_cupy", lambda: cupy)
     with pytest.raises(GradientError, match=r"along the direction \[.*\]"):
         gradcheck((lambda x: (x**2, x), lambda dy, x: dy * x), cupy.asarray(np.arange(1.0, 4)))
+
+
+def test_rtol_is_a_share_of_the_larger_number():
+    twice = (lambda x: (x**2, x), lambda dy, x: 4 * dy * x)
+    gradcheck(twice, values(1, 3), rtol=0.6)
+    with pytest.raises(GradientError):
+        gradcheck(twice, values(1, 3), rtol=0.4)

@@ -91,7 +91,8 @@ def _loss(f: Callable[..., Any], *inputs: Any) -> tuple[Any, Any]:
     result = f(*inputs)
     if not isinstance(result, tuple) or len(result) != 2 or np.shape(result[0]) != ():
         raise TypeError(f"{f!r} is no loss, which returns (number, gradients): a layer goes in as (forward, backward)")
-    return np.asarray(result[0]) * 1.0, result[1]
+    value = np.asarray(result[0])
+    return value if is_floating(value) else value.astype(np.float64), result[1]
 
 
 def movable(a: Any) -> Any:

@@ -145,7 +145,7 @@ class Product:
     def __call__(self) -> float:
         try:
             now = leaves(self.forward(*self.inputs)[0])
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError):                                           # a long step has left the domain
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError):   # a long step has left the domain
             return np.nan
         return sum(float((d * (now[k] - a)).sum()) for k, d, a in self.terms)
 

@@ -4,6 +4,7 @@ import codecs
 import csv
 import errno
 import io
+import json
 import os
 import platform
 import secrets
@@ -26,13 +27,32 @@ except ImportError:                                                           # 
     fcntl = None  # type: ignore[assignment]
 
 
+#: What a machine lacks (handles, memory, room, permission) is not the fault of the data that is read on it.
+LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def faults_of(path: str | os.PathLike) -> Iterator[None]:
+    """What the system says against `path` in the body becomes a DataError; what the machine lacks stays an OSError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{os.fsdecode(path)!r}: no such file") from None
+    except OSError as error:
+        if error.errno in LACKS:
+            raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
+        raise DataError(f"{os.fsdecode(path)!r}: cannot be opened or read ({error.strerror or error})") from None
+
+
 def regular_file(path: str | os.PathLike) -> str:
-    """The absolute name of a regular file that can be opened and is not empty. DataError: anything else.
+    """The absolute name of a regular file that can be opened and is not empty. DataError: anything else; OSError: see LACKS.
 
     A pipe or a device could block for ever or never end, so that is asked before the file is opened.
     """
     name = os.fsdecode(path)
-    try:
+    if "\0" in name:
+        raise DataError(f"{name!r}: cannot be opened (a null byte in its name)")
+    with faults_of(path):
         mode = os.stat(name).st_mode
         if not stat.S_ISREG(mode):
             kind = "directory" if stat.S_ISDIR(mode) else "device or pipe"
@@ -40,13 +60,25 @@ def regular_file(path: str | os.PathLike) -> str:
         with open(name, "rb") as file:
             if not file.read(1):
                 raise DataError(f"{name!r}: the file is empty")
-    except FileNotFoundError:
-        raise DataError(f"{name!r}: no such file") from None
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:    # ValueError: a null byte in the name
-        raise DataError(f"{name!r}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     return os.path.abspath(name)
+
+
+def read_whole(path: str | os.PathLike, most: int = 2**24) -> bytes:
+    """The bytes of a regular file, of which there may be `most`. DataError: more, or anything else; OSError: see LACKS."""
+    name = regular_file(path)
+    with faults_of(path), open(name, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got more")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. ValueError: it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
 
 
 class Lock:

@@ -67,3 +67,32 @@ def test_what_is_no_regular_file(tmp_path):
                          ("nothing", "no such file"), ("null\0byte", "cannot be opened")]:
         with pytest.raises(DataError, match=reason):
             files.regular_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("number", sorted(files.LACKS))
+def test_what_the_machine_lacks_is_not_the_fault_of_the_data(tmp_path, monkeypatch, number):
+    (tmp_path / "full").write_bytes(b"x")
+
+    def refuse(*_arguments, **_named):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match="full") as caught:
+        files.regular_file(tmp_path / "full")
+    assert caught.value.errno == number and not isinstance(caught.value, DataError)
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path):
+    (tmp_path / "four").write_bytes(b"1234")
+    assert files.read_whole(tmp_path / "four", 4) == b"1234"
+    with pytest.raises(DataError, match="expected at most 3 bytes, got more"):
+        files.read_whole(tmp_path / "four", 3)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(DataError, match="device or pipe"):
+        files.read_whole(tmp_path / "fifo")
+
+
+def test_json_that_is_too_deep_is_an_error_of_values():
+    assert files.parse_json(b'{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, "{"):
+        with pytest.raises(ValueError):
+            files.parse_json(text)

@@ -1,0 +1,53 @@
+"""The fuzzer: what it counts as a bad end, that its limits hold, and 2,000 cases of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no limits of processes on this system")
+ROOT = Path(__file__).parents[1]
+
+
+def _says(text, code=1):
+    def work():
+        print(text)
+        return code
+    return work
+
+
+def _fails():
+    raise RecursionError("too deep")
+
+
+def _opens():
+    kept = []
+    while True:
+        kept.append(open(os.devnull, "rb"))
+
+
+@pytest.mark.parametrize(("work", "end"), [
+    (_says("", 0), ""), (_says("emonet: error: 'x': no such file"), ""), (_says("problems found: 3"), ""),
+    (_fails, "traceback: RecursionError: too deep"), (lambda: os.kill(os.getpid(), signal.SIGSEGV), "signal SIGSEGV"),
+    (lambda: time.sleep(60), "no end within 0.5 seconds"), (lambda: np.zeros(2**28).sum(), "more memory than the limit"),
+    (lambda: _says("emonet: error: MemoryError")(), "more memory than the limit"), (_opens, "more files than the limit"),
+    (_says("emonet: error: \x1b[2J"), "what a terminal obeys"), (_says("x.py:3: UserWarning: odd", 0), "a warning"),
+    (_says("no", 1), "exit code 1 without a reason"), (_says("", 70), "exit code 70")])
+def test_a_bad_end_is_seen(tmp_path, work, end):
+    from tests.fuzz.child import outcome
+    (tmp_path / "case").mkdir()
+    found = outcome(work, tmp_path / "case", seconds=0.5 if "0.5" in end else 30)
+    assert any(found.startswith(one) for one in end.split("|")) if end else found == ""
+
+
+def test_2000_cases_end_well(tmp_path):
+    """Each with an answer or one line, within 1 GB, 10 seconds and 64 files."""
+    done = subprocess.run([sys.executable, "-m", "tests.fuzz", "--keep", str(tmp_path)], cwd=ROOT, text=True,
+                          env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}{done.stderr[-2000:]}"
+    assert "2000 cases" in done.stdout

@@ -14,8 +14,6 @@ Hidden files, `__MACOSX` and `._*` are ignored. A linked folder is followed once
 Source: Dhall, Goecke, Lucey, Gedeon 2012, Collecting large, richly annotated facial-expression databases.
 """
 
-import csv
-import io
 import os
 import re
 import unicodedata
@@ -23,12 +21,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import write_whole
 from .opensmile import ESCAPES, Row, Table, is_feature_table, read_features
 from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
@@ -41,12 +39,19 @@ SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "va
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording; `label` is a position in CLASSES, None where the tree gives no class."""
+    """One recording; label: its class, None where none is given.
+
+    group: who or what must not be on both sides of a split, "" where that is not known; corpus: where it is from; features:
+    the file of its audio vector, where a table names one.
+    """
 
     split: str
     id: str
     path: Path
-    label: int | None
+    label: str | None
+    group: str = ""
+    corpus: str = "AFEW"
+    features: Path | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -107,8 +112,7 @@ class Features:
             given = class_of(folders)
             given = class_of([own[-1].label or ""]) if given is None else given
             if None not in (given, clip.label) and given != clip.label:
-                self.disagreements.append(f"{str(path)!r} says {CLASSES[given]}, the folder of "
-                                          f"{str(clip.path)!r} says {CLASSES[clip.label]}")
+                self.disagreements.append(f"{str(path)!r} says {given}, the folder of {str(clip.path)!r} says {clip.label}")
 
 
 def find_clips(root: str | os.PathLike) -> dict[str, list[Clip]]:
@@ -129,7 +133,7 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     found: dict[tuple[str, str], Clip] = {}
     problems, tops, first, filled = [], [], {}, set()         # first: one folder of each split that has any
     suffixes: dict[str | None, Counter[str]] = defaultdict(Counter)
-    for folder, files in _walk(root):
+    for folder, files in walk(root):
         parts = folder.relative_to(root).parts
         tops += parts if len(parts) == 1 else ()
         split = split_of(parts)
@@ -200,14 +204,14 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def missing_classes(clips: Sequence[Clip]) -> list[str]:
-    """The names of the classes that none of these clips has: a model cannot learn those."""
-    return [name for label, name in enumerate(CLASSES) if all(clip.label != label for clip in clips)]
+def missing_classes(clips: Sequence[Clip], classes: Sequence[str] = CLASSES) -> list[str]:
+    """Those of the classes that none of these clips has: a model cannot learn them."""
+    return [name for name in classes if all(clip.label != name for clip in clips)]
 
 
-def one_class(labels: Sequence[int | None]) -> int | None:
-    """The class of all these clips that have one, from two on; None where there are several classes or none."""
-    known = [label for label in labels if label is not None and label >= 0]
+def one_class(labels: Sequence[Any]) -> Any:
+    """The class of all these clips that have one, by name or number, from two on; None where there are several or none."""
+    known = [label for label in labels if label is not None and label != -1]
     return known[0] if len(known) > 1 and len(set(known)) == 1 else None
 
 
@@ -221,23 +225,23 @@ def split_of(parts: Sequence[str]) -> str | None:
     return None
 
 
-def class_of(parts: Sequence[str]) -> int | None:
+def class_of(parts: Sequence[str]) -> str | None:
     """The class that the innermost component named like one gives, in any case."""
-    names = [name.lower() for name in CLASSES]
-    return next((names.index(part.lower()) for part in reversed(parts) if part.lower() in names), None)
+    names = {name.lower(): name for name in CLASSES}
+    return next((names[part.lower()] for part in reversed(parts) if part.lower() in names), None)
 
 
-def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], splits: Sequence[str] = SPLITS,
+def load_features(roots: Sequence[str | os.PathLike], clips: Sequence[Clip], splits: Sequence[str] = SPLITS,
                   on_error: str = "stop", log: Callable[[str], None] = print) -> Features | None:
-    """The audio vectors of these clips, from every ARFF and openSMILE CSV file below root; None without any.
+    """The audio vectors of these clips, from every ARFF and openSMILE CSV file below the roots; None without any.
 
-    A file whose name is a clip's id holds that clip's vector. Any other file holds rows that are named after clips.
-    A file under no split is for the one split that has the id, so `clips` are those of all splits; of a split that is
+    A file whose name is a clip's id, or that a table names for it, holds that clip's vector. Any other file holds rows that
+    are named after clips. A file under no split is for the one split that has the id, so `clips` are those of all splits; of a split that is
     not in `splits` no file is read. DataError for clips with different feature columns and for an unreadable file; with
     on_error "skip" that is logged and left out. Logged are also clips with several vectors, in rows (see
     `Features.unclear`) or in files, a class that is another than that of the clip's folder, and tables of other things.
     """
-    features = scan_features(root, clips, splits, log)
+    features = scan_features(roots, clips, splits, log)
     if features is None:
         return None
     _raise_first(features.conflicts if on_error == "skip" else features.problems)
@@ -251,25 +255,26 @@ def load_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
     return features
 
 
-def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], splits: Sequence[str] = SPLITS,
+def scan_features(roots: Sequence[str | os.PathLike], clips: Sequence[Clip], splits: Sequence[str] = SPLITS,
                   note: Callable[[str], None] = lambda line: None) -> Features | None:
     """As `load_features`, with the problems listed instead of raised; a file with a problem is left out.
 
     note: gets a line on the tables that were looked at and are none of features.
     """
-    root, features, index = Path(root), Features(), defaultdict(list)
-    for clip in (clip for split in clips.values() for clip in split):
+    features, index = Features(), defaultdict(list)
+    for clip in clips:
         for k, form in enumerate(_forms(clip.id)):
             index[k, clip.split, form].append(clip)
-    files = _feature_files(root, note)
-    for path in files:
-        folders = path.relative_to(root).parts[:-1]
+    named = {clip.features: clip for clip in clips if clip.features}
+    files = {path: path.relative_to(root).parts[:-1] for root in map(Path, roots) for path in _feature_files(root, note)}
+    files |= {path: () for path in named}
+    for path, folders in files.items():
         split = split_of(folders) or split_of([path.stem])
-        if split and split not in splits:
+        if split and split not in splits and path not in named:
             continue
         try:
             table = read_features(path)
-            rows, unmatched = _rows_by_clip(path, table, split, index)
+            rows, unmatched = ({named[path]: table.rows}, []) if path in named else _rows_by_clip(path, table, split, index)
         except DataError as error:
             features.problems.append(str(error))
             continue
@@ -282,7 +287,7 @@ def scan_features(root: str | os.PathLike, clips: Mapping[str, Sequence[Clip]], 
 def _feature_files(root: Path, note: Callable[[str], None]) -> list[Path]:
     """Those for `read_features`, sorted; `note` gets a line on the other tables."""
     files, others = [], []
-    for path in sorted(folder / name for folder, names in _walk(root) for name in names):
+    for path in sorted(folder / name for folder, names in walk(root) for name in names):
         if _is_feature_file(path):
             files.append(path)
         elif path.suffix.lower() in (".csv", ".npz", ".tsv"):
@@ -311,41 +316,7 @@ def _rows_by_clip(path: Path, table: Table, split: str | None,
     return rows, unmatched
 
 
-def write_predictions(folder: str | os.PathLike, ids: Sequence[str], labels: Sequence[int | str],
-                      probabilities: np.ndarray) -> None:
-    """Write `<id>.txt` with the name of the class, as the challenge asks, and predictions.csv.
-
-    labels (N,) positions in CLASSES or names, probabilities (N, 7). The table has the columns id, class and
-    one for each class. Every file appears whole or not at all. DataError for lengths that differ, an unknown
-    class, an id given twice or one that is no name of a file, and a disk that does not take the files.
-    """
-    folder, probabilities = Path(folder), np.asarray(probabilities, dtype=float)
-    if len(labels) != len(ids) or probabilities.shape != (len(ids), len(CLASSES)):
-        raise DataError(f"write_predictions: expected labels ({len(ids)},) and probabilities ({len(ids)}, "
-                        f"{len(CLASSES)}) for {len(ids)} ids, got ({len(labels)},) and {probabilities.shape}")
-    table, names = io.StringIO(), []
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "class", *CLASSES])
-    for id, label, row in zip(ids, labels, probabilities, strict=True):
-        if not id or re.search(r"[/\\\0]", id):
-            raise DataError(f"write_predictions: expected an id that can name a file, got {id!r}: rename the clip")
-        if label not in CLASSES and not (isinstance(label, int | np.integer) and 0 <= label < len(CLASSES)):
-            raise DataError(f"write_predictions: {id!r}: expected a class or its number, got {np.asarray(label).item()!r}")
-        names.append(label if isinstance(label, str) else CLASSES[label])
-        writer.writerow([id, names[-1], *(f"{p:.6f}" for p in row)])
-    for id, times in Counter(map(same_name, ids)).items():
-        if times > 1:
-            raise DataError(f"write_predictions: expected every id once, got {id!r} {times} times: write each split")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for id, name in zip(ids, names, strict=True):
-            write_whole(folder / f"{id}.txt", f"{name}\n".encode())
-        write_whole(folder / "predictions.csv", table.getvalue().encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise DataError(f"{str(error.filename)!r}: cannot write: {error.strerror}") from None
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """(folder, names of its files), sorted, without hidden files and without what macOS adds to archives."""
     if not root.is_dir():
         raise DataError(f"{str(root)!r}: expected a folder with the splits of a data set, got "

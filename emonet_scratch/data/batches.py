@@ -15,7 +15,8 @@ class Split:
     """The clips of one split, N of them.
 
     ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
-    frozen trunk, memory-mapped if large, or None; audio (N, D) or None; keys: a hash of each clip's content.
+    frozen trunk, memory-mapped if large, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or
+    what is in each clip and must not be on both sides of a split, "" where that is not known.
     """
 
     ids: list[str]
@@ -23,6 +24,7 @@ class Split:
     frames: list[np.ndarray] | None = None
     audio: np.ndarray | None = None
     keys: list[str] | None = None
+    groups: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,7 +34,7 @@ class Split:
         def of(values: list | None) -> list | None:
             return None if values is None else [values[i] for i in index]
         return Split(of(self.ids), self.labels[index], of(self.frames), None if self.audio is None else self.audio[index],
-                     of(self.keys))
+                     of(self.keys), of(self.groups))
 
 
 @dataclass

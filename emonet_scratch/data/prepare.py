@@ -1,4 +1,4 @@
-"""From a folder in AFEW's layout to splits in memory: decode, collect audio vectors, account for every clip."""
+"""From a collection of clips to splits in memory: decode, collect audio vectors, account for every clip."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..emotions import CLASSES
 from ..errors import DataError
-from .afew import Clip, Features, find_clips, load_features, missing_classes
+from .afew import Clip, Features, load_features, missing_classes
 from .batches import Split
 from .blas import one_blas_thread
+from .clips import Collection, collect
 from .extract import DEFAULT, EXTRACTORS, base_of, made_by
 from .faces import SEARCH, import_cv2, read_face
 from .left_out import attempt, usable
@@ -37,13 +39,14 @@ class Dataset:
     feature_names: tuple[str, ...]
     skipped: list[Clip]
     extractor: str = ""
+    classes: tuple[str, ...] = CLASSES
 
 
-def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
+def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
             frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
             on_error: str = "skip", extractor: str = DEFAULT, log: Callable[[str], None] = print,
             crop: str = "none") -> Dataset:
-    """Read the splits `wanted` of the data set at `root`.
+    """Read the splits `wanted` of a data set, a collection of clips or the one source of one.
 
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
     all, computed from the sound tracks by `extractor`. With video, a clip without sound, or with sound that cannot be
@@ -59,35 +62,36 @@ def prepare(root: str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *
     faces = video and crop == "faces"
     if faces:
         import_cv2()                                                          # one line, not one for every clip
-    clips, everything = _find(root, wanted, log)
-    features = None
+    if not isinstance(data, Collection):
+        data = collect([data])
+    clips, everything = _find(data, wanted, log)
+    features, shown = None, ", ".join(repr(str(root)) for root in data.roots)
     if sound:
-        features = load_features(root, clips, wanted, on_error, log)
+        features = load_features(data.roots, data.clips, wanted, on_error, log)
         if features is None:
-            log(f"no feature files below {str(root)!r}: computing {len(EXTRACTORS[extractor][1])} audio features from "
+            log(f"no feature files below {shown}: computing {len(EXTRACTORS[extractor][1])} audio features from "
                 f"sound tracks ({extractor})")
     pictures = dict(frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop) if video else None
     reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None,
                     on_error == "stop")
     readings, skipped = _read_all(everything, reader, on_error, log)
-    splits = {name: _split(root, name, clips[name], readings) for name in wanted}
+    splits = {name: _split(data, shown, name, clips[name], readings) for name in wanted}
     _account(readings, skipped, faces, log)
     if not sound:
-        return Dataset(splits, (), skipped)
+        return Dataset(splits, (), skipped, "", data.classes)
     names = features.names if features else EXTRACTORS[extractor][1]
-    return Dataset(splits, names, skipped, extractor_of(features, extractor))
+    return Dataset(splits, names, skipped, extractor_of(features, extractor), data.classes)
 
 
-def _find(root: str | os.PathLike, wanted: Sequence[str],
-          log: Callable[[str], None]) -> tuple[dict[str, list[Clip]], list[Clip]]:
-    """The clips of every split, and those of the wanted ones in a row; DataError where one of these has none."""
-    clips = find_clips(root)
+def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -> tuple[dict[str, list[Clip]], list[Clip]]:
+    """The clips of the wanted splits, and all of them in a row; DataError where one of these has none."""
+    clips = {name: data.split(name) for name in wanted}
     for name in wanted:
         if not clips[name]:
-            folders = ", ".join(sorted(repr(p.name) for p in Path(root).iterdir() if p.is_dir())[:8])
-            raise DataError(f"{str(root)!r}: expected clips of the {name} split, got none; its folders are {folders}: one "
-                            f"has to have {name!r} in its name (see `emonet doctor`)")
-    if "train" in wanted and (missing := missing_classes(clips["train"])):
+            raise DataError(f"{', '.join(repr(str(root)) for root in data.roots)}: expected clips of the {name} split, got none: "
+                            f"a folder has to have {name!r} in its name, or a row of the table in its column split (see "
+                            f"`emonet doctor`)")
+    if "train" in wanted and (missing := missing_classes(clips["train"], data.classes)):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     return clips, [clip for name in wanted for clip in clips[name]]
 
@@ -217,15 +221,15 @@ def _account(readings: dict[Clip, Reading], skipped: Sequence[Clip], faces: bool
             log(line)
 
 
-def _split(root: str | os.PathLike, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:
+def _split(data: Collection, shown: str, name: str, clips: Sequence[Clip], readings: dict[Clip, Reading]) -> Split:
     """Those of the clips that were read; DataError where none was."""
     used = [clip for clip in clips if clip in readings]
     if not used:
-        raise DataError(f"{str(root)!r}: none of the {len(clips)} clips of the {name} split can be used")
+        raise DataError(f"{shown}: none of the {len(clips)} clips of the {name} split can be used")
     frames, audio, keys = ([getattr(readings[clip], name) for clip in used] for name in ("frames", "audio", "key"))
-    labels = np.array([-1 if clip.label is None else clip.label for clip in used])
-    return Split([clip.id for clip in used], labels, None if frames[0] is None else frames,
-                 None if audio[0] is None else np.array(audio), keys)
+    return Split([clip.id for clip in used], np.array([data.number(clip) for clip in used]),
+                 None if frames[0] is None else frames, None if audio[0] is None else np.array(audio), keys,
+                 [clip.group for clip in used])
 
 
 def extractor_of(features: Features | None, extractor: str = DEFAULT) -> str:

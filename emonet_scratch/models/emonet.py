@@ -1,4 +1,4 @@
-"""EmoNet: frames through a ResNet and an LSTM, audio descriptors through dense layers, fused into seven
+"""EmoNet: frames through a ResNet and an LSTM, audio descriptors through dense layers, fused into
 emotions.
 """
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import layers
 from ..backend import Array, array_module, device_of, generator, to_device
-from ..emotions import CLASSES
 from ..errors import WeightsError
 from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from ..watch import summary
@@ -41,8 +40,8 @@ class EmoNet(layers.Layer):
                   training starts
     """
 
-    def __init__(self, config: EmoNetConfig, audio_features: int = len(CLASSES) - 1,
-                 rng: np.random.Generator | None = None, load_trunk: bool = True) -> None:
+    def __init__(self, config: EmoNetConfig, audio_features: int = 6, rng: np.random.Generator | None = None,
+                 load_trunk: bool = True, num_classes: int = 7) -> None:
         rng = rng or generator()
         self.config = config
         self.audio_features = audio_features
@@ -65,10 +64,10 @@ class EmoNet(layers.Layer):
         if "audio" in config.modalities:
             self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
             fused += config.audio_layers[-1]
-        self.fusion = _dense_stack((fused, *config.fusion_layers, len(CLASSES)), config.dropout, rng,
+        self.fusion = _dense_stack((fused, *config.fusion_layers, num_classes), config.dropout, rng,
                                    open_end=not config.relu_on_logits)
         if config.audio_shortcut and "audio" in config.modalities:
-            self.shortcut = layers.Dense(audio_features, len(CLASSES), rng)
+            self.shortcut = layers.Dense(audio_features, num_classes, rng)
             self.shortcut.W.value[...] = 0
             # The rest begins as a small correction, like a residual branch with a scale of 0 (Goyal et al.
             # 2017, 5.1).

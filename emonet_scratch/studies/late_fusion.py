@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..training.projection import held_out
+from ..data.folds import held_out
 
 
 def fuse(probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import linalg
 
-from ..training.projection import held_out
+from ..data.folds import held_out
 
 
 class LinearSVM:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+DRAWS = 2000        # of a bootstrap
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """(classes, classes) counts: row = true class, column = predicted class. labels, predicted: (N,) integers."""
@@ -21,6 +22,31 @@ def macro_f1(confusion: np.ndarray) -> float:
     tp, seen, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     there = (seen + said) > 0
     return float((2 * tp[there] / (seen + said)[there]).mean())
+
+
+def unweighted_recall(confusion: np.ndarray) -> float:
+    """The mean over the classes that occur of the share of their clips that are right; rows are true classes.
+
+    >>> unweighted_recall(np.array([[2, 0], [1, 1]]))
+    0.75
+    """
+    seen = confusion.sum(axis=1)
+    return float((np.diag(confusion)[seen > 0] / seen[seen > 0]).mean())
+
+
+def bootstrap_interval(right: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the share of right (N,) when whole groups (N,) are drawn anew, with replacement, DRAWS times.
+
+    Clips of one speaker are right or wrong together: intervals that take them for independent are too narrow (Efron and
+    Tibshirani 1993, An introduction to the bootstrap, section 8.3). Of one group it is as wide as can be, (0, 1).
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(group, right.astype(float)), np.bincount(group)
+    if len(counts) < 2:
+        return 0.0, 1.0
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (DRAWS, len(counts)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def chance_and_majority(labels: np.ndarray) -> tuple[float, float]:

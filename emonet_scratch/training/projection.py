@@ -1,6 +1,7 @@
 """From audio vectors to what the audio branch reads: standardise, LDA, standardise; all fitted on training clips only."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ..data.afew import one_class
+from ..data.folds import held_out, joined
 from ..emotions import CLASSES
 from ..errors import DataError, SingularScatterError
 from ..lda import LDA
@@ -41,20 +43,27 @@ class AudioProjection:
                  folds: int = 0, seed: int = 0) -> None:
         self.n_components, self.shrinkage, self.clip, self.folds, self.seed = n_components, shrinkage, clip, folds, seed
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> "AudioProjection":
-        """X (N, D), y (N,) integers; DataError with the reason where LDA has no answer."""
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: Sequence[str] | None = None,
+            classes: Sequence[str] = CLASSES) -> "AudioProjection":
+        """X (N, D), y (N,) numbers of classes; DataError with the reason where LDA has no answer.
+
+        groups: N names of who is to be left out whole where clips are left out, "" where that is not known. Clips with the
+        same vector, and so with the same sound, are one group in any case.
+        """
         known = ~missing(X)
         if not known.any():
             raise DataError("LDA of the training split's audio vectors: no clip of it has sound: train on video alone")
+        names = [name or None for name in groups or [""] * len(X)]
+        group = joined(names, [x.tobytes() for x in X])[known]
         clips, X, y = len(X), X[known], y[known]
         if (label := one_class(y)) is not None:
-            raise DataError(f"LDA of the training split's audio vectors: all clips that can be used are {CLASSES[label]}: "
+            raise DataError(f"LDA of the training split's audio vectors: all clips that can be used are {classes[label]}: "
                             f"expected two classes and more, each in a folder of its name (see `emonet doctor`)")
         self.mean, self.spread = X.mean(axis=0), _spread(X)
         Z, K = self.standardise(X), None if self.n_components is None else min(self.n_components, X.shape[1])
         try:
             if self.shrinkage == "cv":
-                self.shrinkage = choose_shrinkage(Z, y, self.seed)
+                self.shrinkage = choose_shrinkage(Z, y, self.seed, group)
             self.lda = LDA(K, self.shrinkage).fit(Z, y)
         except ValueError as error:
             reason = str(error)
@@ -62,7 +71,7 @@ class AudioProjection:
                 reason = reason.replace("pass a larger shrinkage, such as 0.1, or drop", "drop")
             hint = " (--set lda_shrinkage=0.1)" if "shrinkage" in reason else ""
             raise DataError(f"LDA of the training split's audio vectors: {reason}{hint}") from error
-        training = cross_fit(self.lda, Z, y, self.folds, self.seed) if self.folds > 1 else None
+        training = cross_fit(self.lda, Z, y, self.folds, self.seed, group) if self.folds > 1 else None
         self.scale = _spread(self.lda.transform(Z) if training is None else training)
         self.training = None
         if training is not None:
@@ -124,26 +133,10 @@ def missing(X: np.ndarray) -> np.ndarray:
     return np.isnan(X).all(axis=1)
 
 
-def stratified_folds(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """(N,) numbers of folds: each class dealt out in random order, the next class starting where the last one ended."""
-    rng, fold, dealt = np.random.default_rng([seed, folds]), np.empty(len(y), np.int64), 0
-    for label in np.unique(y):
-        clips = rng.permutation(np.flatnonzero(y == label))
-        fold[clips] = (dealt + np.arange(len(clips))) % folds
-        dealt += len(clips)
-    return fold
-
-
-def held_out(y: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """For each of these folds, (N,) bools: which clips are in it, and so not among those that something is fitted on."""
-    fold = stratified_folds(y, folds, seed)
-    return [fold == k for k in np.unique(fold)]
-
-
-def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int) -> str | float:
+def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> str | float:
     """The shrinkage of GRID, or "auto", under which LDA is right about most of the clips that it was not fitted on.
 
-    Z (N, D), y (N,). Of equals, the one that gives them the larger likelihood. (On real speech the likelihood alone asks for
+    Z (N, D), y (N,); groups (N,) are left out whole. Of equals, the one that gives them the larger likelihood. (On real speech the likelihood alone asks for
     more shrinkage than is good for accuracy: docs/results.md.) An intensity under which S_W is singular, of all clips or of
     a fold, is out; where a class of one clip leaves nothing to choose by, the answer is 0.1.
     """
@@ -154,7 +147,7 @@ def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int) -> str | float:
         right, likelihood = 0, 0.0
         try:
             LDA(None, shrinkage).fit(Z, y)
-            for out in held_out(y, CV_FOLDS, seed):
+            for out in held_out(y, CV_FOLDS, seed, groups):
                 lda = LDA(None, shrinkage).fit(Z[~out], y[~out])
                 log_p, label = lda.predict_log_proba(Z[out]), np.searchsorted(lda.classes_, y[out])
                 right += int((log_p.argmax(axis=1) == label).sum())
@@ -165,8 +158,9 @@ def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int) -> str | float:
     return max(scores, key=scores.get, default=0.1)
 
 
-def cross_fit(lda: LDA, Z: np.ndarray, y: np.ndarray, folds: int, seed: int) -> np.ndarray | None:
-    """Project every clip by an LDA that has not seen it, that of the other folds: (N, K).
+def cross_fit(lda: LDA, Z: np.ndarray, y: np.ndarray, folds: int, seed: int,
+              groups: np.ndarray | None = None) -> np.ndarray | None:
+    """Project every clip by an LDA that has seen none of its group (N,), that of the other folds: (N, K).
 
     None where a fold leaves no clip of some class, or too few clips for an S_W that is not singular.
 
@@ -180,7 +174,7 @@ def cross_fit(lda: LDA, Z: np.ndarray, y: np.ndarray, folds: int, seed: int) -> 
     """
     K = lda.scalings_.shape[1]
     projected, Q = np.empty((len(y), K)), lda.transform(lda.means_)           # (N, K), (C, K)
-    for out in held_out(y, folds, seed):
+    for out in held_out(y, folds, seed, groups):
         if len(np.unique(y[~out])) < len(lda.classes_):
             return None
         with warnings.catch_warnings():

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..emotions import CLASSES
 from ..files import write_whole
 
 INK, MUTED = "#222222", "#767676"
@@ -74,7 +73,9 @@ def draw_baselines(line: Callable[..., Any], chance: float, majority: float) -> 
 
 def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:
     """A confusion matrix for each modality: rows are true classes, columns predictions, counts in the cells."""
-    figure = figure_class(figsize=(4.2 * len(results) + 1.2, 5), layout="compressed")
+    classes = next(iter(results.values()))["classes"]
+    side = max(4.2, 0.45 * len(classes))                                      # inches
+    figure = figure_class(figsize=(side * len(results) + 1.2, side + 0.8), layout="compressed")
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for k, (axes, (name, r)) in enumerate(zip(panels, results.items(), strict=True)):
         counts = r["confusion"]
@@ -85,8 +86,8 @@ def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> A
                 if count:
                     axes.text(j, i, count, ha="center", va="center", fontsize=9,
                               color="white" if shares[i][j] > 0.5 else INK)
-        axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, ha="right", fontsize=9)
-        axes.set_yticks(range(len(CLASSES)), CLASSES if k == 0 else [""] * len(CLASSES), fontsize=9)
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=9)
+        axes.set_yticks(range(len(classes)), classes if k == 0 else [""] * len(classes), fontsize=9)
         axes.set_title(f"{name}: accuracy {r['accuracy']:.3f}, {r['clips']} clips", fontsize=10, color=INK)
         axes.set_xlabel("predicted class", color=MUTED)
     panels[0].set_ylabel("true class", color=MUTED)

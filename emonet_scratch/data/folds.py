@@ -1,0 +1,58 @@
+"""Groups, which must not be on both sides of a split, and folds of whole groups."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+def joined(*keys: Sequence[Hashable | None]) -> np.ndarray:
+    """(N,) numbers of groups: clips are in one that share a key of one of these kinds, and so on; None is no key.
+
+    >>> joined(["ann", "bob", "ann", None], ["x", None, "y", "y"])
+    array([0, 1, 0, 0], dtype=int32)
+    """
+    N, pairs = len(keys[0]), []
+    for kind in keys:
+        first: dict[Hashable, int] = {}
+        pairs += [(i, first.setdefault(key, i)) for i, key in enumerate(kind) if key is not None]
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    return connected_components(coo_array((np.ones(len(rows)), (rows, columns)), (N, N)), directed=False)[1]
+
+
+def stratified_folds(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """(N,) numbers of folds in which each of the labels y (N,) is about equally frequent, and groups (N,) stay whole.
+
+    Each class is dealt out in random order, the next class starting where the last one ended. Groups of more than one clip are
+    dealt out, large ones first and equal ones in random order, each to the fold that it makes the least uneven: where
+
+        sum over classes of (clips in the fold / clips of the class)^2
+
+    grows the least.
+    """
+    rng, fold = np.random.default_rng([seed, folds]), np.empty(len(y), np.int64)
+    if groups is None or len(np.unique(groups)) == len(y):
+        dealt = 0
+        for label in np.unique(y):
+            clips = rng.permutation(np.flatnonzero(y == label))
+            fold[clips] = (dealt + np.arange(len(clips))) % folds
+            dealt += len(clips)
+        return fold
+    _, label = np.unique(y, return_inverse=True)
+    _, group = np.unique(groups, return_inverse=True)
+    counts = np.zeros((group.max() + 1, label.max() + 1))
+    np.add.at(counts, (group, label), 1)
+    shares, filled = counts / counts.sum(axis=0), np.zeros((folds, counts.shape[1]))
+    fold_of = np.empty(len(counts), np.int64)
+    order = rng.permutation(len(counts))
+    for g in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
+        fold_of[g] = k = ((2 * filled + shares[g]) * shares[g]).sum(axis=1).argmin()
+        filled[k] += shares[g]
+    return fold_of[group]
+
+
+def held_out(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> list[np.ndarray]:
+    """For each of these folds, (N,) bools: which clips are in it, and so not among those that something is fitted on."""
+    fold = stratified_folds(y, folds, seed, groups)
+    return [fold == k for k in np.unique(fold)]

@@ -1,0 +1,47 @@
+"""A table of clips, a row each: path and label, and if wanted split, group and features."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+from ..errors import DataError
+from ..files import read_whole
+
+COLUMNS = ("path", "label", "split", "group", "features")
+MOST = 2**28        # bytes of a table
+
+
+def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
+    """(number of the row, {column: text without blanks around}) of a CSV file with a header; of COLUMNS only.
+
+    Separated by comma, semicolon or tab, UTF-8 with or without a byte order mark. DataError, with row and column: no such
+    columns, a row of another length, an empty path.
+    """
+    path, shown = Path(path), repr(os.fspath(path))
+    text = read_whole(path, MOST).decode("utf-8-sig", "surrogateescape")
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        names = [name.strip().casefold() for name in next(rows, [])]
+        if lacking := [name for name in COLUMNS[:2] if name not in names]:
+            raise DataError(f"{shown} row 1: expected columns named path and label, separated by comma, semicolon or tab, got "
+                            f"no {lacking[0]} among {', '.join(map(repr, names[:8]))}")
+        if twice := [name for name in COLUMNS if names.count(name) > 1]:
+            raise DataError(f"{shown} row 1: the column {twice[0]} is there twice")
+        found = []
+        for number, row in enumerate(rows, 2):
+            if not any(map(str.strip, row)):
+                continue
+            if len(row) != len(names):
+                raise DataError(f"{shown} row {number}: expected {len(names)} values, one for each column, got {len(row)}")
+            cells = {name: cell.strip() for name, cell in zip(names, row, strict=True) if name in COLUMNS}
+            if not cells["path"]:
+                raise DataError(f"{shown} row {number}, column path: expected the name of a file, got nothing")
+            found.append((number, cells))
+    except csv.Error as error:
+        raise DataError(f"{shown} near row {rows.line_num}: {error}") from None
+    if not found:
+        raise DataError(f"{shown}: expected a row for every clip below the header, got none")
+    return found

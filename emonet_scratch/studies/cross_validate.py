@@ -1,0 +1,166 @@
+"""What a training is worth on people that it has not seen: folds of whole groups, each tested once by the others."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.batches import Split
+from ..data.clips import Collection
+from ..data.folds import held_out, joined, stratified_folds
+from ..data.prepare import Dataset
+from ..errors import DataError
+from ..files import Lock, owned, parse_json, read_whole, write_csv, write_whole
+from ..training.calibration import calibration, reliability_figure
+from ..training.inference import load_model, score
+from ..training.metrics import DRAWS, bootstrap_interval
+from ..training.report import confusion_figure, save_figure
+from ..training.run import dataset, on_device, projection_of, train_network
+from ..training.settings import MODALITIES, Settings
+
+INNER = 5           # of the clips that are not tested, one in so many validates
+
+
+def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = print) -> str:
+    """Train and test the networks of `settings` on every fold, in `folder`; write and return the table.
+
+    folds: how many, of whole groups; None: one for each group. A fold is tested by networks that are trained on the others but
+    for a fifth of their groups: these choose the epoch and the temperature. Every process that is given the same folder takes
+    folds that nobody is at; a fold that is done is not done again.
+    In `folder`: fold-*.json (what is said of each clip), crossvalidation.json, .csv, .txt and .png.
+    """
+    settings = on_device(settings, log)
+    whole = replace(settings.collection(), clips=_as_one(settings.collection()))
+    data = dataset(settings, ("train",), log, whole)
+    split = data.splits["train"]
+    groups = groups_of(split)
+    fold = groups if folds is None else stratified_folds(split.labels, folds, settings.seed, groups)
+    _check(split, groups, fold, folds)
+    folder.mkdir(parents=True, exist_ok=True)
+    told = settings.as_json() | {"folds": folds, "clips": split.ids}
+    _agree(folder / "settings.json", told)
+    numbers = np.unique(fold)
+    for wait, k in itertools.product((False, True), numbers):
+        file = folder / f"fold-{k:03}.json"
+        lock = Lock(file.with_suffix(".lock"))
+        if file.exists() or not lock.acquire(wait):
+            continue
+        try:
+            if not file.exists():
+                log(f"fold {k + 1} of {len(numbers)}: {(fold == k).sum()} clips of {_names(split, fold == k)}")
+                found = _fold(settings, data, split, groups, fold == k, folder / f"fold-{k:03}", log)
+                write_whole(file, json.dumps(found).encode())
+        finally:
+            lock.path.unlink(missing_ok=True)
+            lock.release()
+    return report(folder, settings.modalities)
+
+
+def _as_one(data: Collection) -> tuple[Any, ...]:
+    """All clips that have a label, as if of one split; DataError where names are twice."""
+    clips = tuple(replace(clip, split="train", id=f"{clip.split}-{clip.id}" if twice else clip.id)
+                  for twice in [len({clip.id for clip in data.clips}) < len(data.clips)]
+                  for clip in data.clips if clip.label is not None)
+    if not clips:
+        raise DataError(f"{', '.join(map(str, data.roots))}: no clip has a label")
+    return clips
+
+
+def groups_of(split: Split) -> np.ndarray:
+    """(N,) numbers of groups: of one name, with the same bytes, or with the same sound."""
+    names = [name or None for name in split.groups or [""] * len(split)]
+    keys = [key or None for key in split.keys or [""] * len(split)]
+    sounds = [None] * len(split) if split.audio is None else [None if np.isnan(x).all() else x.tobytes() for x in split.audio]
+    return joined(names, keys, sounds)
+
+
+def _check(split: Split, groups: np.ndarray, fold: np.ndarray, folds: int | None) -> None:
+    number = len(np.unique(groups))
+    if number < 3 or len(np.unique(fold)) < (folds or 2):
+        raise DataError(f"cross-validation wants at least {max(3, folds or 3)} groups, got {number} "
+                        f"({_names(split, np.ones(len(split), bool))}): name speakers or films (a column group, or --name), "
+                        f"or ask for fewer --folds")
+
+
+def _names(split: Split, which: np.ndarray) -> str:
+    names = sorted({split.groups[i] for i in np.flatnonzero(which) if split.groups and split.groups[i]})
+    return f"{', '.join(names[:5])}{', ...' * (len(names) > 5)}" or "unnamed groups"
+
+
+def _agree(file: Path, told: dict[str, Any]) -> None:
+    """Write what the folds are made by, or compare with it; DataError where that is something else."""
+    with owned(file.parent):
+        if not file.exists():
+            write_whole(file, json.dumps(told, indent=1).encode())
+            return
+    before = parse_json(read_whole(file, 2**26))
+    now = json.loads(json.dumps(told))
+    if before != now:
+        changed = next(key for key in now if not isinstance(before, dict) or before.get(key) != now[key])
+        raise DataError(f"{str(file)!r} is of a cross-validation with other {changed}: give the same settings to go on, or "
+                        f"another --out")
+
+
+def _fold(settings: Settings, data: Dataset, split: Split, groups: np.ndarray, out: np.ndarray, folder: Path,
+          log: Callable[[str], None]) -> dict[str, Any]:
+    """What networks that have seen no clip of the groups in `out` (N,) say of these."""
+    inner = np.flatnonzero(~out)
+    val = held_out(split.labels[inner], INNER, settings.seed, groups[inner])[0]
+    train, val, test = (split.take(index) for index in (inner[~val], inner[val], np.flatnonzero(out)))
+    part = replace(data, splits={"train": train, "val": val})
+    projection = projection_of(settings.config, train, settings.seed, log, data.classes)
+    probabilities = {}
+    for name in settings.modalities:
+        train_network(settings, part, name, folder / name, projection, True, lambda line: None)
+        model = load_model(folder / name, settings.device)
+        probabilities[name] = model.probabilities(test, settings.device)[1].tolist()
+    return {"ids": test.ids, "labels": test.labels.tolist(), "groups": test.groups, "classes": list(data.classes),
+            "group": groups[out].tolist(), "probabilities": probabilities}
+
+
+def pooled(folds: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The figures of one network over the clips of all folds, each of which was tested once."""
+    labels, group = (np.array([value for fold in folds for value in fold[key]]) for key in ("labels", "group"))
+    probabilities = np.array([row for fold in folds for row in fold["probabilities"][name]])
+    right = probabilities.argmax(axis=1) == labels
+    called = [text for fold in folds for text in fold["groups"] or [""] * len(fold["labels"])]
+    by_group = {}
+    for g in np.unique(group):
+        names = {called[i] for i in np.flatnonzero(group == g)}
+        by_group[" + ".join(sorted(names)) or f"group {g}"] = [int((group == g).sum()), float(right[group == g].mean())]
+    return score(labels, probabilities) | {
+        "interval": bootstrap_interval(right, group),
+        "calibration": calibration(probabilities, labels), "temperature": 1.0, "classes": folds[0]["classes"],
+        "folds": [float((np.array(f["probabilities"][name]).argmax(1) == f["labels"]).mean()) for f in folds],
+        "groups": by_group, "worst": min(by_group, key=lambda g: by_group[g][1])}
+
+
+def report(folder: Path, modalities: tuple[str, ...]) -> str:
+    """Write and return the table of the folds in `folder`; crossvalidation.json has all of it."""
+    folds = [parse_json(read_whole(path, 2**28)) for path in sorted(folder.glob("fold-*.json"))]
+    results = {name: pooled(folds, name) for name in modalities}
+    some = next(iter(results.values()))
+    rows = [["", "accuracy", "95 % interval", "macro F1", "recall", "error of p", "worst group", "folds"]]
+    for name, r in results.items():
+        low, high = r["interval"]
+        rows.append([name, f"{r['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", f"{r['macro_f1']:.3f}", f"{r['recall']:.3f}",
+                     f"{r['calibration']['ece']:.3f}", f"{r['worst']} {r['groups'][r['worst']][1]:.3f}",
+                     " ".join(f"{a:.2f}" for a in r["folds"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
+              f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks that have "
+              f"seen none of its group;", f"epoch and temperature are chosen on a fifth of the other groups. Intervals: {DRAWS} "
+              "bootstraps over groups."]
+    text = "\n".join(lines)
+    write_csv(folder / "crossvalidation.csv", [["network", "group", "clips", "accuracy"], *(
+        [name, group, n, accuracy] for name, r in results.items() for group, (n, accuracy) in r["groups"].items())])
+    save_figure(folder / "confusion.png", confusion_figure, results)
+    save_figure(folder / "reliability.png", reliability_figure, results)
+    write_whole(folder / "crossvalidation.txt", f"{text}\n".encode())
+    write_whole(folder / "crossvalidation.json", json.dumps(results, indent=1).encode())
+    return text

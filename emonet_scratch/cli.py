@@ -21,19 +21,24 @@ import numpy as np
 
 from . import dispatch
 from .backend import choose_device
-from .data.afew import SPLITS, Clip, Features, load_features, split_of, write_predictions
+from .data.afew import Clip, Features, load_features, split_of
 from .data.batches import Split
+from .data.clips import PICTURES, collect
 from .data.doctor import examine
 from .data.extract import DEFAULT, EXTRACTORS, base_of, extract
+from .data.labels import same
+from .data.predictions import write_predictions
 from .data.prepare import Reader, extractor_of, prepare
 from .data.progress import progress
 from .data.synthetic import write as write_synthetic
+from .data.video import SOUND_SUFFIXES
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
 from .files import on_one_line, owned, owned_file, print_anything, read_whole, say, shown
 from .models import EmoNetConfig, ResNet
 from .models.config import PRESETS
 from .studies.compare import compare as run_compare
+from .studies.cross_validate import cross_validate as run_cross_validate
 from .studies.diagnose import diagnose as run_diagnose
 from .studies.search import SPACES
 from .studies.search import search as run_search
@@ -145,9 +150,25 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
                         help="decoded frames and trunk features (default: RUNS/cache)")
 
 
+def _add_data(parser: argparse.ArgumentParser, more: str = "", required: bool = False) -> None:
+    parser.add_argument("--data", type=_path, action="append", metavar="PATH", required=required,
+                        help="a table of clips (.csv with the columns path, label, and if wanted split, group, features), or "
+                             "a folder of RAVDESS, CREMA-D, SAVEE, EmoDB, TESS, Java-SED, in AFEW's layout, or with a folder "
+                             "a class; several times for a mixture" + more)
+    _add_names(parser)
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--labels", default="", metavar="CHANGES",
+                        help="rename, merge and drop labels: 'calm=Neutral, fearful=Fear, -contempt'")
+    parser.add_argument("--name", metavar="PATTERN",
+                        help="what the names of the clips in a folder say: '{group}-{}-{label}_{}'")
+    parser.add_argument("--allow-shared-groups", action="store_true",
+                        help="go on where a speaker or film is in two splits: scores do not hold for strangers then")
+
+
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=_path, metavar="DIR",
-                        help="a data set in AFEW's layout; without it, a synthetic one is written")
+    _add_data(parser, "; without it, a synthetic data set is written")
     parser.add_argument("--preset", choices=list(PRESETS), help="small without --data, else default")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of EmoNetConfig")
     parser.add_argument("--epochs", type=int, help="the same as --set epochs=N")
@@ -166,9 +187,23 @@ def _settings(options: argparse.Namespace, networks: Sequence[str]) -> Settings:
         options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
     config = _config(options)
     _device(options)
-    data = Path(options.data or _synthetic(Path(options.runs), options.clips_per_class, options.seed))
-    return Settings(str(data.absolute()), config, tuple(networks), options.seed, options.device, options.precision,
-                    str(_cache(options)), options.on_error)
+    data = options.data or [_synthetic(Path(options.runs), options.clips_per_class, options.seed)]
+    settings = Settings(tuple(str(Path(path).absolute()) for path in data), config, tuple(networks), options.seed,
+                        options.device, options.precision, str(_cache(options)), options.on_error, labels=options.labels,
+                        name=options.name, allow_shared_groups=options.allow_shared_groups)
+    return dataclasses.replace(settings, modalities=_possible(settings))
+
+
+def _possible(settings: Settings) -> tuple[str, ...]:
+    """Those of the networks that can be trained: of sounds alone that of the audio, of pictures alone that of the video."""
+    suffixes = {clip.path.suffix.lower() for clip in settings.collection().clips}
+    only = "audio" if suffixes <= SOUND_SUFFIXES else "video" if suffixes <= PICTURES else None
+    if only is None or settings.modalities == (only,):
+        return settings.modalities
+    if only not in settings.modalities:
+        raise DataError(f"the clips are {'sounds' if only == 'audio' else 'pictures'} alone: use --modalities {only}")
+    say(f"the clips are {'sounds' if only == 'audio' else 'pictures'} alone: only the {only} network is trained")
+    return (only,)
 
 
 def _config(options: argparse.Namespace) -> EmoNetConfig:
@@ -349,9 +384,32 @@ def _compare(options: argparse.Namespace, folder: Path, settings: Settings) -> N
     say(f"\n{run_compare(folder, Path(options.out or folder), options.split, device)}")
 
 
+def _cross_validate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", type=_path, nargs="*", metavar="DATA", help="the same as --data")
+    _add_training(parser)
+    parser.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
+    folds = parser.add_mutually_exclusive_group()
+    folds.add_argument("--folds", type=_integer(2), default=5, help="of whole groups")
+    folds.add_argument("--leave-one-group-out", action="store_true", help="a fold for each speaker, film or subject")
+    parser.add_argument("--out", type=_path, metavar="DIR", help="folder of the folds, shared by all processes that are to "
+                        "work on them (default: RUNS/cross-validation)")
+    _add_device(parser)
+
+
+def cross_validate(options: argparse.Namespace) -> None:
+    """Train and test on folds of whole groups: what a training is worth on people that it has not seen."""
+    options.data = [*options.sources, *(options.data or [])] or None
+    networks = MODALITIES if options.modalities == "all" else [options.modalities]
+    folder, settings = _folder(options, "cross-validation"), _settings(options, list(networks))
+    say(f"folds: {shown(folder)}")
+    options.go_on = folder / "settings.json", "the same command goes on"
+    say(f"\n{run_cross_validate(settings, folder, None if options.leave_one_group_out else options.folds)}\n\n"
+        f"in {shown(folder)}: crossvalidation.json, .csv and .txt, confusion.png, reliability.png")
+
+
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=_path, help="a checkpoint or the folder of a run")
-    parser.add_argument("--data", type=_path, metavar="DIR", required=True, help="a data set in AFEW's layout")
+    _add_data(parser, required=True)
     parser.add_argument("--split", choices=["train", "val", "test"], default="val", help="which part of it")
     parser.add_argument("--out", type=_path, metavar="DIR", help="write <id>.txt and predictions.csv here")
     _add_reading(parser)
@@ -369,10 +427,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = load_model(options.checkpoint, device)
     say(f"checkpoint: {shown(model.path)}\n{line}")
     used = model.config.modalities
-    data = prepare(options.data, (options.split,), video="video" in used, sound="audio" in used, cache=_cache(options),
+    clips = collect(options.data, options.labels, options.name, options.allow_shared_groups)
+    for note in clips.notes:
+        say(note)
+    data = prepare(clips, (options.split,), video="video" in used, sound="audio" in used, cache=_cache(options),
                    log=say, on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
     model.check_features(data.feature_names, data.extractor)
-    split = data.splits[options.split]
+    split = _in_classes_of(model, data.splits[options.split])
     loss, probabilities = model.probabilities(split, device)
     labelled = split.labels >= 0
     if labelled.any():
@@ -381,15 +442,29 @@ def _evaluate(options: argparse.Namespace) -> None:
         say(f"{options.split}: {result['clips']} clips, accuracy {result['accuracy']:.3f} ({low:.3f} - {high:.3f}), "
               f"macro F1 {result['macro_f1']:.3f}, loss {loss:.3f}\n"
               f"to beat: chance {result['chance']:.3f}, majority class {result['majority']:.3f}")
-        width = max(map(len, CLASSES)) + 1
-        say("\n".join([" " * width + "".join(name[:5].rjust(6) for name in CLASSES)]
+        width = max(map(len, model.classes)) + 1
+        say("\n".join([" " * width + "".join(name[:5].rjust(6) for name in model.classes)]
                         + [name.ljust(width) + "".join(f"{n:6}" for n in row)
-                           for name, row in zip(CLASSES, result["confusion"], strict=True)]))
+                           for name, row in zip(model.classes, result["confusion"], strict=True)]))
     else:
         say(f"{options.split}: {len(split)} clips without labels")
     if options.out is not None:
-        write_predictions(options.out, split.ids, probabilities.argmax(1).tolist(), probabilities)
+        write_predictions(options.out, split.ids, probabilities.argmax(1).tolist(), probabilities, model.classes)
         say(f"predictions: {shown(options.out)}")
+
+
+def _in_classes_of(model: Model, split: Split) -> Split:
+    """The split with labels that count among the network's classes; lines say which classes are not known on either side."""
+    index = {same(name): k for k, name in enumerate(model.classes)}
+    numbers = np.array([index.get(same(name), -1) for name in split.classes])
+    labels = np.where(split.labels >= 0, numbers[split.labels], -1)
+    if lost := int(((split.labels >= 0) & (labels < 0)).sum()):
+        unknown = ", ".join(name for name, number in zip(split.classes, numbers, strict=True) if number < 0)
+        say(f"{lost} clips are of classes that the network does not know ({unknown}) and are not counted: rename them with "
+            f"--labels")
+    if absent := [name for k, name in enumerate(model.classes) if k not in labels]:
+        say(f"no clip of {', '.join(absent)}: nothing is said about how well these are recognised")
+    return dataclasses.replace(split, labels=labels, classes=model.classes)
 
 
 def _extractor(model: Model) -> str:
@@ -409,7 +484,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Print the class and seven probabilities of each clip."""
+    """Print the class and the probabilities of all classes of each clip."""
     device, line = _device(options)
     _log(line)
     model = load_model(options.checkpoint, device)
@@ -428,15 +503,14 @@ def predict(options: argparse.Namespace) -> int:
                 continue
             yield str(clip.path), model.probabilities(split, device)[1][0]
 
-    _print_predictions(rows(), options)
+    _print_predictions(rows(), model.classes, options)
     return 1 if failed else 0
 
 
 def _features_for(model: Model, folder: str | None, clips: Sequence[Clip]) -> Features | None:
     """The vectors of the files in `folder`; None without one. CheckpointError where they are not what the network reads."""
     if folder is not None:
-        features = load_features(folder, {name: [clip for clip in clips if clip.split == name] for name in SPLITS},
-                                 on_error="skip", log=_log)
+        features = load_features([folder], clips, on_error="skip", log=_log)
         model.check_features(features.names if features else (), extractor_of(features), _log)
         return features
     if "audio" in model.config.modalities and not _extractor(model):
@@ -457,27 +531,27 @@ def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
                  None if found.audio is None else found.audio[None])
 
 
-def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], options: argparse.Namespace) -> None:
+def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], classes: Sequence[str], options: argparse.Namespace) -> None:
     """Each as soon as it is there, so that none is lost with a later one."""
     if options.json:
         opening = "["
         try:
             for name, p in rows:
-                row = {"clip": name, "class": CLASSES[int(p.argmax())],
-                       "probabilities": dict(zip(CLASSES, map(float, p), strict=True))}
+                row = {"clip": name, "class": classes[int(p.argmax())],
+                       "probabilities": dict(zip(classes, map(float, p), strict=True))}
                 say(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="")
                 opening = ","
         finally:                                                              # what is there is a list, also after Ctrl-C
             say("[]" if opening == "[" else "\n]")
     elif options.csv:
         writer = csv.writer(SimpleNamespace(write=lambda text: say(text, end="")), lineterminator="\n")
-        writer.writerow(["clip", "class", *CLASSES])
+        writer.writerow(["clip", "class", *classes])
         for name, p in rows:
-            writer.writerow([name, CLASSES[int(p.argmax())], *(f"{x:.6f}" for x in p)])
+            writer.writerow([name, classes[int(p.argmax())], *(f"{x:.6f}" for x in p)])
     else:
         for name, p in rows:
-            say(f"{shown(name)}: {CLASSES[int(p.argmax())]}  "
-                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)))
+            say(f"{shown(name)}: {classes[int(p.argmax())]}  "
+                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(classes, p, strict=True)))
 
 
 def _features_arguments(parser: argparse.ArgumentParser) -> None:
@@ -538,8 +612,9 @@ def import_weights(options: argparse.Namespace) -> None:
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("data", type=_path, nargs="?", help="a data set in AFEW's layout")
+    what.add_argument("data", type=_path, nargs="*", default=[], help="tables of clips and folders, as --data of train")
     what.add_argument("--system", action="store_true", help="versions, device, and which CPU kernels are in use and why")
+    _add_names(parser)
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -552,13 +627,14 @@ def doctor(options: argparse.Namespace) -> int:
         if device != "cpu":
             say(dispatch.why("cuda"))
         return 0
-    report = examine(options.data)
+    report = examine(collect(options.data, options.labels, options.name, True, strict=False))
     say("\n".join(report.lines()))
     return 1 if report.problems else 0
 
 
 COMMANDS = [(train, _train_arguments), (search, _search_arguments), (diagnose, _diagnose_arguments),
-            (compare, _compare_arguments), (evaluate, _evaluate_arguments), (predict, _predict_arguments),
+            (compare, _compare_arguments), (cross_validate, _cross_validate_arguments),
+            (evaluate, _evaluate_arguments), (predict, _predict_arguments),
             (features, _features_arguments), (synthesize, _synthesize_arguments),
             (import_weights, _import_weights_arguments), (doctor, _doctor_arguments)]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..emotions import CLASSES
 from .video import augment, sample_frames
 
 
@@ -16,7 +17,7 @@ class Split:
 
     ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
     frozen trunk, memory-mapped if large, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or
-    what is in each clip and must not be on both sides of a split, "" where that is not known.
+    what is in each clip and must not be on both sides of a split, "" where that is not known; classes: what labels count.
     """
 
     ids: list[str]
@@ -25,6 +26,7 @@ class Split:
     audio: np.ndarray | None = None
     keys: list[str] | None = None
     groups: list[str] | None = None
+    classes: tuple[str, ...] = CLASSES
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -34,7 +36,7 @@ class Split:
         def of(values: list | None) -> list | None:
             return None if values is None else [values[i] for i in index]
         return Split(of(self.ids), self.labels[index], of(self.frames), None if self.audio is None else self.audio[index],
-                     of(self.keys), of(self.groups))
+                     of(self.keys), of(self.groups), self.classes)
 
 
 @dataclass

@@ -13,7 +13,7 @@ sides of a split; where no source has splits, a fifth of the groups becomes the 
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ FOLDS = 5           # one of so many folds of groups becomes the validation spli
 
 @dataclass(frozen=True)
 class Collection:
-    """The clips of a data set and its classes, in their order; roots: the folders of the sources; notes: what was recognised.
+    """The clips of a data set, and its classes in their order; roots: folders of the sources; notes: what was recognised.
 
     problems: files that are no clip of any kind that was looked for, and clips that are left out.
     """
@@ -56,14 +56,15 @@ class Collection:
 
 
 def collect(sources: Sequence[str | os.PathLike], labels: str = "", name: str | None = None,
-            allow_shared_groups: bool = False, seed: int = 0) -> Collection:
+            allow_shared_groups: bool = False, seed: int = 0, strict: bool = True) -> Collection:
     """The clips of all `sources`; labels: changes as of `parse_labels`; name: a pattern as of `pattern_of`.
 
-    seed: of the validation split of clips that no source puts in one. DataError: a source without clips, a row of a table
-    that is wrong, fewer than two classes, a change of a label that no clip has, two clips of one name, a group in two splits.
+    seed: of the validation split of clips that no source puts in one; strict: problems of AFEW's layout are errors.
+    DataError: a source without clips, a row of a table that is wrong, fewer than two classes, a change of a label that no
+    clip has, two clips of one name, a group in two splits.
     """
     changes = parse_labels(labels)
-    found = [_read(source, name) for source in dict.fromkeys(map(Path, sources))]
+    found = [_read(source, name, strict) for source in dict.fromkeys(map(Path, sources))]
     every = [pair for source in found for pair in source.clips]
     if unknown := sorted(changes.keys() - {same(text) for clip, meant in every for text in (clip.label or "", meant)}):
         have = ", ".join(sorted({meant for _, meant in every if meant})[:20])
@@ -96,7 +97,7 @@ class _Source:
     afew: bool = False
 
 
-def _read(source: Path, name: str | None) -> _Source:
+def _read(source: Path, name: str | None, strict: bool) -> _Source:
     if source.is_file():
         return _from_table(source)
     files = [folder / file for folder, names in afew.walk(source) for file in names if Path(file).suffix.lower() in SUFFIXES]
@@ -107,20 +108,21 @@ def _read(source: Path, name: str | None) -> _Source:
         except ValueError as error:
             raise DataError(f"--name: {error}") from None
     if any(split_of(path.relative_to(source).parts[:-1]) for path in files) or not files:
-        splits, problems = afew.scan(source)
+        splits, problems = (afew.find_clips(source), []) if strict else afew.scan(source)
         clips = [clip for split in SPLITS for clip in splits[split]]
         return _Source(source, [(clip, clip.label or "") for clip in clips],
                        [f"{str(source)!r}: AFEW's layout, {len(clips)} clips"], problems, afew=True)
     if known := corpora.recognise(list(names.values())):
         corpus, number = known
         found = _from_names(source, names, corpus.pattern, corpus.name, corpus)
-        found.notes.append(f"{str(source)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {len(names)} names "
-                           f"fit; a group is an {corpus.group}")
+        found.notes.append(f"{str(source)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {len(names)} "
+                           f"names fit; groups: {corpus.group}")
         return found
     return _from_class_folders(source, names)
 
 
-def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str, corpus: corpora.Corpus | None = None) -> _Source:
+def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
+                corpus: corpora.Corpus | None = None) -> _Source:
     """The clips whose names fit the pattern; the others are problems."""
     found = _Source(source, [])
     for path, name in names.items():
@@ -129,7 +131,7 @@ def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str, c
             found.problems.append(f"{str(path)!r}: no name of {what}")
             continue
         label, group = parts["label"], parts.get("group", "")
-        split = _split(parts.get("split", ""), lambda: f"{str(path)!r}")
+        split = _split(parts.get("split", ""), DataError(f"{str(path)!r} names no split (train, val, test)"))
         title = corpus.name if corpus else source.name
         found.clips.append((Clip(split, name, path, label, group and f"{title} {group}", title),
                             corpus.labels[label] if corpus else label))
@@ -147,10 +149,11 @@ def _from_class_folders(source: Path, names: dict[Path, str]) -> _Source:
              if path.parent != source]
     labels = Counter(meant for _, meant in clips)
     if len(clips) < len(names) or not 2 <= len(labels) <= MOST or max(labels.values()) < 2:
-        raise DataError(f"{str(source)!r}: {len(names)} files that are neither in AFEW's layout (Train/Angry/...), nor named as in "
-                        f"{', '.join(corpus.name for corpus in corpora.CORPORA)}, nor in a folder a class: say what the names "
-                        f"mean (--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
-    return _Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)}; groups are not known"])
+        known = ", ".join(corpus.name for corpus in corpora.CORPORA)
+        raise DataError(f"{str(source)!r}: {len(names)} files that are neither in AFEW's layout (Train/Angry/...), nor named "
+                        f"as in {known}, nor in a folder a class: say what the names mean (--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
+    return _Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)}; groups are not "
+                                   f"known"])
 
 
 def _from_table(path: Path) -> _Source:
@@ -159,48 +162,48 @@ def _from_table(path: Path) -> _Source:
     found, seen = _Source(path.parent, []), {}
     for number, cells in rows:
         def fault(column: str, expected: str, number: int = number, cells: dict[str, str] = cells) -> DataError:
-            return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got {cells[column]!r}")
+            return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got {cells.get(column, '')!r}")
         file, features = (path.parent / cells[column] if cells.get(column) else None for column in ("path", "features"))
         for column, there in (("path", file), ("features", features)):
             if there is not None and not there.is_file():
                 raise fault(column, "a file that is there (paths are relative to the table)")
-        split = _split(cells.get("split", ""), lambda fault=fault: fault("split", "train, val, test or nothing"))
+        split = _split(cells.get("split", ""), fault("split", "train, val, test or nothing"))
         if not cells["label"] and split != "test":
             raise fault("label", "a class (only clips of the test split may have none)")
         if (before := seen.setdefault(file.resolve(), number)) != number:
             raise fault("path", f"every file once, there is row {before}")
-        group = cells.get("group", "")
-        clip = Clip(split, Path(cells["path"]).with_suffix("").as_posix(), file, cells["label"] or None, group, path.stem, features)
+        name = Path(cells["path"]).with_suffix("").as_posix()
+        clip = Clip(split, name, file, cells["label"] or None, cells.get("group", ""), path.stem, features)
         found.clips.append((clip, cells["label"]))
     found.notes.append(f"{str(path)!r}: a table of {len(rows)} clips")
     return found
 
 
-def _split(text: str, fault: Callable[[], DataError | str]) -> str:
-    """One of SPLITS, or "" for nothing; an error for another word."""
+def _split(text: str, fault: DataError) -> str:
+    """One of SPLITS, or "" for nothing; the fault is raised for another word."""
     split = split_of([text]) if text else ""
     if split is None:
-        error = fault()
-        raise error if isinstance(error, DataError) else DataError(f"{error}: {text!r} names no split (train, val, test)")
+        raise fault
     return split
 
 
 def _named(clips: list[Clip]) -> list[Clip]:
-    """The clips with ids that can name a file: stems where those are unique in their split, else the path with "_" for "/"."""
+    """The clips with ids that can name a file: stems where those are unique in their split, else paths with "_" for "/"."""
     for shorten in (lambda id: id.rpartition("/")[2], lambda id: id.replace("/", "_")):
         named = [replace(clip, id=shorten(clip.id)) for clip in clips]
         twice = [key for key, n in Counter((clip.split, same_name(clip.id)) for clip in named).items() if n > 1]
         if not twice:
             return named
     first, second = [clip for clip, new in zip(clips, named, strict=True) if (new.split, same_name(new.id)) == twice[0]][:2]
-    raise DataError(f"{str(first.path)!r} and {str(second.path)!r} are two clips with the name {twice[0][1]!r}: expected one; "
-                    f"rename or remove the other")
+    raise DataError(f"{str(first.path)!r} and {str(second.path)!r} are two clips with the name {twice[0][1]!r}: expected "
+                    f"one; rename or remove the other")
 
 
 def _with_splits(clips: list[Clip], seed: int, notes: list[str]) -> list[Clip]:
     """The clips; of those without a split, a fifth is the validation split from now on, whole groups."""
     free = [clip for clip in clips if not clip.split]
     groups = joined([clip.group or None for clip in free])
+    groups = groups if len(np.unique(groups)) >= 2 else None                  # of one speaker alone: clip by clip
     _, label = np.unique([clip.label for clip in free], return_inverse=True)
     out = stratified_folds(label, FOLDS, seed, groups) == 0
     names = sorted({clip.group for clip, val in zip(free, out, strict=True) if val and clip.group})
@@ -220,6 +223,7 @@ def _shared_groups(clips: list[Clip], allowed: bool) -> list[str]:
     lines = [f"the group {group!r} is in {' and '.join(found)} ({', '.join(repr(clip.id) for clip in found.values())})"
              for group, found in splits.items() if len(found) > 1]
     if lines and not allowed:
-        raise DataError(f"{lines[0]}{f', and so are {len(lines) - 1} more' if lines[1:] else ''}: a score would not hold for "
-                        f"strangers; put it into one, or go on with --allow-shared-groups")
+        more = f", and so are {len(lines) - 1} more" if lines[1:] else ""
+        raise DataError(f"{lines[0]}{more}: a score would not hold for strangers; put it into one, or go on with "
+                        f"--allow-shared-groups")
     return lines

@@ -1,4 +1,4 @@
-"""Corpora that are known by the names of their files: where a name has the emotion and the speaker, and what its letters mean.
+"""Corpora that are known by the names of their files: where a name has the emotion and who speaks, and what it means.
 
 A name is a path below the folder of the corpus, with "/", without suffix; a pattern has to match its end. The classes are
 those of emotions.py where the corpus means the same, else the corpus' own.

@@ -24,8 +24,8 @@ def joined(*keys: Sequence[Hashable | None]) -> np.ndarray:
 def stratified_folds(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """(N,) numbers of folds in which each of the labels y (N,) is about equally frequent, and groups (N,) stay whole.
 
-    Each class is dealt out in random order, the next class starting where the last one ended. Groups of more than one clip are
-    dealt out, large ones first and equal ones in random order, each to the fold that it makes the least uneven: where
+    Each class is dealt out in random order, the next class starting where the last one ended. Groups of more than one clip
+    are dealt out, large ones first and equal ones in random order, each to the fold that it makes the least uneven: where
 
         sum over classes of (clips in the fold / clips of the class)^2
 

@@ -1,9 +1,9 @@
 """Near-duplicates: the same recording encoded again, scaled, trimmed or louder, but not another take of the same sentence.
 
 Of a sound it is the sign by which neighbouring bands of the spectrum change against each other from frame to frame: the
-fingerprint of Haitsma and Kalker 2002 (A highly robust audio fingerprinting system, ISMIR), which codecs and volume leave as it
-is. Of pictures it is how each of 8 x 8 blocks changes over a third of a second: movement, which two takes do not share. Two
-prints are compared at every offset at once, by FFT.
+fingerprint of Haitsma and Kalker 2002 (A highly robust audio fingerprinting system, ISMIR), which codecs and volume leave
+as it is. Of pictures it is how each of 8 x 8 blocks changes over a third of a second: movement, which two takes do not share.
+Two prints are compared at every offset at once, by FFT.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ LAG = 8                                         # frames over which a change of 
 
 
 def sound_print(sound: np.ndarray | None) -> np.ndarray:
-    """(n, 32) int8 of -1, 0, 1, a row every 32 ms, of a sound (S,) at RATE; 0 where it is quiet. n = 0: nothing to be heard."""
+    """(n, 32) int8 of -1, 0, 1, a row every 32 ms, of a sound (S,) at RATE; 0 where it is quiet. n = 0: nothing is heard."""
     sound = np.zeros(0, np.float32) if sound is None else np.asarray(sound[:MOST * RATE], np.float32)
     if len(sound) < FRAME + HOP or not sound.any():
         return np.zeros((0, 32), np.int8)
@@ -38,9 +38,9 @@ def sound_print(sound: np.ndarray | None) -> np.ndarray:
 
 
 def picture_print(frames: np.ndarray | None) -> np.ndarray:
-    """(T - LAG, 64) float32 of frames (T, 16, 16, 3) uint8 at 25 a second: by how much each of 8 x 8 blocks changes in brightness.
+    """(n, 64) float32 of frames (n + LAG, 16, 16, 3) uint8 at 25 a second: by how much each of 8 x 8 blocks brightens.
 
-    T = 0: nothing moves.
+    n = 0: nothing moves.
     """
     if frames is None or len(frames) <= LAG + 5:
         return np.zeros((0, 64), np.float32)

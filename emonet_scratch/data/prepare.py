@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import Clip, Features, load_features, missing_classes
 from .batches import Split
@@ -39,11 +38,10 @@ class Dataset:
     feature_names: tuple[str, ...]
     skipped: list[Clip]
     extractor: str = ""
-    classes: tuple[str, ...] = CLASSES
 
 
-def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True, sound: bool = True,
-            frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
+def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True,
+            sound: bool = True, frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
             on_error: str = "skip", extractor: str = DEFAULT, log: Callable[[str], None] = print,
             crop: str = "none") -> Dataset:
     """Read the splits `wanted` of a data set, a collection of clips or the one source of one.
@@ -78,9 +76,9 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     splits = {name: _split(data, shown, name, clips[name], readings) for name in wanted}
     _account(readings, skipped, faces, log)
     if not sound:
-        return Dataset(splits, (), skipped, "", data.classes)
+        return Dataset(splits, (), skipped)
     names = features.names if features else EXTRACTORS[extractor][1]
-    return Dataset(splits, names, skipped, extractor_of(features, extractor), data.classes)
+    return Dataset(splits, names, skipped, extractor_of(features, extractor))
 
 
 def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -> tuple[dict[str, list[Clip]], list[Clip]]:
@@ -88,8 +86,8 @@ def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -
     clips = {name: data.split(name) for name in wanted}
     for name in wanted:
         if not clips[name]:
-            raise DataError(f"{', '.join(repr(str(root)) for root in data.roots)}: expected clips of the {name} split, got none: "
-                            f"a folder has to have {name!r} in its name, or a row of the table in its column split (see "
+            shown = ", ".join(repr(str(root)) for root in data.roots)
+            raise DataError(f"{shown}: expected clips of the {name} split, got none: a folder has to have {name!r} in its name, or a row of the table in its column split (see "
                             f"`emonet doctor`)")
     if "train" in wanted and (missing := missing_classes(clips["train"], data.classes)):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
@@ -229,7 +227,7 @@ def _split(data: Collection, shown: str, name: str, clips: Sequence[Clip], readi
     frames, audio, keys = ([getattr(readings[clip], name) for clip in used] for name in ("frames", "audio", "key"))
     return Split([clip.id for clip in used], np.array([data.number(clip) for clip in used]),
                  None if frames[0] is None else frames, None if audio[0] is None else np.array(audio), keys,
-                 [clip.group for clip in used])
+                 [clip.group for clip in used], data.classes)
 
 
 def extractor_of(features: Features | None, extractor: str = DEFAULT) -> str:

@@ -26,8 +26,8 @@ def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
     try:
         names = [name.strip().casefold() for name in next(rows, [])]
         if lacking := [name for name in COLUMNS[:2] if name not in names]:
-            raise DataError(f"{shown} row 1: expected columns named path and label, separated by comma, semicolon or tab, got "
-                            f"no {lacking[0]} among {', '.join(map(repr, names[:8]))}")
+            raise DataError(f"{shown} row 1: expected columns named path and label, separated by comma, semicolon or tab, "
+                            f"got no {lacking[0]} among {', '.join(map(repr, names[:8]))}")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise DataError(f"{shown} row 1: the column {twice[0]} is there twice")
         found = []

@@ -10,7 +10,6 @@ import numpy as np
 from ..backend import choose_device
 from ..data.batches import Split
 from ..data.prepare import Dataset
-from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import owned, say, write_csv, write_whole
 from ..training.checkpoint import read_checkpoint
@@ -49,7 +48,7 @@ def _compare(run: Path, folder: Path, split: str, device: str, log: Callable[[st
         raise DataError(f"{np.count_nonzero(shown.labels < 0)} of {len(shown)} clips of the {split} split have no label: "
                         f"use --split val")
     predicted, C = _predictions(_networks(run, data, device), data.splits, split, settings.seed, device)
-    rows, (chance, majority) = measure(predicted, shown.labels), chance_and_majority(shown.labels)
+    rows, (chance, majority) = measure(predicted, shown.labels, len(shown.classes)), chance_and_majority(shown.labels)
     weights_from = "the other four fifths of these clips" if split == "val" else "the validation split"
     notes = [f"{split} split, {len(shown)} clips; 95 % intervals (Wilson); p of McNemar's exact test against {REFERENCE},",
              f"each test by itself; lost: clips that only {REFERENCE} has right, won: those that only the row has right",
@@ -96,13 +95,13 @@ def _predictions(models: dict[str, Model], splits: dict[str, Split], split: str,
             "audio, LDA": projection.lda.predict(Z)}, C
 
 
-def measure(predicted: dict[str, np.ndarray], labels: np.ndarray) -> list[dict[str, Any]]:
-    """A row for each method: accuracy, interval, macro F1, and McNemar's test against REFERENCE. All arrays (N,)."""
+def measure(predicted: dict[str, np.ndarray], labels: np.ndarray, C: int = 7) -> list[dict[str, Any]]:
+    """A row for each method: accuracy, interval, macro F1, and McNemar's test against REFERENCE. Arrays (N,), C classes."""
     rows, reference = [], predicted[REFERENCE] == labels
     for name, classes in predicted.items():
         right = classes == labels
         row = {"method": name, "accuracy": float(right.mean()), "interval": wilson_interval(int(right.sum()), len(labels)),
-               "macro_f1": macro_f1(confusion_matrix(labels, classes, len(CLASSES)))}
+               "macro_f1": macro_f1(confusion_matrix(labels, classes, C))}
         if name != REFERENCE:
             row |= {"lost": int((reference & ~right).sum()), "won": int((right & ~reference).sum())}
             row["p"] = mcnemar(row["lost"], row["won"])

@@ -15,12 +15,12 @@ from ..data.folds import held_out, joined, stratified_folds
 from ..data.prepare import Dataset
 from ..errors import DataError
 from ..files import Lock, owned, parse_json, read_whole, write_csv, write_whole
-from ..training.calibration import calibration, reliability_figure
+from ..training.calibration import calibration
 from ..training.inference import load_model, score
 from ..training.metrics import DRAWS, bootstrap_interval
-from ..training.report import confusion_figure, save_figure
+from ..training.report import confusion_figure, reliability_figure, save_figure
 from ..training.run import dataset, on_device, projection_of, train_network
-from ..training.settings import MODALITIES, Settings
+from ..training.settings import Settings
 
 INNER = 5           # of the clips that are not tested, one in so many validates
 
@@ -28,9 +28,9 @@ INNER = 5           # of the clips that are not tested, one in so many validates
 def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = print) -> str:
     """Train and test the networks of `settings` on every fold, in `folder`; write and return the table.
 
-    folds: how many, of whole groups; None: one for each group. A fold is tested by networks that are trained on the others but
-    for a fifth of their groups: these choose the epoch and the temperature. Every process that is given the same folder takes
-    folds that nobody is at; a fold that is done is not done again.
+    folds: how many, of whole groups; None: one for each group. A fold is tested by networks that are trained on the others
+    but for a fifth of their groups: these choose the epoch and the temperature. Every process that is given the same folder
+    takes folds that nobody is at; a fold that is done is not done again.
     In `folder`: fold-*.json (what is said of each clip), crossvalidation.json, .csv, .txt and .png.
     """
     settings = on_device(settings, log)
@@ -74,7 +74,8 @@ def groups_of(split: Split) -> np.ndarray:
     """(N,) numbers of groups: of one name, with the same bytes, or with the same sound."""
     names = [name or None for name in split.groups or [""] * len(split)]
     keys = [key or None for key in split.keys or [""] * len(split)]
-    sounds = [None] * len(split) if split.audio is None else [None if np.isnan(x).all() else x.tobytes() for x in split.audio]
+    sounds = [None if x is None or np.isnan(x).all() else x.tobytes()
+              for x in ([None] * len(split) if split.audio is None else split.audio)]
     return joined(names, keys, sounds)
 
 
@@ -112,13 +113,13 @@ def _fold(settings: Settings, data: Dataset, split: Split, groups: np.ndarray, o
     val = held_out(split.labels[inner], INNER, settings.seed, groups[inner])[0]
     train, val, test = (split.take(index) for index in (inner[~val], inner[val], np.flatnonzero(out)))
     part = replace(data, splits={"train": train, "val": val})
-    projection = projection_of(settings.config, train, settings.seed, log, data.classes)
+    projection = projection_of(settings.config, train, settings.seed, log)
     probabilities = {}
     for name in settings.modalities:
         train_network(settings, part, name, folder / name, projection, True, lambda line: None)
         model = load_model(folder / name, settings.device)
         probabilities[name] = model.probabilities(test, settings.device)[1].tolist()
-    return {"ids": test.ids, "labels": test.labels.tolist(), "groups": test.groups, "classes": list(data.classes),
+    return {"ids": test.ids, "labels": test.labels.tolist(), "groups": test.groups, "classes": list(split.classes),
             "group": groups[out].tolist(), "probabilities": probabilities}
 
 
@@ -153,9 +154,9 @@ def report(folder: Path, modalities: tuple[str, ...]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
-              f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks that have "
-              f"seen none of its group;", f"epoch and temperature are chosen on a fifth of the other groups. Intervals: {DRAWS} "
-              "bootstraps over groups."]
+              f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks that",
+              "have seen none of its group; epoch and temperature are chosen on a fifth of the other groups. Intervals:",
+              f"{DRAWS} bootstraps over groups."]
     text = "\n".join(lines)
     write_csv(folder / "crossvalidation.csv", [["network", "group", "clips", "accuracy"], *(
         [name, group, n, accuracy] for name, r in results.items() for group, (n, accuracy) in r["groups"].items())])

@@ -24,7 +24,6 @@ import numpy as np
 
 from ..backend import Array, array_module
 from ..data.batches import Batch, Split, batches
-from ..emotions import CLASSES
 from ..errors import NonFiniteError
 from ..files import owned, say, shown, write_whole
 from ..layers import ReLU
@@ -90,11 +89,11 @@ def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioPro
     log("classes, LDA, the first batch")
     trainer = start()
     batch = next(batches(trainer.train, config.batch_size, config.frames, seed=seed, training=True))
-    found = {"classes": {name: int((train.labels == k).sum()) for k, name in enumerate(CLASSES)},
-             "validation classes": sorted({CLASSES[label] for label in val.labels if label >= 0}),
+    found = {"classes": {name: int((train.labels == k).sum()) for k, name in enumerate(train.classes)},
+             "validation classes": sorted({val.classes[label] for label in val.labels if label >= 0}),
              "clips in a batch": len(batch), "lr": config.lr, "LDA": _lda(projection, train, val),
              "inputs": _inputs(train.take(labelled), projection), "initial loss": _loss(trainer, batch),
-             "chance": math.log(len(CLASSES))}
+             "chance": math.log(len(train.classes))}
     found["layers"], found["gradient norm"] = _layers(trainer, batch)
     calm = start(clip_norm=None, **CALM | {"lr": 0.0})
     calm.step(batch)                                                          # memory, caches

@@ -7,8 +7,6 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from .report import BLUE, MUTED, label_axes
-
 BINS = 15
 COLDEST, HOTTEST = 0.2, 20.0
 
@@ -48,11 +46,20 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded").x)
 
 
+def restored_temperature(meta: dict[str, Any]) -> float:
+    """That of a checkpoint; 1 where it is of a time that had none. ValueError: no temperature."""
+    T = meta.get("temperature", 1.0)
+    if not (isinstance(T, float) and COLDEST / 2 < T < 2 * HOTTEST):
+        raise ValueError(f"its temperature is {T!r}")
+    return T
+
+
 def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """{"brier", "ece", "bins"} of the clips whose label (N,) is known; bins: (clips, mean confidence, accuracy), 15 of them.
 
-    brier: mean over clips of sum_c (p_c - [c = label])^2, 0 to 2 (Brier 1950). ece: expected calibration error, the mean over
-    clips of |accuracy - confidence| of the bin of confidence (the largest probability) that each is in (Guo et al., section 2).
+    brier: mean over clips of sum_c (p_c - [c = label])^2, 0 to 2 (Brier 1950). ece: expected calibration error, the mean
+    over clips of |accuracy - confidence| of the bin of confidence (the largest probability) that each is in (Guo et al.,
+    section 2).
     """
     p, y = probabilities[labels >= 0].astype(np.float64), labels[labels >= 0]
     truth = np.zeros_like(p)
@@ -60,21 +67,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]
     confidence, right = p.max(axis=1), p.argmax(axis=1) == y
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     count = np.bincount(which, minlength=BINS)
-    sums = (np.bincount(which, of, BINS) / np.maximum(count, 1) for of in (confidence, right.astype(float)))
-    mean, accuracy = sums
+    mean, accuracy = (np.bincount(which, of, BINS) / np.maximum(count, 1) for of in (confidence, right.astype(float)))
     return {"brier": float(((p - truth) ** 2).sum(axis=1).mean()),
             "ece": float((count * np.abs(accuracy - mean)).sum() / max(1, len(y))),
             "bins": [[int(n), float(c), float(a)] for n, c, a in zip(count, mean, accuracy, strict=True)]}
-
-
-def reliability_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:
-    """Accuracy over confidence for each modality, by bins; a dot's area is the share of clips, the diagonal is what it says."""
-    figure = figure_class(figsize=(4.2 * len(results), 4.4), layout="constrained")
-    for axes, (name, r) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
-        bins = np.array([row for row in r["calibration"]["bins"] if row[0]])
-        axes.plot((0, 1), (0, 1), color=MUTED, linestyle=":")
-        axes.scatter(bins[:, 1], bins[:, 2], 600 * bins[:, 0] / bins[:, 0].sum(), color=BLUE, alpha=0.7)
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-        label_axes(axes, f"{name}: T {r['temperature']:.2f}, error {r['calibration']['ece']:.3f}, Brier "
-                         f"{r['calibration']['brier']:.3f}", "confidence (largest probability)", "accuracy")
-    return figure

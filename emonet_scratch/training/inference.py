@@ -11,13 +11,13 @@ import numpy as np
 from ..backend import Array, to_device
 from ..data.batches import Batch, Split, batches
 from ..data.extract import base_of
-from ..emotions import CLASSES
 from ..errors import CheckpointError
 from ..files import say
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
+from .calibration import restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
-from .metrics import chance_and_majority, confusion_matrix, macro_f1, wilson_interval
+from .metrics import chance_and_majority, confusion_matrix, macro_f1, unweighted_recall, wilson_interval
 from .projection import AudioProjection
 
 
@@ -32,7 +32,7 @@ def project(split: Split, projection: AudioProjection | None) -> Split:
 
 
 def forward(model: EmoNet, batch: Batch, device: str) -> tuple[Array, Any]:
-    """(logits (N, 7), cache) of a batch, which is in the host's memory."""
+    """(logits (N, C), cache) of a batch, which is in the host's memory."""
     frames, audio = (None if a is None else to_device(a, device) for a in (batch.frames, batch.audio))
     return model.forward(frames, batch.lengths, audio)
 
@@ -43,7 +43,7 @@ def count_right(logits: Array, labels: np.ndarray) -> int:
 
 
 def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
-    """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, 7)), in evaluation mode.
+    """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, C)), in evaluation mode.
 
     split: with projected audio, as `project` gives it. A clip of more frames than the network sees is looked at in
     `test_windows` windows; the mean of their probabilities is that of a mixture of as many answers.
@@ -56,10 +56,15 @@ def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, n
         for window in range(1, windows):
             probabilities[longer] += _evaluate(model, part, device, window, windows)[1]
         probabilities[longer] /= windows
-        known = np.flatnonzero(split.labels >= 0)
-        right = probabilities[known, split.labels[known]].astype(np.float64)
-        loss = float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()) if len(known) else math.nan
+        loss = cross_entropy(probabilities, split.labels)
     return loss, probabilities
+
+
+def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of -ln p of the labels (N,) that are known, in nats; nan without any."""
+    known = np.flatnonzero(labels >= 0)
+    right = probabilities[known, labels[known]].astype(np.float64)
+    return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()) if len(known) else math.nan
 
 
 def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int) -> tuple[float, np.ndarray]:
@@ -78,13 +83,14 @@ def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: in
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """Accuracy with its 95 % interval and what it has to beat, macro F1, confusions. labels (N,), probabilities (N, 7)."""
+    """Accuracy with its 95 % interval and what it has to beat, macro F1, confusions. labels (N,), probabilities (N, C)."""
     predicted = probabilities.argmax(axis=1)
-    confusion = confusion_matrix(labels, predicted, len(CLASSES))
+    confusion = confusion_matrix(labels, predicted, probabilities.shape[1])
     correct = int(np.trace(confusion))
     chance, majority = chance_and_majority(labels)
     return {"accuracy": correct / len(labels), "interval": wilson_interval(correct, len(labels)), "clips": len(labels),
-            "chance": chance, "majority": majority, "macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
+            "chance": chance, "majority": majority, "macro_f1": macro_f1(confusion), "recall": unweighted_recall(confusion),
+            "confusion": confusion.tolist()}
 
 
 @dataclasses.dataclass
@@ -96,6 +102,8 @@ class Model:
     feature_names: tuple[str, ...]
     extractor: str                  # what made its audio vectors, by which ffmpeg; "" for a network that reads none
     path: Path
+    classes: tuple[str, ...]
+    temperature: float              # by which its probabilities are tempered, see calibration.py
 
     @property
     def config(self) -> EmoNetConfig:
@@ -103,8 +111,13 @@ class Model:
         return self.net.config
 
     def probabilities(self, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
-        """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
-        return evaluate(self.net, project(split, self.projection), device)
+        """(mean cross-entropy in nats or nan, calibrated probabilities (N, C)) of a `Split` with audio vectors as read.
+
+        Labels of the split count among the network's classes, which have to be its own.
+        """
+        _, probabilities = evaluate(self.net, project(split, self.projection), device)
+        probabilities = temper(probabilities, self.temperature)
+        return cross_entropy(probabilities, split.labels), probabilities
 
     def check_features(self, names: tuple[str, ...], extractor: str, log: Callable[[str], None] = say) -> None:
         """CheckpointError unless these are the audio features that the network was trained on, by the same extractor.
@@ -142,10 +155,12 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         config, facts = EmoNetConfig().replace(**meta["config"]), meta["facts"]
         if ("audio" in config.modalities) != ("projection" in groups):
             raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
-        if facts["classes"] != list(CLASSES):
+        classes = tuple(facts["classes"])
+        if not (2 <= len(set(classes)) == len(classes) and all(isinstance(name, str) and name for name in classes)):
             raise ValueError(f"its classes are {facts['classes']}")
         projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
         K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
-        net = EmoNet(config, K, np.random.default_rng(0), load_trunk=False).to_device(device)
+        net = EmoNet(config, K, np.random.default_rng(0), False, len(classes)).to_device(device)
         net.load_state_dict(groups["model"])
-        return Model(net, projection, tuple(facts["feature_names"]), facts["extractor"], path)
+        return Model(net, projection, tuple(facts["feature_names"]), facts["extractor"], path, classes,
+                     restored_temperature(meta))

@@ -26,9 +26,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw confusion.png and curves.png."""
+    """Draw confusion.png, reliability.png and curves.png."""
     some = next(iter(results.values()))                                       # chance and majority are those of the split
     save_figure(folder / "confusion.png", confusion_figure, results)
+    save_figure(folder / "reliability.png", reliability_figure, results)
     save_figure(folder / "curves.png", curves_figure, metrics, some["chance"], some["majority"])
 
 
@@ -88,6 +89,19 @@ def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> A
     figure.colorbar(picture, ax=panels, shrink=0.8).set_label("share of the clips of the true class", color=MUTED)
     figure.suptitle(f"confusions, in clips; accuracy of chance {r['chance']:.3f}, of the majority class {r['majority']:.3f}",
                     fontsize=11, color=INK)
+    return figure
+
+
+def reliability_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:
+    """Accuracy over confidence for each modality, by bins: a dot's area is the share of clips, on the diagonal p is right."""
+    figure = figure_class(figsize=(4.2 * len(results), 4.4), layout="constrained")
+    for axes, (name, r) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        clips, confidence, accuracy = zip(*(row for row in r["calibration"]["bins"] if row[0]), strict=True)
+        axes.plot((0, 1), (0, 1), color=MUTED, linestyle=":")
+        axes.scatter(confidence, accuracy, [600 * n / sum(clips) for n in clips], color=BLUE, alpha=0.7)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        label_axes(axes, f"{name}: T {r['temperature']:.2f}, error {r['calibration']['ece']:.3f}, Brier "
+                         f"{r['calibration']['brier']:.3f}", "confidence (largest probability)", "accuracy")
     return figure
 
 

@@ -14,16 +14,17 @@ import scipy
 from .. import dispatch
 from ..backend import choose_device
 from ..data.batches import Split
+from ..data.clips import Collection
 from ..data.prepare import Dataset, prepare
 from ..data.video import ffmpeg_version
-from ..emotions import CLASSES
 from ..files import owned, say, write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
 from ..version import __version__
+from .calibration import calibration, restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
-from .inference import reading, score
+from .inference import cross_entropy, reading, score
 from .projection import AudioProjection
 from .report import save_pictures, table
 from .settings import MODALITIES, Settings
@@ -53,18 +54,24 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     settings.write(folder, versions() | {"ffmpeg": ffmpeg_version()})         # only now: what has it can be resumed
     results, rows = {}, {}
     for name in settings.modalities:
-        hears = "audio" in MODALITIES[name]
-        facts = {"feature_names": list(data.feature_names) if hears else [], "extractor": data.extractor if hears else "",
-                 "classes": list(CLASSES)}
-        trainer = Trainer(settings.config_of(name), train, val, folder / name, seed=settings.seed, device=settings.device,
-                          projection=projection if hears else None, cache=settings.cache, facts=facts,
-                          save_every=settings.save_every, log=log, name=name)
-        trainer.fit(resume=resume)
+        trainer = train_network(settings, data, name, folder / name, projection, resume, log)
         results[name], rows[name] = _result(trainer), trainer.rows
     save_pictures(folder, results, rows)
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", json.dumps(results, indent=2).encode())   # last: it says that all is done
     return results
+
+
+def train_network(settings: Settings, data: Dataset, name: str, folder: Path, projection: AudioProjection | None,
+                  resume: bool, log: Callable[[str], None]) -> Trainer:
+    """Train one network of MODALITIES on the training and validation split of `data`, in `folder`."""
+    hears = "audio" in MODALITIES[name]
+    facts = {"feature_names": list(data.feature_names) if hears else [], "extractor": data.extractor if hears else ""}
+    trainer = Trainer(settings.config_of(name), data.splits["train"], data.splits["val"], folder, seed=settings.seed,
+                      device=settings.device, projection=projection if hears else None, cache=settings.cache, facts=facts,
+                      save_every=settings.save_every, log=log, name=name)
+    trainer.fit(resume=resume)
+    return trainer
 
 
 def on_device(settings: Settings, log: Callable[[str], None] = say) -> Settings:
@@ -75,10 +82,15 @@ def on_device(settings: Settings, log: Callable[[str], None] = say) -> Settings:
     return dataclasses.replace(settings, device=device, precision=precision)
 
 
-def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = say) -> Dataset:
-    """The splits `wanted`, with what the networks of the settings read."""
+def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = say,
+            clips: Collection | None = None) -> Dataset:
+    """The splits `wanted` of the clips that the settings name, or of others, with what the networks of the settings read."""
+    if clips is None:
+        clips = settings.collection()
+        for line in clips.notes:
+            log(line)
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
-    return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
+    return prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
                    on_error=settings.on_error, log=log, **reading(settings.config))
 
 
@@ -88,7 +100,7 @@ def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
     if train.audio is None:
         return None
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
-    projection.fit(train.audio, train.labels)
+    projection.fit(train.audio, train.labels, train.groups, train.classes)
     if config.lda_cross_fit > 1 and projection.training is None:
         log("warning: some class has too few clips for projections out of fold: LDA projects the clips it was fitted on")
     return projection
@@ -110,10 +122,16 @@ def _result(trainer: Trainer) -> dict[str, Any]:
     """The figures of the best checkpoint on the validation split."""
     best = trainer.folder / "best.safetensors"
     with expected_of(best):
-        trainer.model.load_state_dict(read_checkpoint(best)[0]["model"])
-    loss, probabilities = trainer.evaluate(trainer.val)
+        groups, meta = read_checkpoint(best)
+        trainer.model.load_state_dict(groups["model"])
+        T = restored_temperature(meta)
+    _, probabilities = trainer.evaluate(trainer.val)
+    probabilities = temper(probabilities, T)
+    loss = cross_entropy(probabilities, trainer.val.labels)
     return score(trainer.val.labels, probabilities) | {
-        "loss": loss, "parameters": sum(p.value.size for p in trainer.model.parameters()),
+        "classes": list(trainer.val.classes), "temperature": T,
+        "calibration": calibration(probabilities, trainer.val.labels), "loss": loss,
+        "parameters": sum(p.value.size for p in trainer.model.parameters()),
         "trained_parameters": sum(p.value.size for p in trainer.optimizer.params),
         "seconds": round(sum(row["seconds"] for row in trainer.rows), 3),
         "best_epoch": trainer.progress.best_epoch}

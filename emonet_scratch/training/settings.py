@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.clips import Collection, collect
 from ..dispatch import PRECISIONS
 from ..errors import DataError
 from ..files import is_path, parse_json, read_whole, write_whole
 from ..models import EmoNetConfig
-from ..models.config import NATURAL, OPTIONAL_COUNT, Rule, check_choices, choice, one_of, optional
+from ..models.config import NATURAL, OPTIONAL_COUNT, SWITCH, Rule, check_choices, choice, one_of, optional
 
 #: Networks by name, and what each reads of a clip.
 MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "video")}
 
+TEXT = Rule(lambda value: isinstance(value, str), "a text")
+SOURCES = Rule(lambda value: isinstance(value, tuple) and value != () and all(map(PATH.holds, value)), "a list of paths")
 PATH = Rule(lambda value: isinstance(value, str) and value != "" and is_path(value), "a path")
 NETWORKS = Rule(lambda value: isinstance(value, tuple) and value != () and all(name in list(MODALITIES) for name in value),
                 f"some of {', '.join(MODALITIES)}")
@@ -26,7 +29,7 @@ DEVICE = Rule(lambda value: isinstance(value, str), "auto, cpu, cuda or cuda:K")
 class Settings:
     """A data set, the networks that are to be trained on it, and how. ValueError, with the field, for what cannot be."""
 
-    data: str = field(metadata={"rule": PATH})                  # folder of a data set in AFEW's layout
+    data: tuple[str, ...] = field(metadata={"rule": SOURCES})   # tables of clips and folders, see data/clips.py
     config: EmoNetConfig = field(metadata={"rule": CONFIG})     # but for its modalities: the next field says which
     modalities: tuple[str, ...] = choice(tuple(MODALITIES), NETWORKS)       # networks, trained one after the other
     seed: int = choice(0, NATURAL)              # of parameters, order of clips, frames, jitter and dropout
@@ -35,17 +38,28 @@ class Settings:
     cache: str | None = choice(None, optional(PATH))        # folder for decoded frames and trunk features
     on_error: str = choice("skip", one_of("skip", "stop"))  # at clips and feature files that cannot be used
     save_every: int | None = choice(None, OPTIONAL_COUNT)   # steps between checkpoints inside an epoch
+    labels: str = choice("", TEXT)              # which are renamed and dropped, see data/labels.py
+    name: str | None = choice(None, optional(TEXT))         # a pattern of the names of clips, see data/corpora.py
+    allow_shared_groups: bool = choice(False, SWITCH)       # the same people in training and validation
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    def collection(self) -> Collection:
+        """The clips that they name; DataError as `collect`."""
+        return collect(self.data, self.labels, self.name, self.allow_shared_groups, self.seed)
 
     def config_of(self, name: str) -> EmoNetConfig:
         """The configuration of the network `name` of MODALITIES."""
         return self.config.replace(modalities=MODALITIES[name])
 
+    def as_json(self) -> dict[str, Any]:
+        """All of them, as they are in config.json."""
+        return dataclasses.asdict(self)
+
     def write(self, folder: Path, versions: dict[str, str]) -> None:
         """Put them into config.json in `folder`, together with the versions of what will run."""
-        content = {"versions": versions} | dataclasses.asdict(self)
+        content = {"versions": versions} | self.as_json()
         write_whole(folder / "config.json", json.dumps(content, indent=2).encode())
 
 

@@ -14,7 +14,6 @@ from ..backend import Array, to_device
 from ..data.batches import Batch, Split, batches
 from ..data.progress import progress
 from ..data.video import FrameCache
-from ..emotions import CLASSES
 from ..errors import CheckpointError, NonFiniteError
 from ..files import owned, say
 from ..layers import BatchNorm
@@ -23,6 +22,7 @@ from ..losses import softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from ..models.config import NATURAL, NUMBER, OPTIONAL_COUNT, Rule, check_choices, choice, optional
 from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
+from .calibration import fit_temperature, restored_temperature
 from .checkpoint import expected_of, read_checkpoint, read_metrics, write_checkpoint, write_metrics
 from .fingerprint import check_data, fingerprint, sha256
 from .forecast import Forecast
@@ -70,20 +70,23 @@ class Trainer:
                  on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
         self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
         self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
+        self.facts = {"classes": list(train.classes)} | self.facts
         self.on_epoch = on_epoch
         self.data = fingerprint(train, val, config.modalities)
         self.train, self.val = project(train, projection), project(val, projection)
         if projection and projection.training is not None:                    # by LDA that has not seen these clips
             self.train.audio = projection.training
         audio_features = self.train.audio.shape[1] if projection else 0
-        self.model = EmoNet(config, audio_features, np.random.default_rng(seed), load_trunk=False).to_device(device)
+        self.model = EmoNet(config, audio_features, np.random.default_rng(seed), False, len(train.classes)).to_device(device)
         if "video" in config.modalities:
             self.model.trunk.layer.resnet.conv.input_gradient = False         # frames are bytes, which have none
         self.optimizer = _optimizer(config, self.model.parameters())
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
         self.rate = schedule(config.schedule, config.lr, steps, min(config.warmup, steps))
-        self.class_weights = to_device(balanced_weights(self.train.labels), device) if config.class_weights else None
+        weights = balanced_weights(self.train.labels, len(train.classes)) if config.class_weights else None
+        self.class_weights = None if weights is None else to_device(weights, device)
         self.progress = Progress()
+        self.temperature = 1.0                                                # of the best epoch, see calibration.py
         self.rows: list[dict[str, Any]] = []                                  # of metrics.jsonl
 
     def fit(self, resume: bool = False) -> None:
@@ -119,7 +122,7 @@ class Trainer:
             self.model.shortcut.b.value[...] = to_device(b, self.device)
 
     def evaluate(self, split: Split) -> tuple[float, np.ndarray]:
-        """(mean cross-entropy in nats, probabilities (N, 7)) of a split as `self.val`, in evaluation mode."""
+        """(mean cross-entropy in nats, probabilities (N, C)) of a split as `self.val`, in evaluation mode."""
         return evaluate(self.model, split, self.device)
 
     def step(self, batch: Batch) -> tuple[float, int, float]:
@@ -186,13 +189,14 @@ class Trainer:
         train = {"epoch": epoch, "split": "train", "loss": loss / clips, "accuracy": right / clips,
                  "lr": lr, "grad_norm": norm / p.batch,
                  "seconds": round(time.perf_counter() - started, 3)}
-        val = self._validate(epoch, lr)
+        val, probabilities = self._validate(epoch, lr)
         self.rows += [train, val]
         better = p.best_loss is None or val["loss"] < p.best_loss
         best_loss, best_epoch = (val["loss"], epoch) if better else (p.best_loss, p.best_epoch)
         self.progress = Progress(epoch, best_loss=best_loss, best_epoch=best_epoch)
         write_metrics(self.folder, self.rows)                                 # a checkpoint must not outlive its metrics
         if better:
+            self.temperature = fit_temperature(probabilities, self.val.labels)
             self._save("best")
         self._save("last")  # last of all: a run that is killed before this line does the epoch's end again
         self.log(f"{self.name:5} epoch {epoch:3}/{self.config.epochs}  loss {train['loss']:.3f}  accuracy "
@@ -200,8 +204,8 @@ class Trainer:
                  f"{clips / max(train['seconds'], 1e-9):.0f} clips/s")
         self.on_epoch(val)
 
-    def _validate(self, epoch: int, lr: float) -> dict[str, Any]:
-        """The row of the validation split; NonFiniteError where its loss is not finite."""
+    def _validate(self, epoch: int, lr: float) -> tuple[dict[str, Any], np.ndarray]:
+        """The row of the validation split, and probabilities (N, C); NonFiniteError where its loss is not finite."""
         started = time.perf_counter()
         with overflow_unwarned():
             loss, probabilities = self.evaluate(self.val)
@@ -211,7 +215,7 @@ class Trainer:
                                  f"{self._advice()}")
         return {"epoch": epoch, "split": "val", "loss": loss,
                 "accuracy": float((probabilities.argmax(1) == self.val.labels).mean()), "lr": lr,
-                "grad_norm": None, "seconds": round(time.perf_counter() - started, 3)}
+                "grad_norm": None, "seconds": round(time.perf_counter() - started, 3)}, probabilities
 
     def _out_of_patience(self) -> bool:
         p, patience = self.progress, self.config.patience
@@ -222,7 +226,7 @@ class Trainer:
         if self.projection:
             groups["projection"] = self.projection.state_dict()
         meta = {"config": dataclasses.asdict(self.config), "seed": self.seed, "facts": self.facts, "data": self.data,
-                "progress": dataclasses.asdict(self.progress)}
+                "progress": dataclasses.asdict(self.progress), "temperature": self.temperature}
         write_checkpoint(self.folder / f"{name}.safetensors", groups, meta)
 
     def _load(self) -> None:
@@ -236,6 +240,7 @@ class Trainer:
             self.optimizer.load_state_dict(groups["optimizer"])
             self.progress = Progress(**{field.name: meta["progress"][field.name] for field in dataclasses.fields(Progress)})
             self._check_progress()
+            self.temperature = restored_temperature(meta)
             if "trunk" in meta["facts"]:
                 self.facts = self.facts | {"trunk": meta["facts"]["trunk"]}
         self.rows = self._rows_of_finished_epochs()
@@ -280,21 +285,21 @@ def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam
     return Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
 
 
-def balanced_weights(labels: np.ndarray) -> np.ndarray:
-    """(7,) float32 weights of classes by the inverse of their share of labels (N,): with as many clips of each, ones."""
-    counts = np.bincount(labels, minlength=len(CLASSES))
+def balanced_weights(labels: np.ndarray, C: int) -> np.ndarray:
+    """(C,) float32 weights of classes by the inverse of their share of labels (N,): with as many clips of each, ones."""
+    counts = np.bincount(labels, minlength=C)
     share = np.maximum(counts, 1) / len(labels) * (counts > 0).sum()
     return (1 / share).astype(np.float32)
 
 
 def rule_over_all_classes(projection: AudioProjection, train: Split) -> tuple[np.ndarray, np.ndarray]:
-    """LDA's rule for logits of all classes, W (K, 7) and b (7,) float32. train: with projected audio.
+    """LDA's rule for logits of all classes, W (K, C) and b (C,) float32. train: with projected audio.
 
     A class without clips stands in the middle of the others and is as likely as half a clip.
     """
     W, b = projection.rule(train.audio, train.labels)
-    full_W = np.repeat(W.mean(axis=1, keepdims=True), len(CLASSES), axis=1)
-    full_b = np.full(len(CLASSES), b.mean() - math.log(2 * len(train)))
+    full_W = np.repeat(W.mean(axis=1, keepdims=True), len(train.classes), axis=1)
+    full_b = np.full(len(train.classes), b.mean() - math.log(2 * len(train)))
     known = projection.lda.classes_
     full_W[:, known], full_b[known] = W, b
     return full_W.astype(np.float32), full_b.astype(np.float32)

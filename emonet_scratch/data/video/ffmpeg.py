@@ -34,7 +34,7 @@ FORMATS = {
     "mpeg": (".mpeg .mpg .vob", ""), "mpegts": (".m2ts .mts .ts", ""), "flv": (".flv", ""), "asf": (".asf .wmv", ".wma"),
     "ogg": (".ogv", ".oga .ogg .opus"), "mp3": ("", ".mp2 .mp3"), "wav": ("", ".wav"), "w64": ("", ".w64"),
     "flac": ("", ".flac"), "aac": ("", ".aac"), "aiff": ("", ".aif .aifc .aiff"), "au": ("", ".au"), "caf": ("", ".caf"),
-    "amr": ("", ".amr"),
+    "amr": ("", ".amr"), "png_pipe": (".png", ""), "jpeg_pipe": (".jpeg .jpg", ""), "bmp_pipe": (".bmp", ""),   # one picture
 }
 CONTAINERS = ",".join(FORMATS)
 VIDEO_SUFFIXES, SOUND_SUFFIXES = ({suffix for listed in FORMATS.values() for suffix in listed[k].split()} for k in (0, 1))

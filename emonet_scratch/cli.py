@@ -152,9 +152,9 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser, more: str = "", required: bool = False) -> None:
     parser.add_argument("--data", type=_path, action="append", metavar="PATH", required=required,
-                        help="a table of clips (.csv with the columns path, label, and if wanted split, group, features), or "
-                             "a folder of RAVDESS, CREMA-D, SAVEE, EmoDB, TESS, Java-SED, in AFEW's layout, or with a folder "
-                             "a class; several times for a mixture" + more)
+                        help="a table of clips (.csv: columns path, label, and if wanted split, group, features), or "
+                             "a folder of RAVDESS, CREMA-D, SAVEE, EmoDB, TESS, Java-SED, in AFEW's layout, or with a "
+                             "folder a class; several times for a mixture" + more)
     _add_names(parser)
 
 

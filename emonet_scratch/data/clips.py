@@ -150,8 +150,9 @@ def _from_class_folders(source: Path, names: dict[Path, str]) -> _Source:
     labels = Counter(meant for _, meant in clips)
     if len(clips) < len(names) or not 2 <= len(labels) <= MOST or max(labels.values()) < 2:
         known = ", ".join(corpus.name for corpus in corpora.CORPORA)
-        raise DataError(f"{str(source)!r}: {len(names)} files that are neither in AFEW's layout (Train/Angry/...), nor named "
-                        f"as in {known}, nor in a folder a class: say what the names mean (--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
+        raise DataError(f"{str(source)!r}: {len(names)} files that are neither in AFEW's layout (Train/Angry/...), nor "
+                        f"named as in {known}, nor in a folder a class: say what the names mean "
+                        f"(--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
     return _Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)}; groups are not "
                                    f"known"])
 
@@ -162,7 +163,8 @@ def _from_table(path: Path) -> _Source:
     found, seen = _Source(path.parent, []), {}
     for number, cells in rows:
         def fault(column: str, expected: str, number: int = number, cells: dict[str, str] = cells) -> DataError:
-            return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got {cells.get(column, '')!r}")
+            return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got "
+                             f"{cells.get(column, '')!r}")
         file, features = (path.parent / cells[column] if cells.get(column) else None for column in ("path", "features"))
         for column, there in (("path", file), ("features", features)):
             if there is not None and not there.is_file():

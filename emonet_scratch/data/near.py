@@ -2,8 +2,8 @@
 
 Of a sound it is the sign by which neighbouring bands of the spectrum change against each other from frame to frame: the
 fingerprint of Haitsma and Kalker 2002 (A highly robust audio fingerprinting system, ISMIR), which codecs and volume leave
-as it is. Of pictures it is how each of 8 x 8 blocks changes over a third of a second: movement, which two takes do not share.
-Two prints are compared at every offset at once, by FFT.
+as it is. Of pictures it is how each of 8 x 8 blocks changes over a third of a second: movement, which two takes do not
+share. Two prints are compared at every offset at once, by FFT.
 """
 
 from collections.abc import Iterator, Sequence

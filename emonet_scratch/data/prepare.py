@@ -41,8 +41,8 @@ class Dataset:
 
 
 def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True,
-            sound: bool = True, frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250, cache: str | os.PathLike | None = None,
-            on_error: str = "skip", extractor: str = DEFAULT, log: Callable[[str], None] = print,
+            sound: bool = True, frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250,
+            cache: str | os.PathLike | None = None, on_error: str = "skip", extractor: str = DEFAULT, log: Callable[[str], None] = print,
             crop: str = "none") -> Dataset:
     """Read the splits `wanted` of a data set, a collection of clips or the one source of one.
 
@@ -87,8 +87,8 @@ def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -
     for name in wanted:
         if not clips[name]:
             shown = ", ".join(repr(str(root)) for root in data.roots)
-            raise DataError(f"{shown}: expected clips of the {name} split, got none: a folder has to have {name!r} in its name, or a row of the table in its column split (see "
-                            f"`emonet doctor`)")
+            raise DataError(f"{shown}: expected clips of the {name} split, got none: a folder has to have "
+                            f"{name!r} in its name, or a row of the table in its column split (see `emonet doctor`)")
     if "train" in wanted and (missing := missing_classes(clips["train"], data.classes)):
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     return clips, [clip for name in wanted for clip in clips[name]]

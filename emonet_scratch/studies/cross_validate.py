@@ -154,8 +154,8 @@ def report(folder: Path, modalities: tuple[str, ...]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
-              f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks that",
-              "have seen none of its group; epoch and temperature are chosen on a fifth of the other groups. Intervals:",
+              f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks",
+              "that have seen none of its group; epoch and temperature are chosen on a fifth of the other groups. Intervals:",
               f"{DRAWS} bootstraps over groups."]
     text = "\n".join(lines)
     write_csv(folder / "crossvalidation.csv", [["network", "group", "clips", "accuracy"], *(

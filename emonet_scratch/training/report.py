@@ -93,7 +93,7 @@ def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> A
 
 
 def reliability_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> Any:
-    """Accuracy over confidence for each modality, by bins: a dot's area is the share of clips, on the diagonal p is right."""
+    """Accuracy over confidence for each modality, by bins: a dot's area is the share of clips, on the line p is right."""
     figure = figure_class(figsize=(4.2 * len(results), 4.4), layout="constrained")
     for axes, (name, r) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
         clips, confidence, accuracy = zip(*(row for row in r["calibration"]["bins"] if row[0]), strict=True)

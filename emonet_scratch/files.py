@@ -109,9 +109,9 @@ class Lock:
         """Hold the file, which is made if it is not there; False where another does and `wait` is False."""
         while True:
             try:
-                self.file = open(self.path, "ab", opener=_regular)
+                self.file = open(self.path, "ab", opener=regular)
             except PermissionError:                                           # of another user, who may have been killed
-                self.file = open(self.path, "rb", opener=_regular)
+                self.file = open(self.path, "rb", opener=regular)
             try:
                 if fcntl:
                     fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -140,7 +140,7 @@ class Lock:
         self.release()
 
 
-def _regular(path: str, flags: int) -> int:
+def regular(path: str, flags: int) -> int:
     """An opener of regular files: no link is followed to what may be somebody's, no pipe is waited for."""
     handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -277,7 +277,7 @@ def test_resume_with_a_precision_that_is_given(interrupted, capsys):
 def test_damaged_settings_get_one_line(interrupted, capsys):
     file = interrupted / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": "3"}))
-    assert "config.json' does not hold the settings of a run (seed must be an integer from 0, got '3')" in \
+    assert "config.json' does not hold the settings of a run (seed must be an integer from 0 to 2**63 - 1, got '3')" in \
         fails(capsys, "train", "--resume", "run")
 
 

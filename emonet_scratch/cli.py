@@ -6,12 +6,15 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import numpy as np
@@ -27,7 +30,7 @@ from .data.progress import progress
 from .data.synthetic import write as write_synthetic
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
-from .files import on_one_line, owned, owned_file, print_anything, shown
+from .files import on_one_line, owned, owned_file, print_anything, read_whole, say, shown
 from .models import EmoNetConfig, ResNet
 from .models.config import PRESETS
 from .studies.compare import compare as run_compare
@@ -43,26 +46,58 @@ from .version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 after a one-line error, 2 for a wrong call, 130 when interrupted."""
+    """Run one command; 0 on success, 1 after a one-line error, 2 for a wrong call, 128 + the signal that stopped it."""
     print_anything()
-    options = _parser().parse_args(arguments)
-    options.typed = sys.argv[1:] if arguments is None else list(arguments)
+    options = argparse.Namespace()
+    with _stopped_by_signals():
+        try:
+            options = _parser().parse_args(arguments, options)
+            options.typed = sys.argv[1:] if arguments is None else list(arguments)
+            return options.command(options) or 0
+        except BrokenPipeError:                                               # `| head` has read enough
+            return 1
+        except (EmonetError, OSError, MemoryError) as error:
+            _log(f"emonet: error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
+            return 1
+        except KeyboardInterrupt as stop:
+            number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+            file, hint = getattr(options, "go_on", (None, ""))
+            how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+            _log(f"emonet: {how}{'; ' + hint if file and file.exists() else ''}")
+            return 128 + number
+        finally:
+            _flush()
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP where nohup has not said otherwise, stop what runs as Ctrl-C does: the first, once."""
+    def stop(number: int, frame: object) -> NoReturn:
+        for each in mine:
+            signal.signal(each, signal.SIG_IGN)                               # `timeout` sends two
+        raise KeyboardInterrupt(number)
+    mine = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
+            and threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, stop)
     try:
-        return options.command(options) or 0
-    except BrokenPipeError:                                                   # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (EmonetError, OSError, MemoryError) as error:
-        _log(f"emonet: error: {' '.join(str(error).split()) or type(error).__name__}")
-        return 1
-    except KeyboardInterrupt:
-        file, hint = getattr(options, "go_on", (None, ""))
-        _log(f"emonet: interrupted{'; ' + hint if file and file.exists() else ''}")
-        return 130
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _flush() -> None:
+    """Hand over what is printed; where nobody takes it any more, the interpreter shall not try again at its end."""
+    try:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _log(line: str) -> None:
-    print(on_one_line(line), file=sys.stderr)
+    say(on_one_line(line), stream=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -179,7 +214,7 @@ def _synthetic(runs: Path, clips_per_class: Sequence[int], seed: int) -> Path:
     """The synthetic data set of this size and seed, written where it is not there yet."""
     root = runs / f"synthetic-{'-'.join(map(str, clips_per_class))}-seed{seed}"
     if not root.exists():
-        print(f"no --data given: a synthetic data set is written to {shown(root)}")
+        say(f"no --data given: a synthetic data set is written to {shown(root)}")
         runs.mkdir(parents=True, exist_ok=True)
         _write_synthetic(root, clips_per_class, seed, exist_ok=True)          # another process may be at it
     return root
@@ -236,7 +271,7 @@ def train(options: argparse.Namespace) -> None:
         _refuse_others(options, "--resume continues with the saved settings", "resume", "runs", "device", "precision")
         folder = find_run(options.resume, Path(options.runs))
         if (folder / "results.json").exists():
-            print(f"{str(folder)!r} is finished:\n\n{(folder / 'results.txt').read_text(encoding='utf-8')}", end="")
+            say(f"{str(folder)!r} is finished:\n\n{read_whole(folder / 'results.txt').decode(errors='replace')}", end="")
             return
         given = {name: getattr(options, name) for name in _typed(options) if name in ("device", "precision")}
         _train(options, folder, dataclasses.replace(read_settings(folder), **given))
@@ -244,9 +279,9 @@ def train(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace, folder: Path, settings: Settings) -> None:
     options.go_on = folder / "config.json", f"continue with --resume {shlex.quote(str(folder))}"
-    print(f"run: {shown(folder)}")
+    say(f"run: {shown(folder)}")
     results = run(settings, folder, resume=options.resume is not None)
-    print(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: "
+    say(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: "
           "results.json, confusion.png, curves.png, checkpoints")
 
 
@@ -264,9 +299,9 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
 def search(options: argparse.Namespace) -> None:
     """Search learning rate, optimizer, width and dropout with Optuna; the same command again goes on or helps."""
     folder, settings = _folder(options, "search"), _settings(options, [options.modalities])
-    print(f"study: {shown(folder)}")
+    say(f"study: {shown(folder)}")
     options.go_on = folder / "study.journal", "the same command goes on"
-    print(run_search(settings, options.space, options.trials, folder))
+    say(run_search(settings, options.space, options.trials, folder))
 
 
 def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -279,7 +314,7 @@ def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
 
 def diagnose(options: argparse.Namespace) -> None:
     """Say why a training does not learn, or that nothing is wrong with it."""
-    print(run_diagnose(_settings(options, [options.modalities]), _folder(options, "diagnosis"), options.seconds))
+    say(run_diagnose(_settings(options, [options.modalities]), _folder(options, "diagnosis"), options.seconds))
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -307,11 +342,11 @@ def compare(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace, folder: Path, settings: Settings) -> None:
     device, _ = _device(options)
-    print(f"run: {shown(folder)}")
+    say(f"run: {shown(folder)}")
     options.go_on = folder / "config.json", f"continue with --run {shlex.quote(str(folder))}"
     if not (folder / "results.json").exists():
         run(settings, folder, resume=options.run is not None)
-    print(f"\n{run_compare(folder, Path(options.out or folder), options.split, device)}")
+    say(f"\n{run_compare(folder, Path(options.out or folder), options.split, device)}")
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -332,10 +367,10 @@ def evaluate(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     device, line = _device(options)
     model = load_model(options.checkpoint, device)
-    print(f"checkpoint: {shown(model.path)}\n{line}")
+    say(f"checkpoint: {shown(model.path)}\n{line}")
     used = model.config.modalities
     data = prepare(options.data, (options.split,), video="video" in used, sound="audio" in used, cache=_cache(options),
-                   on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
+                   log=say, on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
     model.check_features(data.feature_names, data.extractor)
     split = data.splits[options.split]
     loss, probabilities = model.probabilities(split, device)
@@ -343,18 +378,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     if labelled.any():
         result = score(split.labels[labelled], probabilities[labelled])
         low, high = result["interval"]
-        print(f"{options.split}: {result['clips']} clips, accuracy {result['accuracy']:.3f} ({low:.3f} - {high:.3f}), "
+        say(f"{options.split}: {result['clips']} clips, accuracy {result['accuracy']:.3f} ({low:.3f} - {high:.3f}), "
               f"macro F1 {result['macro_f1']:.3f}, loss {loss:.3f}\n"
               f"to beat: chance {result['chance']:.3f}, majority class {result['majority']:.3f}")
         width = max(map(len, CLASSES)) + 1
-        print("\n".join([" " * width + "".join(name[:5].rjust(6) for name in CLASSES)]
+        say("\n".join([" " * width + "".join(name[:5].rjust(6) for name in CLASSES)]
                         + [name.ljust(width) + "".join(f"{n:6}" for n in row)
                            for name, row in zip(CLASSES, result["confusion"], strict=True)]))
     else:
-        print(f"{options.split}: {len(split)} clips without labels")
+        say(f"{options.split}: {len(split)} clips without labels")
     if options.out is not None:
         write_predictions(options.out, split.ids, probabilities.argmax(1).tolist(), probabilities)
-        print(f"predictions: {shown(options.out)}")
+        say(f"predictions: {shown(options.out)}")
 
 
 def _extractor(model: Model) -> str:
@@ -430,20 +465,19 @@ def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], options: argparse
             for name, p in rows:
                 row = {"clip": name, "class": CLASSES[int(p.argmax())],
                        "probabilities": dict(zip(CLASSES, map(float, p), strict=True))}
-                print(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="", flush=True)
+                say(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="")
                 opening = ","
         finally:                                                              # what is there is a list, also after Ctrl-C
-            print("[]" if opening == "[" else "\n]")
+            say("[]" if opening == "[" else "\n]")
     elif options.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(SimpleNamespace(write=lambda text: say(text, end="")), lineterminator="\n")
         writer.writerow(["clip", "class", *CLASSES])
         for name, p in rows:
             writer.writerow([name, CLASSES[int(p.argmax())], *(f"{x:.6f}" for x in p)])
-            sys.stdout.flush()
     else:
         for name, p in rows:
-            print(f"{shown(name)}: {CLASSES[int(p.argmax())]}  "
-                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)), flush=True)
+            say(f"{shown(name)}: {CLASSES[int(p.argmax())]}  "
+                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(CLASSES, p, strict=True)))
 
 
 def _features_arguments(parser: argparse.ArgumentParser) -> None:
@@ -462,7 +496,7 @@ def features(options: argparse.Namespace) -> int:
     """Compute the audio features of clips from their sound, and write them to one file."""
     written, failed = extract(options.clips, options.out, options.extractor, on_error=options.on_error,
                               workers=options.workers, log=_log)
-    print(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features "
+    say(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features "
           f"({options.extractor})")
     if failed:
         _log(f"emonet: error: {failed} of {written + failed} clips were left out")
@@ -478,7 +512,7 @@ def _synthesize_arguments(parser: argparse.ArgumentParser) -> None:
 def synthesize(options: argparse.Namespace) -> None:
     """Write a synthetic data set in AFEW's layout."""
     clips = _write_synthetic(Path(options.folder), options.clips_per_class, options.seed)
-    print(f"wrote {shown(options.folder)}: {clips} clips")
+    say(f"wrote {shown(options.folder)}: {clips} clips")
 
 
 def _import_weights_arguments(parser: argparse.ArgumentParser) -> None:
@@ -497,7 +531,7 @@ def import_weights(options: argparse.Namespace) -> None:
         write_checkpoint(target, {"weights": resnet.state_dict()}, {"source": source.name})
     parameters = sum(p.value.size for p in resnet.parameters())
     width = resnet.num_features // 4
-    print(f"{resnet!r}, width {width}, {parameters} parameters: {shown(target)}\n"
+    say(f"{resnet!r}, width {width}, {parameters} parameters: {shown(target)}\n"
           f"use it with --set trunk={shlex.quote(str(target))} --set trunk_depth={resnet.depth} --set trunk_width={width}; "
           f"pixels are normalised by mean .485 .456 .406, std .229 .224 .225")
 
@@ -511,15 +545,15 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 def doctor(options: argparse.Namespace) -> int:
     """Say what a data set holds, or what this machine runs on; 1 where something is wrong."""
     if options.system:
-        print(", ".join(f"{name} {version}" for name, version in versions().items()))
+        say(", ".join(f"{name} {version}" for name, version in versions().items()))
         device, line = choose_device()
-        print(line)
-        print(dispatch.why("cpu"))
+        say(line)
+        say(dispatch.why("cpu"))
         if device != "cpu":
-            print(dispatch.why("cuda"))
+            say(dispatch.why("cuda"))
         return 0
     report = examine(options.data)
-    print("\n".join(report.lines()))
+    say("\n".join(report.lines()))
     return 1 if report.problems else 0
 
 

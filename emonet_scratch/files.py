@@ -5,17 +5,20 @@ import csv
 import errno
 import io
 import json
+import logging
 import os
 import platform
+import re
 import secrets
 import stat
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -50,8 +53,8 @@ def regular_file(path: str | os.PathLike) -> str:
     A pipe or a device could block for ever or never end, so that is asked before the file is opened.
     """
     name = os.fsdecode(path)
-    if "\0" in name:
-        raise DataError(f"{name!r}: cannot be opened (a null byte in its name)")
+    if not is_path(name):
+        raise DataError(f"{name!r}: cannot be opened (a null byte, or half a character, in its name)")
     with faults_of(path):
         mode = os.stat(name).st_mode
         if not stat.S_ISREG(mode):
@@ -61,6 +64,11 @@ def regular_file(path: str | os.PathLike) -> str:
             if not file.read(1):
                 raise DataError(f"{name!r}: the file is empty")
     return os.path.abspath(name)
+
+
+def is_path(text: str) -> bool:
+    """Whether the system can be asked for this name: it holds no null byte and no half of a character."""
+    return re.search(r"[\0\ud800-\udc7f\udd00-\udfff]", text) is None
 
 
 def read_whole(path: str | os.PathLike, most: int = 2**24) -> bytes:
@@ -74,11 +82,17 @@ def read_whole(path: str | os.PathLike, most: int = 2**24) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says. ValueError: it is none, or nested too deeply."""
+    """What a JSON text says. ValueError: it is none, or nested more than 50 deep, which no recursion shall meet."""
     try:
-        return json.loads(text)
+        level = [found := json.loads(text)]
+        for _ in range(50):
+            level = [part for whole in level if isinstance(whole, dict | list)
+                     for part in (whole.values() if isinstance(whole, dict) else whole)]
+        if level:
+            raise RecursionError
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
+    return found
 
 
 class Lock:
@@ -95,9 +109,9 @@ class Lock:
         """Hold the file, which is made if it is not there; False where another does and `wait` is False."""
         while True:
             try:
-                self.file = open(self.path, "ab")
+                self.file = open(self.path, "ab", opener=regular)
             except PermissionError:                                           # of another user, who may have been killed
-                self.file = open(self.path, "rb")
+                self.file = open(self.path, "rb", opener=regular)
             try:
                 if fcntl:
                     fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -124,6 +138,15 @@ class Lock:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+def regular(path: str, flags: int) -> int:
+    """An opener of regular files: no link is followed to what may be somebody's, no pipe is waited for."""
+    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "expected a regular file", path)
+    return handle
 
 
 _mine: set[tuple[str, int]] = set()             # folders that are owned, each with the thread that does
@@ -184,11 +207,16 @@ def _holding(file: Path, shown: Path, wait: bool = False) -> Iterator[bool]:
         raise OSError(error.errno, error.strerror, str(shown)) from error
     if not free:
         holder = ""
-        with suppress(OSError):
-            holder = file.read_text(encoding="utf-8")
+        with suppress(OSError, DataError):
+            holder = read_whole(file, 300).decode(errors="replace")
         raise DataError(f"{str(shown)!r} is in use by {holder or 'another process'}: wait until that is done, or name "
                         f"another place")
+    ours = False
     try:
+        with open(file, "rb") as there:
+            ours = b"process ".startswith(there.read(8))
+        if not ours:
+            raise DataError(f"{str(file)!r} is no lock of ours: move it elsewhere, or name another place")
         with suppress(OSError):                                               # a full disk
             lock.file.truncate(0)
             lock.file.write(f"process {os.getpid()} on {platform.node()}".encode())
@@ -197,13 +225,14 @@ def _holding(file: Path, shown: Path, wait: bool = False) -> Iterator[bool]:
         yield lock.held
     finally:
         with suppress(OSError):
-            file.unlink()
+            if ours:
+                file.unlink()
         lock.release()
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove what killed processes left half written in `folder`; what a living one writes is locked, and stays."""
-    for part in Path(folder).glob(".part-*"):
+    for part in Path(folder).glob(".part-" + 16 * "[0-9a-f]"):
         lock = Lock(part)
         with suppress(OSError):
             if lock.acquire(wait=False) and lock.held:
@@ -218,6 +247,8 @@ def write_whole(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
     `remove_leftovers` if the process is killed. OSError (full disk, no permission) is passed on with the name of `path`.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "expected a regular file", str(path))
     part = Lock(path.parent / f".part-{secrets.token_hex(8)}")
     try:
         part.acquire()
@@ -299,8 +330,24 @@ def on_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def say(text: str, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Print at once what may hold words of strangers, with all escaped but printable characters, tabs and ends of lines."""
+    print("".join(c if c in "\t\n" or "\ud800" <= c <= "\udfff" else on_one_line(c) for c in text), end=end,
+          file=stream or sys.stdout, flush=True)
+
+
+def warn(message: Warning | str, *where: Any) -> None:
+    """Say a warning, of a library or of our own, in a line of its own on stderr. It stands in for warnings.showwarning."""
+    say(f"emonet: warning: {' '.join(str(message).split())[:1000]}", stream=sys.stderr)
+
+
 def print_anything() -> None:
-    """From now on stdout and stderr take any text: bytes that were in a name come back, what cannot be said is escaped."""
+    """From now on stdout and stderr take any text: bytes that were in a name come back, what cannot be said is escaped.
+
+    Warnings come as one line each, and what libraries log does not come.
+    """
+    warnings.showwarning = warn
+    logging.getLogger().addHandler(logging.NullHandler())                     # of fonts and caches: nobody can act upon it
     codecs.register_error("anything", _anything)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -21,8 +21,9 @@ from emonet_scratch.data.video import sample_frames
 from emonet_scratch.files import print_anything, write_csv, write_whole
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training import NonFiniteError, Settings, Trainer
+from emonet_scratch.training.checkpoint import read_metrics
 from emonet_scratch.training.metrics import chance_and_majority
-from emonet_scratch.training.report import BLUE, INK, MUTED, draw_baselines, label_axes, read_metrics, save_figure
+from emonet_scratch.training.report import BLUE, INK, MUTED, draw_baselines, label_axes, save_figure
 from emonet_scratch.training.run import dataset, projection_of
 
 # What makes it small. Both presets get SIZE; `default`, which sees 50 of a clip's frames, gets FRAMES of the --frames kept.

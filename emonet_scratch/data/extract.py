@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import owned_file, write_whole
+from ..files import owned_file, parse_json, print_anything, regular, write_whole
 from .afew import class_of, same_name
 from .blas import one_blas_thread
 from .left_out import attempt, usable
@@ -34,6 +35,7 @@ EXTRACTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[str, ...]]
 DEFAULT = is10.EXTRACTOR
 SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES
 FORMATS = (".arff", ".csv", ".npz")
+HEAD, LONGEST = b'{"extractor": ', 2**20      # what a journal begins with, and the longest line of one
 
 
 class Unheard(DataError):
@@ -94,7 +96,9 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
              log: Callable[[str], None]) -> tuple[int, int]:
     partial = out.with_name(out.name + ".partial")
     if out.exists():
-        partial.unlink(missing_ok=True)                                       # killed when all was done
+        with suppress(OSError), open(partial, "rb", opener=regular) as file:
+            if file.read(len(HEAD)) in (HEAD, b""):
+                partial.unlink()                                              # killed when all was done
         raise DataError(f"{str(out)!r} exists already: remove it, or give another --out")
     clips = {clip: _identity(clip) for clip in find(paths)}
     if not clips:
@@ -145,7 +149,11 @@ def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterato
 
 
 def _end_with_parent() -> None:
-    """In a worker: end with the process that began it, however that ends; it would wait for work for ever."""
+    """In a worker: end with the process that began it, however that ends, and not with a traceback of its own."""
+    print_anything()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):                              # a terminal's Ctrl-C is for the parent
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
@@ -167,18 +175,20 @@ class _Journal:
     """Vectors that are done, one line of JSON each, flushed. Damaged lines do not count: those clips are done again."""
 
     def __init__(self, path: Path, extractor: str, log: Callable[[str], None]) -> None:
-        self.path, head = path, json.dumps({"extractor": extractor}).encode()
-        first, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
-        first = first.rstrip(b"\0\r")                                         # a power cut leaves zeros, or half a line
-        if first != head and (any(lines) or not head.startswith(first)):
-            what = "of another extractor" if first.startswith(b'{"extractor": "') else "no record of vectors that are done"
-            raise DataError(f"{str(path)!r} is {what} ({first[:80].decode(errors='replace')!r}): move it elsewhere, or give "
-                            f"another --out")
-        self.vectors, damaged = _entries([line for line in lines if line], len(EXTRACTORS[base_of(extractor)][1]))
+        self.path, head = path, HEAD + json.dumps(extractor).encode() + b"}"
+        with self._named(), open(path, "rb") if path.is_file() else BytesIO() as file:
+            lines = iter(lambda: file.readline(LONGEST), b"")
+            first = next(lines, b"")
+            begun = first.rstrip(b"\0\r\n")                                  # a power cut leaves zeros, or half a line
+            if begun != head and (any(line != b"\n" for line in lines) or not head.startswith(begun)):
+                what = "of another extractor" if first.startswith(HEAD) else "no record of vectors that are done"
+                raise DataError(f"{str(path)!r} is {what} ({first[:80].decode(errors='replace')!r}): move it elsewhere, or "
+                                f"give another --out")
+            self.vectors, damaged = _entries(lines, len(EXTRACTORS[base_of(extractor)][1]))
         if damaged:
             log(f"{str(path)!r}: damaged lines, {damaged} in all, are left out: what they held is done again")
         with self._named():
-            if damaged or first != head or lines[-1:] != [b""]:
+            if damaged or first != head + b"\n":
                 write_whole(path, head + b"\n", *(_line(*entry) for entry in self.vectors.items()))
             self.file = open(path, "ab")
 
@@ -205,22 +215,22 @@ def _line(identity: str, vector: np.ndarray) -> bytes:
     return json.dumps([identity, [None if np.isnan(v) else float(v) for v in vector]]).encode() + b"\n"
 
 
-def _entries(lines: Sequence[bytes], D: int) -> tuple[dict[str, np.ndarray], int]:
+def _entries(lines: Iterable[bytes], D: int) -> tuple[dict[str, np.ndarray], int]:
     """({identity: vector (D,)}, how many lines are damaged); of two vectors of one clip, one is."""
     entries = [_entry(line, D) for line in lines]
     times = Counter(entry[0] for entry in entries if entry)
     vectors = {identity: vector for identity, vector in filter(None, entries) if times[identity] == 1}
-    return vectors, len(lines) - len(vectors)
+    return vectors, len(entries) - len(vectors)
 
 
 def _entry(line: bytes, D: int) -> tuple[str, np.ndarray] | None:
     """(identity, vector (D,)) of a line of the journal; None where it is damaged."""
     try:
-        identity, values = json.loads(line)
-        whole = isinstance(identity, str) and len(values) == D and all(
+        identity, values = parse_json(line)
+        whole = line.endswith(b"\n") and isinstance(identity, str) and len(values) == D and all(
             value is None or (type(value) in (int, float) and math.isfinite(value)) for value in values)
         return (identity, np.array(values, float)) if whole else None         # None, a missing value, becomes NaN
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,30 +39,31 @@ def optional(rule: Rule) -> Rule:
 
 
 def _whole(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return _whole(value, 0) or (isinstance(value, float) and 0 <= value < 1e38)
 
 
 def _sizes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_whole, value))
+    return isinstance(value, tuple) and len(value) <= 64 and all(map(SIZE.holds, value))
 
 
-COUNT = Rule(_whole, "a positive integer")
+COUNT = Rule(_whole, "a positive integer below 2**63")
 OPTIONAL_COUNT = optional(COUNT)
-NATURAL = Rule(lambda value: _whole(value, 0), "an integer from 0")
-NUMBER = Rule(_number, "a number from 0")
+NATURAL = Rule(lambda value: _whole(value, 0), "an integer from 0 to 2**63 - 1")
+NUMBER = Rule(_number, "a number from 0 to 1e38")
 SHARE = Rule(lambda value: _number(value) and value < 1, "a number in [0, 1)")
 OPTIONAL_POSITIVE = optional(Rule(lambda value: _number(value) and value > 0, "a positive number"))
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
-SIDE = Rule(lambda value: _whole(value) and value <= 4096, "an integer from 1 to 4096")
+SIZE = Rule(lambda value: _whole(value) and value <= 4096, "an integer from 1 to 4096")
+LAYERS = Rule(lambda value: _whole(value) and value <= 64, "an integer from 1 to 64")
 STAGES = Rule(lambda value: _whole(value, 0) and value <= 3, "0, 1, 2 or 3")
-DEPTH = Rule(lambda value: _whole(value, 8) and (value - 2) % 6 == 0, "6n + 2 with n >= 1 (8, 14, 20, ...)")
+DEPTH = Rule(lambda value: _whole(value) and value in range(8, 1203, 6), "6n + 2 (8, 14, 20, ... 1202)")
 TRUNK = Rule(lambda value: isinstance(value, str) and value != "", '"pretrained", "random" or a path')
-SIZES = Rule(lambda value: _sizes(value) and len(value) > 0, "a list of positive integers, at least one")
-OPTIONAL_SIZES = Rule(_sizes, "a list of positive integers")
+SIZES = Rule(lambda value: _sizes(value) and len(value) > 0, "a list of 1 to 64 integers from 1 to 4096")
+OPTIONAL_SIZES = Rule(_sizes, "a list of up to 64 integers from 1 to 4096")
 SHRINKAGE = Rule(lambda value: value is None or value in ("auto", "cv") or (_number(value) and value <= 1),
                  '"cv", "auto", null or a number in [0, 1]')
 MODALITIES = Rule(lambda value: value in (("audio",), ("video",), ("audio", "video"), ("video", "audio")),
@@ -81,7 +81,7 @@ class EmoNetConfig:
 
     # what the network sees
     modalities: tuple[str, ...] = choice(("audio", "video"), MODALITIES)
-    frame_size: int = choice(256, SIDE)                 # pixels: frames are frame_size x frame_size
+    frame_size: int = choice(256, SIZE)                 # pixels: frames are frame_size x frame_size
     # The face of each clip (extra `faces`), or whole frames.
     crop: str = choice("none", one_of("none", "faces"))
     fit: str = choice("pad", one_of("pad", "crop"))     # the whole picture, letterboxed, or its centre square
@@ -93,7 +93,7 @@ class EmoNetConfig:
     # On CIFAR-10 (ResNet.pretrained), "random", or a file of weights.
     trunk: str = choice("pretrained", TRUNK)
     trunk_depth: int = choice(20, DEPTH)
-    trunk_width: int = choice(16, COUNT)
+    trunk_width: int = choice(16, SIZE)
     # 64 numbers a frame; the paper's 262,144.
     trunk_pooling: str = choice("average", one_of("average", "flatten"))
     # Of pooled features, so that what differs between clips is O(1).
@@ -104,8 +104,8 @@ class EmoNetConfig:
     frozen_stages: int = choice(0, STAGES)      # 1: the stem keeps its values, 2: and stage 1, 3: and stage 2
     freeze_trunk: bool = choice(False, SWITCH)  # no gradient into the trunk; its features are kept on disk
     frames_per_chunk: int | None = choice(8, OPTIONAL_COUNT)
-    lstm_size: int = choice(256, COUNT)
-    lstm_layers: int = choice(3, COUNT)
+    lstm_size: int = choice(256, SIZE)
+    lstm_layers: int = choice(3, LAYERS)
     # Whose last state goes on; the paper's is that of the top.
     lstm_output: str = choice("all", one_of("all", "top"))
     forget_bias: float = choice(1.0, NUMBER)
@@ -139,7 +139,7 @@ class EmoNetConfig:
     batch_size: int = choice(16, COUNT)
     epochs: int = choice(20, COUNT)
     # Sets of `frames` frames of a longer clip whose probabilities are averaged.
-    test_windows: int = choice(3, COUNT)
+    test_windows: int = choice(3, SIZE)
     # Epochs without a better validation loss before the end.
     patience: int | None = choice(None, OPTIONAL_COUNT)
 

@@ -12,7 +12,7 @@ from ..data.batches import Split
 from ..data.prepare import Dataset
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import owned, write_csv, write_whole
+from ..files import owned, say, write_csv, write_whole
 from ..training.checkpoint import read_checkpoint
 from ..training.fingerprint import check_data, fingerprint
 from ..training.inference import Model, load_model
@@ -26,7 +26,7 @@ from .svm import LinearSVM, choose_C
 REFERENCE = "early fusion"
 
 
-def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", log: Callable[[str], None] = print) -> str:
+def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", log: Callable[[str], None] = say) -> str:
     """Measure the three networks of the finished `run` and what needs no training by us; write and return the table.
 
     split "val": late fusion's weights for a clip are found on the other folds of the validation split. split "test", if

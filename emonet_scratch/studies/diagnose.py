@@ -26,7 +26,7 @@ from ..backend import Array, array_module
 from ..data.batches import Batch, Split, batches
 from ..emotions import CLASSES
 from ..errors import NonFiniteError
-from ..files import owned, shown, write_whole
+from ..files import owned, say, shown, write_whole
 from ..layers import ReLU
 from ..losses import softmax_cross_entropy
 from ..models import EmoNetConfig
@@ -46,7 +46,7 @@ CALM = {"dropout": 0.0, "augment": False, "label_smoothing": 0.0, "weight_decay"
         "class_weights": False, "epochs": 1}
 
 
-def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Callable[[str], None] = print) -> str:
+def diagnose(settings: Settings, folder: Path, seconds: float = 120.0, log: Callable[[str], None] = say) -> str:
     """Examine the training that `settings`, of one network, describe; the report is also in `folder`.
 
     seconds: about how long the steps of training may take. Writes diagnosis.json, diagnosis.txt and diagnosis.png.
@@ -73,7 +73,7 @@ def _diagnose(settings: Settings, folder: Path, seconds: float, log: Callable[[s
 # ---- measuring ----
 
 def measure(config: EmoNetConfig, train: Split, val: Split, projection: AudioProjection | None, seed: int = 0,
-            device: str = "cpu", seconds: float = 120.0, log: Callable[[str], None] = print) -> dict[str, Any]:
+            device: str = "cpu", seconds: float = 120.0, log: Callable[[str], None] = say) -> dict[str, Any]:
     """All numbers, as JSON. train, val: audio (N, D) as read; `projection` fitted on train."""
     labelled = np.flatnonzero(train.labels >= 0)
     chosen = labelled[np.sort(np.random.default_rng(seed).permutation(len(labelled))[:4 * config.batch_size])]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shlex
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, NonFiniteError
-from ..files import Lock, remove_leftovers, write_csv, write_whole
+from ..files import Lock, read_whole, remove_leftovers, say, write_csv, write_whole
 from ..models import EmoNetConfig
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
@@ -27,10 +28,11 @@ SPACES: dict[str, dict[str, tuple]] = {
                 "dropout": ("uniform", 0.0, 0.6)},
     "paper": {"lr": ("log", 1e-8, 1e-6), "optimizer": ("choice", "sgd", "adam")},
 }
+HEAD = b'{"op_code":'         # what a line of the journal begins with
 WIDTHS = ("lstm_size", "audio_layers", "fusion_layers")
 
 
-def search(settings: Settings, space: str, trials: int, folder: Path, log: Callable[[str], None] = print) -> str:
+def search(settings: Settings, space: str, trials: int, folder: Path, log: Callable[[str], None] = say) -> str:
     """Take trials of the study in `folder` until it has `trials`, then write the report and return it as text.
 
     settings: with one network. Each trial is a training with the seed of the settings;
@@ -130,11 +132,20 @@ def _journal_errors(folder: Path) -> Iterator[None]:
     """What Optuna trips over in a damaged journal is raised as a DataError."""
     try:
         yield
-    except DataError:
+    except (DataError, OSError, MemoryError):
         raise
-    except (ValueError, KeyError, AssertionError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise DataError(f"{str(folder / 'study.journal')!r} is damaged or no journal of a study "
-                        f"({type(error).__name__}: {error}): restore it, or search anew with another --out") from error
+                        f"({type(error).__name__}: {error}): restore it, or search anew with another --out") from None
+
+
+def _repair(path: Path) -> None:
+    """Cut half a line at the end of a journal, which a writer that died left, and nobody has acted upon."""
+    content = read_whole(path, 2**28) if path.exists() and (not path.is_file() or path.stat().st_size) else b""
+    if not HEAD.startswith(content[:len(HEAD)].rstrip(b"\0")):
+        raise DataError(f"{str(path)!r} is no journal of a study: move it elsewhere, or give another --out")
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
@@ -143,17 +154,20 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     path = folder / "study.journal"
     journal_lock = Lock(folder / "journal.lock")
-    with journal_lock, open(path, "a+b") as file:                             # a writer that died left half a line,
+    with journal_lock:
         if not journal_lock.held:
             raise DataError(f"{str(folder)!r} is on a file system without flock, which several processes need: give another "
                             f"--out")
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)                           # which nobody has acted upon
+        _repair(path)
         remove_leftovers(folder)
     with Lock(folder / "study.lock"), _journal_errors(folder):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         study = optuna.create_study(storage=storage, study_name="emonet", load_if_exists=True,
                                     pruner=optuna.pruners.NopPruner())
+        if [direction.name for direction in study.directions] != ["MINIMIZE"]:
+            raise ValueError(f"its directions are {study.directions}")
+        for trial in study.trials:
+            _line(trial)                                                      # what cannot be told now could not later
         known = study.user_attrs.get("search")
         if known is None:
             if study.trials:

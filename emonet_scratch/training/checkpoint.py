@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..files import read_tensors, write_tensors, write_whole
+from ..files import parse_json, read_tensors, read_whole, write_tensors, write_whole
+from ..models.config import COUNT, NUMBER, one_of, optional
 
 FORMAT = 1
 
@@ -36,7 +37,7 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
         raise CheckpointError(f"checkpoint {name} is {error}: use another one, such as best.safetensors or last.safetensors "
                               f"beside it") from error
     try:
-        meta = dict(json.loads(metadata["emonet"]))
+        meta = dict(parse_json(metadata["emonet"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {name} is a safetensors file, but not of emonet_scratch") from error
     if meta.get("format") != FORMAT:
@@ -53,6 +54,28 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_whole(folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
+#: What a line of metrics.jsonl holds. grad_norm is that of training only; images have none.
+ROW = {"epoch": COUNT, "split": one_of("train", "val", "test"), "loss": NUMBER, "accuracy": NUMBER, "lr": NUMBER,
+       "seconds": NUMBER, "grad_norm": optional(NUMBER)}
+
+
+def check_rows(rows: Any) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, as restored; ValueError where they are not two an epoch, in order, from the first on."""
+    for k, row in enumerate(rows):
+        for name, rule in ROW.items():
+            if not rule.holds(row[name] if name != "grad_norm" else row.get(name)):
+                raise ValueError(f"row {k + 1}: {name} must be {rule.words}")
+        if (row["epoch"], row["split"] == "train") != (k // 2 + 1, k % 2 == 0):
+            raise ValueError(f"row {k + 1} is of epoch {row['epoch']}, {row['split']}")
+    return rows
+
+
+def read_metrics(folder: Path, epochs: int | None = None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, those of all epochs or of the first ones. DataError or ValueError: there are none such."""
+    lines = read_whole(folder / "metrics.jsonl").splitlines()
+    return check_rows([parse_json(line) for line in lines[:None if epochs is None else 2 * epochs]])
+
+
 @contextmanager
 def expected_of(path: str | os.PathLike) -> Iterator[None]:
     """What the body finds missing or wrong in the checkpoint that it read from `path` is raised as a CheckpointError."""
@@ -60,6 +83,6 @@ def expected_of(path: str | os.PathLike) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not hold a network of this version "
                               f"({type(error).__name__}: {error})") from error

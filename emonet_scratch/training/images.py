@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from ..backend import to_device
 from ..errors import CheckpointError, NonFiniteError
-from ..files import owned
+from ..files import owned, say
 from ..layers import Normalize, Sequential
 from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from ..losses import softmax_cross_entropy
 from ..models import ResNet
 from ..optim import SGD, schedule
-from .checkpoint import expected_of, read_checkpoint, write_checkpoint, write_metrics
+from .checkpoint import check_rows, expected_of, read_checkpoint, write_checkpoint, write_metrics
 from .fingerprint import sha256
 from .inference import count_right
 
@@ -96,7 +96,7 @@ class ImageTrainer:
     """
 
     def __init__(self, train: Images, test: Images, folder: Path, recipe: Recipe, *, device: str = "cpu",
-                 facts: dict[str, Any] | None = None, log: Callable[[str], None] = print) -> None:
+                 facts: dict[str, Any] | None = None, log: Callable[[str], None] = say) -> None:
         self.train, self.test, self.folder, self.recipe, self.device, self.log = train, test, folder, recipe, device, log
         self.facts, r = facts or {}, recipe
         self.resnet = ResNet(r.depth, int(train[1].max()) + 1, r.width, rng=np.random.default_rng(r.seed))
@@ -209,4 +209,6 @@ class ImageTrainer:
                                       f"resume with those, or train anew with another --out")
             self.model.load_state_dict(groups["model"])
             self.optimizer.load_state_dict(groups["optimizer"])
-            self.rows = meta["rows"]
+            self.rows = check_rows(meta["rows"])
+            if self.optimizer.t * 2 != len(self.rows) * math.ceil(len(self.train[1]) / self.recipe.batch_size):
+                raise ValueError(f"it has {len(self.rows)} rows after {self.optimizer.t} steps")

@@ -13,6 +13,7 @@ from ..data.batches import Batch, Split, batches
 from ..data.extract import base_of
 from ..emotions import CLASSES
 from ..errors import CheckpointError
+from ..files import say
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from .checkpoint import expected_of, read_checkpoint
@@ -105,7 +106,7 @@ class Model:
         """(mean cross-entropy in nats or nan, probabilities (N, 7)) of a `Split` with audio vectors as read."""
         return evaluate(self.net, project(split, self.projection), device)
 
-    def check_features(self, names: tuple[str, ...], extractor: str, log: Callable[[str], None] = print) -> None:
+    def check_features(self, names: tuple[str, ...], extractor: str, log: Callable[[str], None] = say) -> None:
         """CheckpointError unless these are the audio features that the network was trained on, by the same extractor.
 
         Where another ffmpeg has decoded the sound for it, a line says so: decoders differ in their last bits, and more.

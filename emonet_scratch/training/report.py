@@ -1,7 +1,6 @@
 """A run for people: a table and two pictures. And what all pictures of the package share: colours, axes, baselines."""
 
 import io
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,6 @@ INK, MUTED = "#222222", "#767676"
 # Of Okabe and Ito (2008, Color Universal Design), made to be told apart with every kind of colour blindness.
 VERMILION, BLUE, GREEN = "#d55e00", "#0072b2", "#009e73"
 COLOURS = {"audio": VERMILION, "video": BLUE, "fused": GREEN, "resnet": BLUE}
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from ..data.batches import Split
 from ..data.prepare import Dataset, prepare
 from ..data.video import ffmpeg_version
 from ..emotions import CLASSES
-from ..files import owned, write_whole
+from ..files import owned, say, write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
 from ..version import __version__
@@ -25,12 +25,12 @@ from .checkpoint import expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
 from .inference import reading, score
 from .projection import AudioProjection
-from .report import read_metrics, save_pictures, table
+from .report import save_pictures, table
 from .settings import MODALITIES, Settings
 from .trainer import Trainer
 
 
-def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = say) -> dict[str, Any]:
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
     config.json keeps the settings with the device and precision that were chosen; resume=True goes on where a run with them
@@ -51,7 +51,7 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     to = f"; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}" if projection else ""
     log(f"{len(train)} training and {len(val)} validation clips{to}")
     settings.write(folder, versions() | {"ffmpeg": ffmpeg_version()})         # only now: what has it can be resumed
-    results = {}
+    results, rows = {}, {}
     for name in settings.modalities:
         hears = "audio" in MODALITIES[name]
         facts = {"feature_names": list(data.feature_names) if hears else [], "extractor": data.extractor if hears else "",
@@ -60,14 +60,14 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
                           projection=projection if hears else None, cache=settings.cache, facts=facts,
                           save_every=settings.save_every, log=log, name=name)
         trainer.fit(resume=resume)
-        results[name] = _result(trainer)
-    save_pictures(folder, results, {name: read_metrics(folder / name) for name in results})
+        results[name], rows[name] = _result(trainer), trainer.rows
+    save_pictures(folder, results, rows)
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", json.dumps(results, indent=2).encode())   # last: it says that all is done
     return results
 
 
-def on_device(settings: Settings, log: Callable[[str], None] = print) -> Settings:
+def on_device(settings: Settings, log: Callable[[str], None] = say) -> Settings:
     """The settings with the device and the precision that will be used, from now on; a line says which."""
     device, line = choose_device(settings.device)
     precision = dispatch.use_precision(settings.precision, device)
@@ -75,7 +75,7 @@ def on_device(settings: Settings, log: Callable[[str], None] = print) -> Setting
     return dataclasses.replace(settings, device=device, precision=precision)
 
 
-def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = print) -> Dataset:
+def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = say) -> Dataset:
     """The splits `wanted`, with what the networks of the settings read."""
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
     return prepare(settings.data, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
@@ -83,7 +83,7 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
 
 
 def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
-                  log: Callable[[str], None] = print) -> AudioProjection | None:
+                  log: Callable[[str], None] = say) -> AudioProjection | None:
     """The projection that `config` asks for, fitted on the training split; None for a split without audio vectors."""
     if train.audio is None:
         return None
@@ -108,14 +108,15 @@ def _saved_projection(folder: Path, names: Sequence[str], train: Split, val: Spl
 
 def _result(trainer: Trainer) -> dict[str, Any]:
     """The figures of the best checkpoint on the validation split."""
-    groups, meta = read_checkpoint(trainer.folder / "best.safetensors")
-    trainer.model.load_state_dict(groups["model"])
+    best = trainer.folder / "best.safetensors"
+    with expected_of(best):
+        trainer.model.load_state_dict(read_checkpoint(best)[0]["model"])
     loss, probabilities = trainer.evaluate(trainer.val)
     return score(trainer.val.labels, probabilities) | {
         "loss": loss, "parameters": sum(p.value.size for p in trainer.model.parameters()),
         "trained_parameters": sum(p.value.size for p in trainer.optimizer.params),
-        "seconds": round(sum(row["seconds"] for row in read_metrics(trainer.folder)), 3),
-        "best_epoch": meta["progress"]["best_epoch"]}
+        "seconds": round(sum(row["seconds"] for row in trainer.rows), 3),
+        "best_epoch": trainer.progress.best_epoch}
 
 
 def versions() -> dict[str, str]:

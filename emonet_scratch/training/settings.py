@@ -8,14 +8,14 @@ from typing import Any
 
 from ..dispatch import PRECISIONS
 from ..errors import DataError
-from ..files import write_whole
+from ..files import is_path, parse_json, read_whole, write_whole
 from ..models import EmoNetConfig
 from ..models.config import NATURAL, OPTIONAL_COUNT, Rule, check_choices, choice, one_of, optional
 
 #: Networks by name, and what each reads of a clip.
 MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "video")}
 
-PATH = Rule(lambda value: isinstance(value, str) and value != "", "a path")
+PATH = Rule(lambda value: isinstance(value, str) and value != "" and is_path(value), "a path")
 NETWORKS = Rule(lambda value: isinstance(value, tuple) and value != () and all(name in list(MODALITIES) for name in value),
                 f"some of {', '.join(MODALITIES)}")
 CONFIG = Rule(lambda value: isinstance(value, EmoNetConfig), "an EmoNetConfig")
@@ -53,7 +53,7 @@ def read_settings(folder: Path) -> Settings:
     """The settings of the run in `folder`. DataError, with the field, where config.json is not what `write` wrote."""
     file = folder / "config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_whole(file))
         return Settings(**{f.name: _from_json(content[f.name]) for f in dataclasses.fields(Settings)})
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -63,8 +63,8 @@ def read_settings(folder: Path) -> Settings:
 
 def _from_json(value: Any) -> Any:
     """The one object is `config`, and lists are tuples; anything of a wrong kind is left to the checks."""
-    if isinstance(value, dict):
-        return EmoNetConfig().replace(**value)
+    if isinstance(value, dict):                                               # as a whole: no default of another version
+        return EmoNetConfig().replace(**{f.name: value[f.name] for f in dataclasses.fields(EmoNetConfig)} | value)
     return tuple(value) if isinstance(value, list) else value
 
 

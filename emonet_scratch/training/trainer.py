@@ -16,19 +16,21 @@ from ..data.progress import progress
 from ..data.video import FrameCache
 from ..emotions import CLASSES
 from ..errors import CheckpointError, NonFiniteError
-from ..files import owned
+from ..files import owned, say
 from ..layers import BatchNorm
 from ..layers.base import NamedParameter
 from ..losses import softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
+from ..models.config import NATURAL, NUMBER, OPTIONAL_COUNT, Rule, check_choices, choice, optional
 from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
-from .checkpoint import expected_of, read_checkpoint, write_checkpoint, write_metrics
+from .checkpoint import expected_of, read_checkpoint, read_metrics, write_checkpoint, write_metrics
 from .fingerprint import check_data, fingerprint, sha256
 from .forecast import Forecast
 from .inference import count_right, evaluate, forward, project
 from .non_finite import first_non_finite, overflow_unwarned
 from .projection import AudioProjection
-from .report import read_metrics
+
+SUMS = Rule(lambda value: isinstance(value, list) and len(value) == 4 and all(map(NUMBER.holds, value)), "four numbers")
 
 
 @dataclass
@@ -39,12 +41,12 @@ class Progress:
     right, clips, and gradient norms, and the seconds. The least validation loss so far came after best_epoch.
     """
 
-    epoch: int = 0
-    batch: int = 0
-    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0, 0, 0.0])
-    seconds: float = 0.0
-    best_loss: float | None = None
-    best_epoch: int | None = None
+    epoch: int = choice(0, NATURAL)
+    batch: int = choice(0, NATURAL)
+    sums: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0, 0, 0.0], metadata={"rule": SUMS})
+    seconds: float = choice(0.0, NUMBER)
+    best_loss: float | None = choice(None, optional(NUMBER))
+    best_epoch: int | None = choice(None, OPTIONAL_COUNT)
 
 
 class Trainer:
@@ -64,7 +66,7 @@ class Trainer:
     def __init__(self, config: EmoNetConfig, train: Split, val: Split, folder: Path, *, seed: int = 0,
                  device: str = "cpu", projection: AudioProjection | None = None, cache: str | Path | None = None,
                  facts: dict[str, Any] | None = None, save_every: int | None = None,
-                 log: Callable[[str], None] = print, name: str = "train",
+                 log: Callable[[str], None] = say, name: str = "train",
                  on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
         self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
         self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
@@ -233,23 +235,35 @@ class Trainer:
             self.model.load_state_dict(groups["model"])
             self.optimizer.load_state_dict(groups["optimizer"])
             self.progress = Progress(**{field.name: meta["progress"][field.name] for field in dataclasses.fields(Progress)})
+            self._check_progress()
             if "trunk" in meta["facts"]:
                 self.facts = self.facts | {"trunk": meta["facts"]["trunk"]}
         self.rows = self._rows_of_finished_epochs()
         write_metrics(self.folder, self.rows)
 
+    def _check_progress(self) -> None:
+        """ValueError where a restored progress cannot be that of this training."""
+        p, size, clips = self.progress, self.config.batch_size, len(self.train)
+        check_choices(p)
+        steps = math.ceil(clips / size)
+        if not (p.epoch <= self.config.epochs and p.batch <= steps and p.sums[2] == min(p.batch * size, clips)
+                and self.optimizer.t == p.epoch * steps + p.batch
+                and ((p.best_loss, p.best_epoch) == (None, None) if p.epoch == 0 else
+                     None not in (p.best_loss, p.best_epoch) and p.best_epoch <= p.epoch)):
+            raise ValueError(f"{p} is none of {self.config.epochs} epochs of {steps} steps, with {self.optimizer.t} done")
+
     def _rows_of_finished_epochs(self) -> list[dict[str, Any]]:
         """Two for each, from metrics.jsonl; an epoch that will be done again may have left others behind them."""
         epochs = self.progress.epoch
         try:
-            rows = read_metrics(self.folder) if epochs else []
-        except (OSError, ValueError):
+            rows = read_metrics(self.folder, epochs) if epochs else []
+        except (AttributeError, LookupError, TypeError, ValueError):
             rows = []
         if len(rows) < 2 * epochs:
             raise CheckpointError(f"{str(self.folder / 'metrics.jsonl')!r} does not hold the lines of the {epochs} epochs "
                                   f"that last.safetensors has behind it: restore it to resume, or train anew with another "
                                   f"--out")
-        return rows[:2 * epochs]
+        return rows
 
 
 def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam:

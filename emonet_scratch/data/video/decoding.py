@@ -19,10 +19,10 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import regular_file
-from .cache import FrameCache
+from .cache import MAX_BYTES, FrameCache
 from .ffmpeg import Ffmpeg, Header, PathLike, Probe, version_for
 
-MAX_BYTES = 2**31          # what pictures or sound may take in memory
+MAX_SOUND = 2**28          # bytes that sound may take in memory: 70 minutes at 16,000 samples a second
 MAX_SECONDS = 6 * 3600     # a time stamp that leaps by years must not become years of repeated frames
 BLOCK_BYTES = 2**20        # frames are fetched from the pipe in blocks of about this size
 
@@ -290,15 +290,19 @@ def read_clip(path: PathLike, size: int, fps: float = 25, max_frames: int | None
               cache: FrameCache | None = None) -> np.ndarray:
     """A whole clip, (T, size, size, 3) uint8 RGB, T >= 1; the arguments are those of stream_frames.
 
-    With a cache the array is read-only and mapped from disk, and ffmpeg runs only for what the cache lacks.
+    With a cache ffmpeg runs only for what the cache lacks.
     DataError as stream_frames, and where the frames would take more than MAX_BYTES.
     """
     pictures = _Pictures.checked(size, fps, max_frames, fit)
     if cache is None:
         return _collect(path, pictures)[1]
     key = cache.key(path, size=int(size), fps=float(fps), max_frames=max_frames, fit=fit)
-    found = cache.load(key)
-    return cache.keep(key, _collect(path, pictures)[1]) if found is None else found
+    found = cache.load(key, (pictures.size, pictures.size, 3), most=pictures.most)
+    if found is not None:
+        return np.asarray(found)
+    clip = _collect(path, pictures)[1]
+    cache.store(key, clip)
+    return clip
 
 
 def read_sound(path: PathLike, rate: int = 16000) -> np.ndarray | None:

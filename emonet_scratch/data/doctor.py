@@ -3,9 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan, scan_features
-from .left_out import attempt
-from .progress import progress
+from .left_out import attempt_all
 from .video import Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
@@ -90,8 +87,7 @@ def examine(root: str | os.PathLike, read: bool = True) -> Report:
 
 def _read_all(clips: Sequence[Clip]) -> tuple[list[Reading], list[str]]:
     """What is read of the clips, and why it is not of the others."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:                          # the work is done by ffmpeg, not by threads
-        results = list(progress(pool.map(partial(attempt, _read), clips), "reading clips", len(clips)))
+    results = list(attempt_all(_read, clips, os.cpu_count() or 1))            # the work is done by ffmpeg, not by threads
     return [r for r in results if isinstance(r, Reading)], [str(r) for r in results if isinstance(r, DataError)]
 
 

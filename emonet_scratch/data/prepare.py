@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from .batches import Split
 from .blas import one_blas_thread
 from .extract import DEFAULT, EXTRACTORS, base_of, made_by
 from .faces import SEARCH, import_cv2, read_face
-from .left_out import attempt, usable
-from .progress import progress
+from .left_out import attempt, attempt_all, usable
 from .sound.is10 import RATE
 from .video import FrameCache, Frames, Media, content_key, read_media
 
@@ -188,12 +186,8 @@ def _hear(path: Path, rate: int | None) -> Media:
 def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: str,
               log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[Clip]]:
     """The readings of the clips, many at once; and the clips that are left out."""
-    with one_blas_thread(), ThreadPoolExecutor(WORKERS) as pool:
-        results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
-        try:
-            readings = dict(usable(progress(results, "reading clips", len(clips)), on_error, log))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with one_blas_thread(), closing(attempt_all(read, clips, WORKERS)) as results:
+        readings = dict(usable(zip(clips, results, strict=True), on_error, log))
     for clip, reading in readings.items():
         if reading.fault:
             name = repr(str(clip.path))

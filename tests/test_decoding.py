@@ -426,8 +426,8 @@ def test_a_time_stamp_that_leaps_does_not_repeat_frames_for_years(tmp_path, monk
 
 
 def test_sound_has_a_limit(clips, monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
-    with pytest.raises(DataError, match="sound takes more than 1000 bytes"):
+    monkeypatch.setattr(decoding, "MAX_SOUND", 1000)
+    with pytest.raises(DataError, match="sound has more than 1000 samples"):
         read_sound(clips / "a.avi")
 
 

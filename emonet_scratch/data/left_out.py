@@ -34,7 +34,9 @@ def attempt_all(read: Callable[..., Any], clips: Sequence[Any], workers: int) ->
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield from progress(pool.map(partial(attempt, read), clips), "reading clips", len(clips))
-        except RuntimeError as error:                                         # can't start new thread
+        except RuntimeError as error:
+            if "new thread" not in str(error):
+                raise
             raise OSError(errno.EAGAIN, str(error)) from error
         finally:
             pool.shutdown(cancel_futures=True)

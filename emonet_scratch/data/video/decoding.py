@@ -103,8 +103,9 @@ def _sound_options(rate: int) -> list[str]:
     if not 100 <= rate <= 384000 or int(rate) != rate:
         raise ValueError(f"rate must be a whole number of samples a second from 100 to 384000, got {rate!r}")
     # rematrix_maxval: the channels are averaged; into floats ffmpeg would else add them and exceed 1
-    chain = TELL_TIME.format("asetpts", "PTS", SOUND) + f",aresample={int(rate)}:rematrix_maxval=1,atrim=end_sample={MAX_SOUND + 1}"
-    return ["-vn", "-sn", "-dn", "-af", chain, "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
+    chain = [TELL_TIME.format("asetpts", "PTS", SOUND), f"aresample={int(rate)}:rematrix_maxval=1",
+             f"atrim=end_sample={MAX_SOUND + 1}"]
+    return ["-vn", "-sn", "-dn", "-af", ",".join(chain), "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
 
 
 def _times(log: str) -> tuple[float | None, float | None, float | None]:

@@ -16,6 +16,7 @@ from .video import Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
 RATE = 16000            # samples a second, as for features: what is heard there is heard here
+LONGEST = 3600          # seconds: a clip that goes on for longer has time stamps that leap, or is none
 SHOWN = 20              # items of one kind that are named; the rest is counted
 
 
@@ -92,7 +93,9 @@ def _read_all(clips: Sequence[Clip]) -> tuple[list[Reading], list[str]]:
 
 
 def _read(clip: Clip) -> Reading:
-    key, media = content_key(clip.path), read_media(clip.path, 16, FPS, rate=RATE)
+    key, media = content_key(clip.path), read_media(clip.path, 16, FPS, LONGEST * FPS + 1, rate=RATE)
+    if len(media.frames) > LONGEST * FPS:
+        raise DataError(f"{str(clip.path)!r}: pictures for more than {LONGEST} seconds: cut it into clips")
     frames, sound = len(media.frames), 0 if media.sound is None else len(media.sound)
     cut = _cut(clip.path, media.probe.duration, frames / FPS, sound / RATE)
     return Reading(clip, key, media.probe, frames, cut, media.fault)

@@ -149,15 +149,14 @@ class Reader:
         key = self._key(content, extractor=self.extractor)
         compute, names = EXTRACTORS[self.extractor]
         known = self.cache.load(key, (), np.float64, len(names), len(names)) if self.cache and listen else None
-        audio = None if known is None else np.asarray(known)
-        whole = audio is not None and (np.isfinite(audio).all() or np.isnan(audio).all())
-        rate = RATE if listen and not whole else None
+        audio = np.full(len(names), np.inf) if known is None else np.asarray(known)
+        rate = RATE if listen and not (np.isfinite(audio).all() or np.isnan(audio).all()) else None
         media, frames, face = self._see(path, content, rate)
         if rate:
             audio = np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
             if self.cache and not media.fault:
                 self.cache.store(key, audio)
-        return Reading(frames, audio, content if self.pictures else "", media.fault, face)
+        return Reading(frames, audio if listen else None, content if self.pictures else "", media.fault, face)
 
     def _see(self, path: Path, content: str, rate: int | None) -> tuple[Media, Frames | None, bool]:
         """(what ffmpeg has read, with sound if there is a rate; frames; whether a face was found)."""

@@ -42,17 +42,18 @@ class Stored:
 
     def __init__(self, file: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         self.file, self.dtype, self.shape, self.ndim = file, dtype, shape, len(shape)
+        self.row_bytes = math.prod(shape[1:]) * dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
         wanted = np.arange(len(self))[index]
-        numbers, rows = wanted.ravel(), np.empty((wanted.size, _row_bytes(self.dtype, self.shape[1:])), np.uint8)
+        numbers, rows = wanted.ravel(), np.empty((wanted.size, self.row_bytes), np.uint8)
         in_a_row = len(numbers) > 1 and (np.diff(numbers) == 1).all()
         with faults_of(self.file), open(self.file, "rb", 0) as file:
             for k, part in ((numbers[0], rows),) if in_a_row else zip(numbers, rows, strict=True):
-                file.seek(HEAD_BYTES + rows.shape[1] * int(k))
+                file.seek(HEAD_BYTES + self.row_bytes * int(k))
                 if file.readinto(part) != part.nbytes:
                     raise DataError(f"{self.file!r} was cut while it was in use: start again, it is made anew then")
         return rows.view(self.dtype).reshape(wanted.shape + self.shape[1:])
@@ -103,13 +104,13 @@ class FrameCache:
         name, dtype = self._file(key), np.dtype(dtype)
         with suppress(DataError), faults_of(name), open(regular_file(name), "rb") as file:
             rest = os.fstat(file.fileno()).st_size - 4
-            T, over = divmod(rest - HEAD_BYTES, _row_bytes(dtype, row))
+            T, over = divmod(rest - HEAD_BYTES, math.prod(row) * dtype.itemsize)
             known = not over and least <= T <= (most or T) and rest <= MAX_BYTES + HEAD_BYTES
             if not known or file.read(HEAD_BYTES) != (head := _head(np.broadcast_to(np.zeros((), dtype), (T, *row)))):
                 return None
-            crc, rest = zlib.crc32(head), rest - HEAD_BYTES
-            while rest and (block := file.read(min(rest, BLOCK_BYTES))):
-                crc, rest = zlib.crc32(block, crc), rest - len(block)
+            crc = zlib.crc32(head)
+            for start in range(HEAD_BYTES, rest, BLOCK_BYTES):
+                crc = zlib.crc32(file.read(min(BLOCK_BYTES, rest - start)), crc)
             if crc.to_bytes(4, "little") == file.read(4):
                 return Stored(name, dtype, (T, *row))
         return None
@@ -119,9 +120,9 @@ class FrameCache:
         if not self.writable:
             return False
         clip = np.ascontiguousarray(clip)
-        head = _head(clip)
+        crc = zlib.crc32(clip, zlib.crc32(head := _head(clip)))
         try:
-            write_whole(self._file(key), head, clip.data, zlib.crc32(clip, zlib.crc32(head)).to_bytes(4, "little"))
+            write_whole(self._file(key), head, clip.data, crc.to_bytes(4, "little"))
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):     # which is not the fault of the folder
                 raise
@@ -141,10 +142,6 @@ class FrameCache:
 
     def _file(self, key: str) -> str:
         return os.path.join(self.folder, key + ".npy")
-
-
-def _row_bytes(dtype: np.dtype, row: tuple[int, ...]) -> int:
-    return math.prod(row) * dtype.itemsize
 
 
 def _head(array: np.ndarray) -> bytes:

@@ -169,7 +169,7 @@ class Ffmpeg:
                 os.close(end)
         self.waiting: float | None = time.monotonic()         # since when; None while the caller is busy
         self.done = threading.Event()
-        self.lacking: Exception | None = None
+        self.lacking: MemoryError | None = None
         self.readers = [threading.Thread(target=self._take, args=(self._listen, self.process.stderr), daemon=True)]
         if sound:
             pipe = open(second[0], "rb", 0) if second else self.process.stdout

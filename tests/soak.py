@@ -23,6 +23,7 @@ from typing import Any
 from emonet_scratch.emotions import CLASSES
 
 FILES = 256                 # open at once
+WITHIN = 120                # seconds, in which a command is killed: doctor keeps nothing, and would never come to its end
 PREDICTED = 500             # clips in one call of predict: the system limits the length of a command
 
 
@@ -65,7 +66,7 @@ def killed(arguments: list[str], again: list[str], started: Path | None, whole: 
     stopped, seconds = 0, whole["seconds"]
     while True:
         call = again if started and started.exists() else arguments
-        result = run(call, rng.uniform(0, seconds) if stopped < kills else None)
+        result = run(call, rng.uniform(0, min(seconds, WITHIN)) if stopped < kills else None)
         if result["exit"] == -9 and stopped < kills:
             stopped += 1
         elif stopped >= kills or result["exit"] != whole["exit"]:

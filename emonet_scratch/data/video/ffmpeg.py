@@ -170,10 +170,15 @@ class Ffmpeg:
         self.waiting: float | None = time.monotonic()         # since when; None while the caller is busy
         self.done = threading.Event()
         self.lacking: MemoryError | None = None
-        self.readers = [threading.Thread(target=self._take, args=(self._listen, self.process.stderr), daemon=True)]
+        takes = [(self._listen, self.process.stderr)]
         if sound:
             pipe = open(second[0], "rb", 0) if second else self.process.stdout
-            self.readers.append(threading.Thread(target=self._take, args=(self._hear, pipe), daemon=True))
+            takes.append((self._hear, pipe))
+        self.readers = [threading.Thread(target=self._take, args=take, daemon=True) for take in takes]
+        self._start()
+
+    def _start(self) -> None:
+        """Start the threads. OSError: there are too many already."""
         try:
             for thread in [*self.readers, threading.Thread(target=self._watch, daemon=True)]:
                 thread.start()
@@ -183,12 +188,11 @@ class Ffmpeg:
             raise OSError(errno.EAGAIN, str(error)) from None
 
     def _take(self, take: Callable[[IO[bytes]], None], pipe: IO[bytes]) -> None:
-        with pipe:
-            try:
+        try:
+            with pipe:
                 take(pipe)
-            except MemoryError as error:
-                self.lacking = error
-                self.process.kill()
+        except MemoryError as error:                                          # ffmpeg ends, too: nobody reads what it says
+            self.lacking = error
 
     def _listen(self, pipe: IO[bytes]) -> None:
         while line := pipe.readline(LINE_BYTES):

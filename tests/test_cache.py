@@ -141,11 +141,12 @@ def test_the_header_of_an_entry_is_not_believed(tmp_path, text):
     assert cache.load("key", (16, 16, 3)) is None
 
 
-def test_a_pipe_in_the_cache_is_replaced(tmp_path):
-    cache = FrameCache(tmp_path)
+def test_a_pipe_in_the_cache_blocks_nobody(tmp_path):
+    cache, clip = FrameCache(tmp_path), np.ones((2, 16, 16, 3), np.uint8)
     os.mkfifo(tmp_path / "key.npy")
     assert cache.load("key", (16, 16, 3)) is None
-    assert isinstance(cache.keep("key", np.ones((2, 16, 16, 3), np.uint8)), Stored)
+    with pytest.warns(UserWarning, match="expected a regular file"):
+        assert cache.keep("key", clip) is clip
 
 
 def test_full_disk_loses_nothing_and_leaves_nothing(clips, tmp_path, recwarn):

@@ -5,17 +5,18 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import platform
 import secrets
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -263,29 +264,78 @@ def write_tensors(path: str | os.PathLike, arrays: dict[str, np.ndarray], metada
 
 
 #: The types of safetensors that NumPy has, and BF16.
-SAFETENSORS = set("BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 F32 F64 C64 BF16".split())
+SAFETENSORS = {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8", "BF16": "<u2"} | {
+    f"{sign}{8 * size}": f"<{sign.lower()}{size}" for sign in "IU" for size in (1, 2, 4, 8)}
+#: Bytes of a file of tensors, and of the header before them.
+MOST_TENSORS, MOST_HEADER = 2**32, 2**23
 
 
-def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(arrays, metadata) of a safetensors file, bfloat16 as float32. ValueError: damaged, none, a type NumPy lacks."""
-    from safetensors import SafetensorError, deserialize, safe_open
-    try:
-        with safe_open(path, "numpy") as file:
-            types, metadata = {name: file.get_slice(name).get_dtype() for name in file.keys()}, file.metadata() or {}
-            if lacking := [name for name, kind in types.items() if kind not in SAFETENSORS]:
-                raise ValueError(f"tensor {lacking[0]!r} is of type {types[lacking[0]]}, which NumPy does not have: "
-                                 f"save it as float32")
-            arrays = {name: file.get_tensor(name) for name, kind in types.items() if kind != "BF16"}
-        raws = deserialize(Path(path).read_bytes()) if "BF16" in types.values() else []
-        return arrays | {name: bfloat16(raw["data"]).reshape(raw["shape"])
-                         for name, raw in raws if raw["dtype"] == "BF16"}, metadata
-    except SafetensorError as error:
-        raise ValueError(f"damaged, or no safetensors file ({error})") from error
+@contextmanager
+def opened(path: str | os.PathLike, most: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of at most `most` bytes, and its size. DataError: larger, full of holes, or anything else; OSError:
+    see LACKS.
+    """
+    name = regular_file(path)
+    with faults_of(path), open(name, "rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_size > most:
+            raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got {found.st_size:,}")
+        if found.st_size > max(2**26, 16 * 512 * getattr(found, "st_blocks", most)):
+            raise DataError(f"{os.fsdecode(path)!r}: nearly all of its {found.st_size:,} bytes are holes")
+        yield file, found.st_size
 
 
-def bfloat16(raw: bytes, order: str = "<") -> np.ndarray:
-    """The numbers of these bytes as float32, of which bfloat16 is the upper half."""
-    return (np.frombuffer(raw, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+def open_zip(file: BinaryIO) -> Any:
+    """The zipfile.ZipFile of an opened file. ValueError: one with a table of contents that would take memory."""
+    import zipfile
+    end = zipfile._EndRecData(file)
+    if end and end[5] > MOST_HEADER:
+        raise ValueError(f"a zip archive with {end[5]:,} bytes of names, expected at most {MOST_HEADER:,}")
+    return zipfile.ZipFile(file)
+
+
+def read_tensors(path: str | os.PathLike, most: int = MOST_TENSORS,
+                 wanted: Callable[[str], bool] = lambda name: True) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(arrays, metadata) of a safetensors file, bfloat16 as float32; wanted: which arrays, by name.
+
+    ValueError: damaged, none, a type NumPy lacks; DataError: no regular file, or larger than `most` bytes; OSError: LACKS.
+    """
+    with opened(path, most) as (file, size):
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = parse_json(file.read(length if length <= MOST_HEADER else 0))
+            metadata, arrays, at = header.pop("__metadata__", {}), {}, 0
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                kind, shape, start = entry["dtype"], entry["shape"], at
+                if kind not in SAFETENSORS:
+                    raise ValueError(f"tensor {name!r} is of type {kind}, which NumPy does not have: save it as float32")
+                count, dtype = math.prod(shape[:64]), np.dtype(SAFETENSORS[kind])
+                at += count * dtype.itemsize
+                if count < 0 or entry["data_offsets"] != [start, at] or 8 + length + at > size:
+                    raise ValueError(f"tensor {name!r} of shape {shape} is at bytes {entry['data_offsets']}")
+                if wanted(name):
+                    file.seek(8 + length + start)
+                    array = np.fromfile(file, dtype, count)
+                    arrays[name] = (bfloat16(array) if kind == "BF16" else array).reshape(shape)
+            if 8 + length + at != size:
+                raise ValueError(f"{size:,} bytes, expected {8 + length + at:,}")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"damaged, or no safetensors file ({str(error)[:200]})") from error
+    return arrays, metadata
+
+
+def bfloat16(raw: np.ndarray) -> np.ndarray:
+    """These 16-bit numbers as float32, of which bfloat16 is the upper half."""
+    wide = raw.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def check_finite(arrays: dict[str, np.ndarray]) -> None:
+    """ValueError, with the name, where an array holds a NaN or an infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name!r} holds numbers that are not finite")
 
 
 def shown(path: str | os.PathLike) -> str:

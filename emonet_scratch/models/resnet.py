@@ -53,11 +53,11 @@ class ResNet(Sequential):
         normalised as they were when it was trained. WeightsError where it holds another network.
         """
         arguments, state = read_resnet(path)
-        model = cls(**arguments)
         try:
+            model = cls(**arguments)
             model.load_state_dict(state)
         except ValueError as error:
-            raise WeightsError(f"{str(path)!r} does not fit {model!r}: {error}") from error
+            raise WeightsError(f"{str(path)!r} fits no ResNet of depth {arguments['depth']}: {error}") from error
         return model
 
     @classmethod

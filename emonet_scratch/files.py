@@ -64,14 +64,22 @@ def regular_file(path: str | os.PathLike) -> str:
     return os.path.abspath(name)
 
 
+@contextmanager
+def opened(path: str | os.PathLike, most: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of at most `most` bytes, and its size. DataError: larger, all holes, anything else; OSError: LACKS."""
+    with faults_of(path), open(regular_file(path), "rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_size > most:
+            raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got {found.st_size:,}")
+        if found.st_size > max(2**26, 16 * 512 * getattr(found, "st_blocks", most)):
+            raise DataError(f"{os.fsdecode(path)!r}: nearly all of its {found.st_size:,} bytes are holes")
+        yield file, found.st_size
+
+
 def read_whole(path: str | os.PathLike, most: int = 2**24) -> bytes:
     """The bytes of a regular file, of which there may be `most`. DataError: more, or anything else; OSError: see LACKS."""
-    name = regular_file(path)
-    with faults_of(path), open(name, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got more")
-    return content
+    with opened(path, most) as (file, _):
+        return file.read(most)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -270,28 +278,13 @@ SAFETENSORS = {"BOOL": "?", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c
 MOST_TENSORS, MOST_HEADER = 2**32, 2**23
 
 
-@contextmanager
-def opened(path: str | os.PathLike, most: int) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file of at most `most` bytes, and its size. DataError: larger, full of holes, or anything else; OSError:
-    see LACKS.
-    """
-    name = regular_file(path)
-    with faults_of(path), open(name, "rb") as file:
-        found = os.fstat(file.fileno())
-        if found.st_size > most:
-            raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got {found.st_size:,}")
-        if found.st_size > max(2**26, 16 * 512 * getattr(found, "st_blocks", most)):
-            raise DataError(f"{os.fsdecode(path)!r}: nearly all of its {found.st_size:,} bytes are holes")
-        yield file, found.st_size
-
-
-def open_zip(file: BinaryIO) -> Any:
-    """The zipfile.ZipFile of an opened file. ValueError: one with a table of contents that would take memory."""
+def bounded_zip(file: BinaryIO) -> BinaryIO:
+    """The same opened file. ValueError: a zip archive with a table of contents that would take memory."""
     import zipfile
-    end = zipfile._EndRecData(file)
-    if end and end[5] > MOST_HEADER:
+    if (end := zipfile._EndRecData(file)) and end[5] > MOST_HEADER:
         raise ValueError(f"a zip archive with {end[5]:,} bytes of names, expected at most {MOST_HEADER:,}")
-    return zipfile.ZipFile(file)
+    file.seek(0)
+    return file
 
 
 def read_tensors(path: str | os.PathLike, most: int = MOST_TENSORS,

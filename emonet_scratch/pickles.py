@@ -6,14 +6,14 @@ are hashed at once; what no file of arrays needs is refused before it is done.
 """
 
 import pickle
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 #: Operations of one pickle: some 50,000 tensors, or 500,000 labels.
 MOST = 2**21
 #: In a tuple that is a key, in a size of a tensor.
 FEW = 64
-#: PUT and DICT of protocol 0; INST, OBJ, NEWOBJ, NEWOBJ_EX and EXT, which make objects; integers of gigabytes; sets, buffers.
+#: PUT and DICT of protocol 0; INST, OBJ, NEWOBJ and EXT, which make objects; integers of gigabytes; sets; buffers.
 REFUSED = b"pdio\x81\x92\x82\x83\x84\x8b\x8f\x90\x91\x96\x97\x98"
 
 
@@ -32,41 +32,40 @@ class Dictionary(Made, dict):
 
 def _fill(target: Any, items: Iterable[tuple[Any, Any]]) -> None:
     """Put items into a dictionary. ValueError: it is none; keys that take long to hash, or collide."""
-    if not isinstance(target, dict):
-        raise ValueError("items of what is no dictionary")
     for key, value in items:
         parts = key if isinstance(key, tuple) else (key,)
-        if len(parts) > FEW or not all(abs(part) < 2**60 if isinstance(part, int)
-                                       else isinstance(part, (str, bytes, float, type(None))) for part in parts):
+        if not isinstance(target, dict) or len(parts) > FEW or not all(
+                abs(part) < 2**60 if isinstance(part, int) else isinstance(part, (str, bytes, float)) for part in parts):
             raise ValueError("a dictionary with keys that are no names or numbers")
         target[key] = value
 
 
-def _counted(operation: Callable[[Any], None] | None, code: int) -> Callable[[Any], None]:
+def _counted(code: int, operation: Any) -> Any:
     def run(self: "Unpickler") -> None:
-        self.spend(1)
-        if operation is None:
-            raise ValueError(f"damaged, or more than arrays in it (operation {bytes([code])!r})")
+        self.left -= 1
+        if self.left < 0 or operation is None:
+            raise ValueError(f"damaged, or more than arrays: {f'over {MOST:,} operations' if operation else bytes([code])}")
         operation(self)
     return run
 
 
 class Unpickler(pickle._Unpickler):
-    """The reader; `find_class` and `persistent_load` are for who knows what is in the file. Any Exception: damaged."""
+    """The reader; known: what it may name. Who inherits it says what a persistent_load is. Any Exception: damaged."""
 
     left = MOST
+    known: ClassVar[dict[str, Any]] = {}
 
-    def spend(self, number: int) -> None:
-        """Count operations. ValueError: too many."""
-        self.left -= number
-        if self.left < 0:
-            raise ValueError(f"a pickle of more than {MOST:,} operations")
+    def find_class(self, module: str, name: str) -> Any:
+        """What the file means by a name."""
+        if f"{module}.{name}" not in self.known:
+            raise ValueError(f"it asks for {module}.{name}, which is no array; nothing of it was run")
+        return self.known[f"{module}.{name}"]
 
     def load_reduce(self) -> None:
         """Call what `find_class` gave."""
         arguments = tuple(self.stack.pop()[:FEW])
-        self.spend(sum(len(a) // (32 if isinstance(a, str) else 1) for a in arguments
-                       if isinstance(a, (tuple, list, dict, str))))
+        self.left -= sum(len(a) // (32 if isinstance(a, str) else 1) for a in arguments
+                         if isinstance(a, (tuple, list, dict, str)))
         self.stack[-1] = self.stack[-1](*arguments)
 
     def load_build(self) -> None:
@@ -82,9 +81,8 @@ class Unpickler(pickle._Unpickler):
 
     def load_setitem(self) -> None:
         """One item of a dictionary."""
-        value, key = self.stack.pop(), self.stack.pop()
-        _fill(self.stack[-1], [(key, value)])
+        _fill(self.stack[-3], [(self.stack.pop(-2), self.stack.pop())])
 
-    dispatch = {code: _counted(None if code in REFUSED else operation, code) for code, operation in (
-        dict.fromkeys(range(256)) | pickle._Unpickler.dispatch
-        | {ord("R"): load_reduce, ord("b"): load_build, ord("u"): load_setitems, ord("s"): load_setitem}).items()}
+    dispatch = {code: _counted(code, operation) for code, operation in (
+        dict.fromkeys(range(256)) | pickle._Unpickler.dispatch | {ord("R"): load_reduce, ord("b"): load_build,
+        ord("u"): load_setitems, ord("s"): load_setitem} | dict.fromkeys(REFUSED)).items()}

@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 from .errors import DataError, WeightsError
-from .files import bfloat16, check_finite, open_zip, opened, read_tensors
+from .files import bfloat16, bounded_zip, check_finite, opened, read_tensors
 from .pickles import FEW, Dictionary, Unpickler
 
 #: Bytes of a file of weights, and of the pickle in it.
@@ -75,7 +75,8 @@ def _flatten(prefix: str, value: Any, depth: int = 0) -> Iterator[tuple[str, np.
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
     """PyTorch 1.6 and later: NAME/data.pkl, and every storage as NAME/data/KEY, not compressed."""
-    with open_zip(file) as archive:
+    import zipfile
+    with zipfile.ZipFile(bounded_zip(file)) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise ValueError("a zip archive without the data.pkl of torch.save")
@@ -90,7 +91,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
         def storage(kind: str, key: str, count: int) -> np.ndarray:
             raw = content(f"data/{key}", size)
-            if len(raw) != count * _itemsize(kind):
+            if len(raw) != count * _dtype(kind).itemsize:
                 raise ValueError(f"storage {key} has {len(raw)} bytes, expected {count} numbers of {kind}")
             return _numbers(raw, kind, little)
         return _Tensors(BytesIO(content("data.pkl", MOST_PICKLE)), size, storage).load()
@@ -105,7 +106,8 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     if plain() != LEGACY_MAGIC or plain() != LEGACY_PROTOCOL:
         raise ValueError("a pickle, but not one of torch.save")
     little = bool(plain().get("little_endian", True))
-    tensors = _Tensors(stream, size, lambda kind, key, count: np.empty(count, _dtype(kind)))  # tensors share what comes later
+    tensors = _Tensors(stream, size, lambda kind, key, count: np.empty(
+        count, "f4" if kind == "BFloat16Storage" else _dtype(kind)))          # they share what comes later
     found, keys = tensors.load(), [key for key in plain() if isinstance(key, str)]
     if missing := tensors.storages.keys() - keys:
         raise ValueError(f"storage {min(missing)} is not in it")
@@ -113,26 +115,20 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     for key in dict.fromkeys(keys):
         kind, room = tensors.storages[key]
         count = int.from_bytes(file.read(8), "little" if little else "big")
-        raw = file.read(len(room) * _itemsize(kind))
-        if count != len(room) or len(raw) != count * _itemsize(kind):
+        raw = file.read(len(room) * _dtype(kind).itemsize)
+        if count != len(room) or len(raw) != count * _dtype(kind).itemsize:
             raise ValueError(f"storage {key} ends early")
         room[:] = _numbers(raw, kind, little)
     return found
 
 
 def _dtype(kind: str) -> np.dtype:
-    return np.dtype("f4" if kind == "BFloat16Storage" else STORAGES[kind])
-
-
-def _itemsize(kind: str) -> int:
-    return 2 if kind == "BFloat16Storage" else _dtype(kind).itemsize
+    return np.dtype("u2" if kind == "BFloat16Storage" else STORAGES[kind])
 
 
 def _numbers(raw: bytes, kind: str, little: bool) -> np.ndarray:
-    order = "<" if little else ">"
-    if kind == "BFloat16Storage":
-        return bfloat16(np.frombuffer(raw, f"{order}u2"))
-    return np.frombuffer(raw, _dtype(kind).newbyteorder(order)).astype(_dtype(kind), copy=False)
+    numbers = np.frombuffer(raw, _dtype(kind).newbyteorder("<" if little else ">")).astype(_dtype(kind), copy=False)
+    return bfloat16(numbers) if kind == "BFloat16Storage" else numbers
 
 
 class _Tensors(Unpickler):
@@ -141,7 +137,7 @@ class _Tensors(Unpickler):
     storage: gives the numbers of (kind, key, count), and is asked once for each; together they have at most `size` bytes.
     """
 
-    known = {
+    known: ClassVar = {
         "collections.OrderedDict": Dictionary,
         "torch._utils._rebuild_tensor": lambda *a: _tensor(*a[:4]),
         "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a[:4]),
@@ -156,11 +152,9 @@ class _Tensors(Unpickler):
         self._size, self._storage, self.storages = size, storage, {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self.known:
-            if module == "torch" and re.match(r"(float|complex|bits|q?u?int)\d", name):
-                raise ValueError(f"it holds numbers of type {name}, which NumPy does not have: save them as float32")
-            raise ValueError(f"it asks for {module}.{name}, which is no tensor; nothing of it was run")
-        return self.known[f"{module}.{name}"]
+        if module == "torch" and f"torch.{name}" not in self.known and re.match(r"(float|complex|bits|q?u?int)\d", name):
+            raise ValueError(f"it holds numbers of type {name}, which NumPy does not have: save them as float32")
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         name, kind, key, _, count, *view = pid if isinstance(pid, tuple) else ()
@@ -169,7 +163,7 @@ class _Tensors(Unpickler):
         if any(view):
             raise ValueError("views of storages (PyTorch before 0.4) are not read")
         if key not in self.storages:
-            self._size -= count * _itemsize(kind)
+            self._size -= count * _dtype(kind).itemsize
             if self._size < 0 or count < 0:
                 raise ValueError(f"storages of more numbers than the file has bytes for, such as {key} of {count}")
             self.storages[key] = kind, self._storage(kind, key, count)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "emonet_scratch"
 
 #: Files and folders of each room, and the most lines of code that it may have.
 ROOMS = {
-    "ground": ("__init__.py __main__.py version.py errors.py emotions.py files.py pickles.py weights.py differences.py", 460),
+    "ground": ("__init__.py __main__.py version.py errors.py emotions.py differences.py files.py pickles.py weights.py", 1),
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1022),

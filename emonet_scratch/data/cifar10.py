@@ -12,17 +12,18 @@ The pickles are read by an unpickler that builds lists, dictionaries and arrays 
 import gzip
 import io
 import itertools
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..files import LACKS, open_zip, opened, read_whole
+from ..files import LACKS, bounded_zip, opened, read_whole
 from ..pickles import Made, Unpickler
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -46,7 +47,7 @@ def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.nd
         with warnings.catch_warnings():                                       # of Pillow, about odd pictures
             warnings.simplefilter("ignore")
             images, labels = read(path, split)
-    except (DataError, MemoryError):
+    except DataError:
         raise
     except Exception as error:                  # damaged archives, pickles and pictures raise nearly anything
         if isinstance(error, OSError) and error.errno in LACKS:
@@ -85,7 +86,7 @@ def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     found, at = {}, 0
     while any(head := bytes(content[at:at + 512])):
         size, at = int(head[124:136].strip(b" \0"), 8), at + 512
-        if head[156] in b"0\0" and size >= 0:
+        if head[156] in b"0\0" and 0 <= size <= MOST_FILE:
             found[head[:100].split(b"\0")[0].decode().rsplit("/", 1)[-1]] = content[at:at + size]
         at += -(-abs(size) // 512) * 512
     for kind, files in FILES.items():
@@ -112,29 +113,20 @@ def _batch_bin(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _batch_py(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """As `_batch_bin`, of a pickle; ValueError where it holds anything but images and labels."""
-    if len(content) > MOST_FILE:
-        raise ValueError(f"{name} has {len(content):,} bytes, expected at most {MOST_FILE:,}")
     batch = _Batch(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array):
         raise ValueError(f"{name} holds no images")
-    labels = batch.get(b"labels")
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{name} has no list of labels")
-    return _checked(name, batch[b"data"].array(), np.array(labels))
+    labels = np.fromiter(map(operator.index, batch.get(b"labels") or ()), np.int64)
+    return _checked(name, batch[b"data"].array(), labels)
 
 
 def _checked(name: str, planes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as they are; ValueError unless planes are (N, 3072) and labels (N,) integers 0..9."""
     if planes.ndim != 2 or planes.shape[1] != 3 * SIZE * SIZE or labels.shape != planes.shape[:1]:
         raise ValueError(f"{name} has images of shape {planes.shape} and labels of shape {labels.shape}")
-    return planes, _labels(name, labels)
-
-
-def _labels(name: str, labels: np.ndarray) -> np.ndarray:
-    """The labels (N,) as they are; ValueError unless they are integers 0..9."""
     if labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < len(CLASSES))).all():
         raise ValueError(f"{name} has labels beyond 0..9")
-    return labels
+    return planes, labels
 
 
 class _Type(Made):
@@ -158,42 +150,28 @@ class _Array(Made):
 class _Batch(Unpickler):
     """An unpickler for which numpy's array and dtype are the two classes above, and nothing else exists."""
 
-    known = {"numpy.dtype": _Type, "numpy.ndarray": _Array,
-             "numpy.core.multiarray._reconstruct": lambda *_: _Array(), "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
-             "_codecs.encode": lambda text, *_: str.encode(text, "latin1")}   # how Python 3 writes bytes in protocol 2
-
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self.known:
-            raise ValueError(f"it asks for {module}.{name}; nothing of it was run")
-        return self.known[f"{module}.{name}"]
+    known: ClassVar = {
+        "numpy.dtype": _Type, "numpy.ndarray": _Array, "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+        "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
+        "_codecs.encode": lambda text, *_: str.encode(text, "latin1")}        # how Python 3 writes bytes in protocol 2
 
 
 def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) uint8 and labels (N,) of an .npz of JPEG files; ValueError where its parts do not fit."""
-    with opened(path, MOST_ARCHIVE) as (file, _), open_zip(file) as archive:
-        names = archive.namelist()
-        if f"{split}_jpeg.npy" not in names:
-            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds "
-                            f"{', '.join(name.removesuffix('.npy') for name in names[:9])}")
-        jpeg, offsets, labels = (_column(archive, f"{split}_{part}.npy") for part in ("jpeg", "offsets", "labels"))
+    with opened(path, MOST_ARCHIVE) as (content, _), np.load(bounded_zip(content), allow_pickle=False) as file:
+        if f"{split}_jpeg" not in file:
+            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {', '.join(file.files[:9])}")
+        if max(entry.file_size for entry in file.zip.infolist()) > MOST_FILE:
+            raise ValueError(f"an array of more than {MOST_FILE:,} bytes")
+        jpeg, offsets, labels = (file[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
+    if any(a.ndim != 1 or a.dtype.kind not in "iu" for a in (jpeg, offsets, labels)) or jpeg.dtype != np.uint8:
+        raise ValueError("its arrays are no rows of integers")
     if (len(offsets) != len(labels) + 1 or (offsets[1:] <= offsets[:-1]).any() or offsets[0] < 0
             or offsets[-1] > len(jpeg)):
         raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets into {len(jpeg)} bytes do not belong together")
     parts = ((f"image {k}", jpeg[a:b].tobytes()) for k, (a, b) in enumerate(itertools.pairwise(offsets)))
-    return _pictures(len(labels), parts), _labels(f"{split}_labels", labels)
-
-
-def _column(archive: Any, name: str) -> np.ndarray:
-    """An array (N,) of integers of an opened .npz; ValueError where it is none, or larger or smaller than it says."""
-    with archive.open(name) as entry:
-        raw = entry.read(MOST_FILE + 1)
-    stream = io.BytesIO(raw)
-    version = np.lib.format.read_magic(stream)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    (length,), _, dtype = header(stream)
-    if len(raw) > MOST_FILE or dtype.kind not in "iu" or stream.tell() + length * dtype.itemsize != len(raw):
-        raise ValueError(f"{name} is no row of integers, as long as it says, of at most {MOST_FILE:,} bytes")
-    return np.frombuffer(raw, dtype, offset=stream.tell())
+    images = _pictures(len(labels), parts)
+    return images, _checked(f"{split}_labels", images.reshape(-1, 3 * SIZE * SIZE), labels)[1]
 
 
 def _pictures(count: int, files: Iterable[tuple[str, bytes]]) -> np.ndarray:
@@ -203,12 +181,11 @@ def _pictures(count: int, files: Iterable[tuple[str, bytes]]) -> np.ndarray:
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for k, (name, content) in enumerate(files):
         try:
-            found = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP"))
-            picture = np.array(found.convert("RGB")) if found.size == (SIZE, SIZE) else None
+            picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP"))
+            if picture.size == (SIZE, SIZE):
+                images[k] = np.array(picture.convert("RGB"))
         except Exception as error:              # damaged pictures raise nearly anything
             raise ValueError(f"{name}: cannot identify a picture in it") from error
-        if picture is None:
-            across, down = found.size
-            raise ValueError(f"{name}: {across} x {down} pixels, expected {SIZE} x {SIZE}")
-        images[k] = picture
+        if picture.size != (SIZE, SIZE):
+            raise ValueError(f"{name}: {picture.size[0]} x {picture.size[1]} pixels, expected {SIZE} x {SIZE}")
     return images

@@ -56,9 +56,10 @@ class ResNet(Sequential):
         try:
             model = cls(**arguments)
             model.load_state_dict(state)
+            return model
         except ValueError as error:
-            raise WeightsError(f"{str(path)!r} fits no ResNet of depth {arguments['depth']}: {error}") from error
-        return model
+            depth = arguments["depth"]
+            raise WeightsError(f"{str(path)!r} fits no ResNet of depth {depth}: {error}") from error
 
     @classmethod
     def pretrained(cls) -> ResNet:

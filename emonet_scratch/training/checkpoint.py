@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
-from ..files import read_tensors, write_tensors, write_whole
+from ..errors import CheckpointError, DataError
+from ..files import check_finite, parse_json, read_tensors, write_tensors, write_whole
 
 FORMAT = 1
 
@@ -25,18 +25,22 @@ def write_checkpoint(path: str | os.PathLike, groups: dict[str, dict[str, np.nda
     write_tensors(path, arrays, {"emonet": json.dumps(meta | {"format": FORMAT}, sort_keys=True)})
 
 
-def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
-    """(groups, meta) as `write_checkpoint` got them. CheckpointError where the file is cut short or not ours."""
+def read_checkpoint(path: str | os.PathLike, wanted: Callable[[str], bool] = lambda name: True,
+                    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """(groups, meta) as `write_checkpoint` got them; wanted: which arrays, by "GROUP/NAME".
+
+    CheckpointError where the file is cut short or not ours, or what is no state of an optimizer holds a NaN or infinity.
+    """
     name = repr(str(path))
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {name} does not exist")
     try:
-        arrays, metadata = read_tensors(path)
+        arrays, metadata = read_tensors(path, wanted=wanted)
+    except DataError as error:
+        raise CheckpointError(f"checkpoint {error}") from error
     except ValueError as error:
         raise CheckpointError(f"checkpoint {name} is {error}: use another one, such as best.safetensors or last.safetensors "
                               f"beside it") from error
     try:
-        meta = dict(json.loads(metadata["emonet"]))
+        meta = dict(parse_json(metadata["emonet"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {name} is a safetensors file, but not of emonet_scratch") from error
     if meta.get("format") != FORMAT:
@@ -45,6 +49,8 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
     for key, array in arrays.items():
         group, _, member = key.partition("/")
         groups.setdefault(group, {})[member] = array
+    with expected_of(path):
+        check_finite({key: array for key, array in arrays.items() if not key.startswith("optimizer/")})
     return groups, meta
 
 
@@ -60,6 +66,6 @@ def expected_of(path: str | os.PathLike) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not hold a network of this version "
                               f"({type(error).__name__}: {error})") from error

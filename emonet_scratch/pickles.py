@@ -9,8 +9,8 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-#: Operations of one pickle: some 50,000 tensors, or 500,000 labels.
-MOST = 2**21
+#: Operations of one pickle: some 35,000 tensors, or 500,000 labels.
+MOST = 2**20
 #: In a tuple that is a key, in a size of a tensor.
 FEW = 64
 #: PUT and DICT of protocol 0; INST, OBJ, NEWOBJ and EXT, which make objects; integers of gigabytes; sets; buffers.
@@ -83,6 +83,6 @@ class Unpickler(pickle._Unpickler):
         """One item of a dictionary."""
         _fill(self.stack[-3], [(self.stack.pop(-2), self.stack.pop())])
 
-    dispatch = {code: _counted(code, operation) for code, operation in (
+    dispatch: ClassVar = {code: _counted(code, operation) for code, operation in (
         dict.fromkeys(range(256)) | pickle._Unpickler.dispatch | {ord("R"): load_reduce, ord("b"): load_build,
         ord("u"): load_setitems, ord("s"): load_setitem} | dict.fromkeys(REFUSED)).items()}

@@ -193,7 +193,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
         raise ValueError(f"a tensor of size {tuple(size)} that is larger than its storage")
     if not count:
         return np.empty(size, storage.dtype)
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, [s * storage.itemsize for s in stride], writeable=False)
+    return np.ndarray(size, storage.dtype, storage, offset * storage.itemsize, [s * storage.itemsize for s in stride])
 
 
 # ---- CIFAR ResNets: PyTorch's names and layouts to ours ----

@@ -87,7 +87,7 @@ def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     while any(head := bytes(content[at:at + 512])):
         size, at = int(head[124:136].strip(b" \0"), 8), at + 512
         if head[156] in b"0\0" and 0 <= size <= MOST_FILE:
-            found[head[:100].split(b"\0")[0].decode().rsplit("/", 1)[-1]] = content[at:at + size]
+            found[head[:100].split(b"\0")[0].decode("latin1").rsplit("/", 1)[-1]] = content[at:at + size]
         at += -(-abs(size) // 512) * 512
     for kind, files in FILES.items():
         if files["test"][0] in found:

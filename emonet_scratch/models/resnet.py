@@ -58,8 +58,7 @@ class ResNet(Sequential):
             model.load_state_dict(state)
             return model
         except ValueError as error:
-            depth = arguments["depth"]
-            raise WeightsError(f"{str(path)!r} fits no ResNet of depth {depth}: {error}") from error
+            raise WeightsError(f"{str(path)!r} fits no ResNet-{arguments['depth']}: {error}") from error
 
     @classmethod
     def pretrained(cls) -> ResNet:

@@ -209,10 +209,10 @@ def test_the_packed_copy_of_all_images(real_data):
 
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"test_labels": np.array([0, 1, 2, 3, 4, 99])}, "beyond 0..9"), ({"test_labels": np.arange(6) - 5}, "beyond 0..9"),
-    ({"test_labels": np.full(6, np.nan)}, "no rows of integers"),
+    ({"test_labels": np.full(6, np.nan)}, "no row of integers"),
     ({"test_labels": np.zeros(5, int)}, "do not belong together"),
     ({"test_offsets": np.arange(7, dtype=np.uint64)[::-1]}, "do not belong together"),
-    ({"test_jpeg": np.zeros(10, "V0")}, "no rows of integers"), ({"more": np.zeros(300, np.uint8)}, "more than 256 bytes")])
+    ({"test_jpeg": np.zeros(10, "V0")}, "no row of integers"), ({"more": np.zeros(300, np.uint8)}, "more than 256 bytes")])
 def test_a_pack_with_wrong_arrays_is_one_line(tmp_path, data, monkeypatch, changes, reason):
     if "more" in changes:
         monkeypatch.setattr("emonet_scratch.data.cifar10.MOST_FILE", 256)

@@ -16,6 +16,7 @@ import operator
 import os
 import tarfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -159,20 +160,32 @@ class _Batch(Unpickler):
 
 def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) uint8 and labels (N,) of an .npz of JPEG files; ValueError where its parts do not fit."""
-    with opened(path, MOST_ARCHIVE) as (content, _), np.load(bounded_zip(content), allow_pickle=False) as file:
-        if f"{split}_jpeg" not in file:
-            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {', '.join(file.files[:9])}")
-        if max(entry.file_size for entry in file.zip.infolist()) > MOST_FILE:
-            raise ValueError(f"an array of more than {MOST_FILE:,} bytes")
-        jpeg, offsets, labels = (file[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
-    if any(a.ndim != 1 or a.dtype.kind not in "iu" for a in (jpeg, offsets, labels)) or jpeg.dtype != np.uint8:
-        raise ValueError("its arrays are no rows of integers")
+    with opened(path, MOST_ARCHIVE) as (file, _), zipfile.ZipFile(bounded_zip(file)) as archive:
+        if f"{split}_jpeg.npy" not in archive.namelist():
+            held = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:9])
+            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {held}")
+        jpeg, offsets, labels = (_column(archive, f"{split}_{part}.npy") for part in ("jpeg", "offsets", "labels"))
+    if jpeg.dtype != np.uint8:
+        raise ValueError(f"{split}_jpeg is of type {jpeg.dtype}, expected bytes")
     if (len(offsets) != len(labels) + 1 or (offsets[1:] <= offsets[:-1]).any() or offsets[0] < 0
             or offsets[-1] > len(jpeg)):
         raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets into {len(jpeg)} bytes do not belong together")
     parts = ((f"image {k}", jpeg[a:b].tobytes()) for k, (a, b) in enumerate(itertools.pairwise(offsets)))
     images = _pictures(len(labels), parts)
     return images, _checked(f"{split}_labels", images.reshape(-1, 3 * SIZE * SIZE), labels)[1]
+
+
+def _column(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One row of integers of an .npz. ValueError: too large, another thing, or of another length than it says."""
+    if archive.getinfo(name).file_size > MOST_FILE:
+        raise ValueError(f"{name} has more than {MOST_FILE:,} bytes")
+    content = io.BytesIO(archive.read(name))
+    np.lib.format.read_magic(content)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+    raw = content.read()
+    if dtype.kind not in "iu" or shape != (len(raw) // dtype.itemsize,) or len(raw) % dtype.itemsize:
+        raise ValueError(f"{name} is of type {dtype} and shape {shape} in {len(raw):,} bytes, no row of integers")
+    return np.frombuffer(raw, dtype)
 
 
 def _pictures(count: int, files: Iterable[tuple[str, bytes]]) -> np.ndarray:

@@ -287,7 +287,8 @@ def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:
         raise _Fault(line, f"expected a numeric feature column, got none among {len(attributes)} columns")
     name = _name_column(plain, kinds)
     label = _label_column(plain, kinds, name)
-    skipped = tuple(attributes[i][0] for i in range(len(plain)) if i not in {*features, name, label})
+    used = {*features, name, label}
+    skipped = tuple(attributes[i][0] for i in range(len(plain)) if i not in used)
     return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features), skipped)
 
 

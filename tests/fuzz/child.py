@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emonet_scratch.errors import EmonetError
-from emonet_scratch.files import print_anything
+from emonet_scratch.files import print_anything, say
 
 MEMORY, SECONDS, FILES = 2**30, 10, 64
 
@@ -86,5 +86,5 @@ def answer(read: Callable[[], object]) -> int:
         read()
         return 0
     except (EmonetError, OSError) as error:
-        print(f"error: {error}")
+        say(f"error: {error}")
         return 1 if "\n" not in str(error) else 71

@@ -1,11 +1,13 @@
 """Decoding of real encoded files: geometry, colour, timing, sound, and what strangers may send."""
 
 import os
+import re
 import resource
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -515,3 +517,11 @@ def test_a_line_of_the_log_without_an_end_is_cut(clips, tmp_path, monkeypatch):
     run.finish()
     run.close()
     assert len(run.log) <= 150 * ffmpeg_process.LINE_BYTES
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="Linux shows the limits of a process")
+def test_ffmpeg_has_a_limit_of_memory(tmp_path):
+    reading = ffmpeg_process.Ffmpeg(write_clip(tmp_path / "a.avi"), ["-f", "rawvideo", "-pix_fmt", "rgb24"])
+    limits = Path(f"/proc/{reading.process.pid}/limits").read_text()
+    reading.close()
+    assert re.search(rf"Max data size +{ffmpeg_process.MEMORY} +{ffmpeg_process.MEMORY} ", limits)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
@@ -29,6 +30,7 @@ STALL_SECONDS = 60         # ffmpeg may take this long for the next block of out
 CURE = "reinstall imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
 LOG_LINES = 10_000         # so many of ffmpeg's first messages are kept, and the last 50,
 LINE_BYTES = 4096          # a longer one counts as several
+MEMORY = 2**31             # bytes that ffmpeg itself may have, where the system can limit it (Linux): 8K takes 1 GB
 
 #: Containers by ffmpeg's names, all of which hold their own data, and the suffixes of clips and of sounds in each.
 FORMATS = {
@@ -167,6 +169,9 @@ class Ffmpeg:
         finally:
             for end in second[1:]:
                 os.close(end)
+        with suppress(ImportError, AttributeError, OSError):
+            import resource
+            resource.prlimit(self.process.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         self.waiting: float | None = time.monotonic()         # since when; None while the caller is busy
         self.done = threading.Event()
         self.lacking: MemoryError | None = None

@@ -308,7 +308,7 @@ def test_damaged_and_foreign_checkpoints(trained, data, tmp_path, capsys):
     for name in ("cut", "text"):
         line = fails(capsys, "evaluate", tmp_path / f"{name}.safetensors", "--data", data)
         assert f"{name}.safetensors' is damaged" in line
-    assert "does not exist" in fails(capsys, "evaluate", tmp_path / "none.safetensors", "--data", data)
+    assert "no such file" in fails(capsys, "evaluate", tmp_path / "none.safetensors", "--data", data)
     assert "holds no best.safetensors" in fails(capsys, "evaluate", tmp_path, "--data", data)
 
 

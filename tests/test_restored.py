@@ -236,19 +236,28 @@ def test_a_warning_is_one_line(capsys):
 
 # ---- signals ----
 
+def _as_from_a_terminal():
+    """In a child: signals as a shell leaves them to what runs in front; behind a `&` or nohup some are ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_stops_with_one_line(tmp_path, number):
     data = build(tmp_path / "data")
     run = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-m", "emonet_scratch", "train", "--data", data, "--out", run, "--runs", tmp_path,
                            *QUICK, "--epochs", "5000", "--modalities", "audio"], cwd=ROOT, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, text=True) as child:
+                          stderr=subprocess.PIPE, text=True, preexec_fn=_as_from_a_terminal) as child:
         until = time.monotonic() + 60
         while not (run / "audio" / "metrics.jsonl").exists() and time.monotonic() < until:
             time.sleep(0.05)
         child.send_signal(number)
         child.send_signal(number) if number != signal.SIGINT else None        # as `timeout` does
-        _, err = child.communicate(timeout=60)
+        try:
+            _, err = child.communicate(timeout=60)
+        finally:
+            child.kill()
     how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
     assert child.returncode == 128 + number and err == f"emonet: {how}; continue with --resume {run}\n"
     assert not list(run.rglob(".*"))

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -544,10 +545,12 @@ def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], classes: Sequence
         finally:                                                              # what is there is a list, also after Ctrl-C
             say("[]" if opening == "[" else "\n]")
     elif options.csv:
-        writer = csv.writer(SimpleNamespace(write=lambda text: say(text, end="")), lineterminator="\n")
+        exact = not sys.stdout.isatty()                                       # a program gets names as they are
+        writer = csv.writer(sys.stdout if exact else SimpleNamespace(write=partial(say, end="")), lineterminator="\n")
         writer.writerow(["clip", "class", *classes])
         for name, p in rows:
             writer.writerow([name, classes[int(p.argmax())], *(f"{x:.6f}" for x in p)])
+            sys.stdout.flush()
     else:
         for name, p in rows:
             say(f"{shown(name)}: {classes[int(p.argmax())]}  "

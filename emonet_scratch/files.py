@@ -13,12 +13,12 @@ import secrets
 import stat
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import get_ident
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -71,14 +71,22 @@ def is_path(text: str) -> bool:
     return re.search(r"[\0\ud800-\udc7f\udd00-\udfff]", text) is None
 
 
+@contextmanager
+def opened(path: str | os.PathLike, most: int) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of at most `most` bytes, and its size. DataError: larger, all holes, anything else; OSError: LACKS."""
+    with faults_of(path), open(regular_file(path), "rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_size > most:
+            raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got {found.st_size:,}")
+        if found.st_size > max(2**26, 16 * 512 * getattr(found, "st_blocks", most)):
+            raise DataError(f"{os.fsdecode(path)!r}: nearly all of its {found.st_size:,} bytes are holes")
+        yield file, found.st_size
+
+
 def read_whole(path: str | os.PathLike, most: int = 2**24) -> bytes:
     """The bytes of a regular file, of which there may be `most`. DataError: more, or anything else; OSError: see LACKS."""
-    name = regular_file(path)
-    with faults_of(path), open(name, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise DataError(f"{os.fsdecode(path)!r}: expected at most {most:,} bytes, got more")
-    return content
+    with opened(path, most) as (file, _):
+        return file.read(most)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -109,9 +117,9 @@ class Lock:
         """Hold the file, which is made if it is not there; False where another does and `wait` is False."""
         while True:
             try:
-                self.file = open(self.path, "ab", opener=_regular)
+                self.file = open(self.path, "ab", opener=regular)
             except PermissionError:                                           # of another user, who may have been killed
-                self.file = open(self.path, "rb", opener=_regular)
+                self.file = open(self.path, "rb", opener=regular)
             try:
                 if fcntl:
                     fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -140,7 +148,7 @@ class Lock:
         self.release()
 
 
-def _regular(path: str, flags: int) -> int:
+def regular(path: str, flags: int) -> int:
     """An opener of regular files: no link is followed to what may be somebody's, no pipe is waited for."""
     handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -295,28 +303,56 @@ def write_tensors(path: str | os.PathLike, arrays: dict[str, np.ndarray], metada
 
 #: The types of safetensors that NumPy has, and BF16.
 SAFETENSORS = set("BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 F32 F64 C64 BF16".split())
+#: Bytes of a file of tensors, of one with BF16, which is read as a whole, and of the header before them.
+MOST_TENSORS, MOST_BF16, MOST_HEADER = 2**32, 2**28, 2**23
 
 
-def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(arrays, metadata) of a safetensors file, bfloat16 as float32. ValueError: damaged, none, a type NumPy lacks."""
+def bounded_zip(file: BinaryIO) -> BinaryIO:
+    """The same opened file. ValueError: a zip archive with a table of contents that would take memory."""
+    import zipfile
+    if (end := zipfile._EndRecData(file)) and end[5] > MOST_HEADER:
+        raise ValueError(f"a zip archive with {end[5]:,} bytes of names, expected at most {MOST_HEADER:,}")
+    file.seek(0)
+    return file
+
+
+def read_tensors(path: str | os.PathLike, most: int = MOST_TENSORS,
+                 wanted: Callable[[str], bool] = lambda name: True) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(arrays, metadata) of a safetensors file, bfloat16 as float32; wanted: which arrays, by name.
+
+    ValueError: damaged, none, a type NumPy lacks; DataError: no regular file, or larger than `most` bytes; OSError: LACKS.
+    """
     from safetensors import SafetensorError, deserialize, safe_open
+    with opened(path, most) as (file, _):
+        if (length := int.from_bytes(file.read(8), "little")) > MOST_HEADER:
+            raise ValueError(f"damaged, or no safetensors file (a header of {length:,} bytes, not up to {MOST_HEADER:,})")
     try:
         with safe_open(path, "numpy") as file:
-            types, metadata = {name: file.get_slice(name).get_dtype() for name in file.keys()}, file.metadata() or {}
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys() if wanted(name)}
             if lacking := [name for name, kind in types.items() if kind not in SAFETENSORS]:
                 raise ValueError(f"tensor {lacking[0]!r} is of type {types[lacking[0]]}, which NumPy does not have: "
                                  f"save it as float32")
             arrays = {name: file.get_tensor(name) for name, kind in types.items() if kind != "BF16"}
-        raws = deserialize(Path(path).read_bytes()) if "BF16" in types.values() else []
-        return arrays | {name: bfloat16(raw["data"]).reshape(raw["shape"])
-                         for name, raw in raws if raw["dtype"] == "BF16"}, metadata
+            metadata = file.metadata() or {}
+        raws = deserialize(read_whole(path, MOST_BF16)) if "BF16" in types.values() else []
+        return arrays | {name: bfloat16(np.frombuffer(raw["data"], "<u2")).reshape(raw["shape"])
+                         for name, raw in raws if types.get(name) == "BF16"}, metadata
     except SafetensorError as error:
         raise ValueError(f"damaged, or no safetensors file ({error})") from error
 
 
-def bfloat16(raw: bytes, order: str = "<") -> np.ndarray:
-    """The numbers of these bytes as float32, of which bfloat16 is the upper half."""
-    return (np.frombuffer(raw, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+def bfloat16(raw: np.ndarray) -> np.ndarray:
+    """These 16-bit numbers as float32, of which bfloat16 is the upper half."""
+    wide = raw.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def check_finite(arrays: dict[str, np.ndarray]) -> None:
+    """ValueError, with the name, where an array holds a NaN or an infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name!r} holds numbers that are not finite")
 
 
 def shown(path: str | os.PathLike) -> str:

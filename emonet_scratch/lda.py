@@ -23,7 +23,7 @@ import numpy as np
 from scipy import linalg
 
 from .errors import SingularScatterError
-from .files import read_tensors, write_tensors
+from .files import parse_json, read_tensors, write_tensors
 
 EPS = np.finfo(np.float64).eps
 
@@ -272,19 +272,19 @@ class LDA:
     def load_state_dict(self, d: dict[str, np.ndarray]) -> None:
         """Become the LDA whose state_dict this is; nothing changes if it is not one."""
         try:
-            config = json.loads(np.asarray(d["config"], dtype=np.uint8).tobytes())
+            config = parse_json(np.asarray(d["config"]).tobytes())
             arrays = {name: np.array(d[name], dtype=np.float64, order="C") for name in self.ARRAYS}
-            classes = np.array(config.pop("classes"), dtype=config.pop("dtype"))
+            classes = _labels(config.pop("classes"), len(d["priors_"])).astype(config.pop("dtype")[-3:])
             route, C = config.pop("solver_"), len(classes)
             D, K = arrays["scalings_"].shape
             fresh = LDA(**config)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not the state of an LDA: {type(error).__name__}: {error}") from error
         shapes = {"coef_": (C, D), "eigenvalues_": (K,), "means_": (C, D), "mean_": (D,), "scalings_": (D, K)}
         for name, array in arrays.items():
             expected = shapes.get(name, (C,))
-            if array.shape != expected:
-                raise ValueError(f"state of LDA: {name} has shape {array.shape}, expected {expected}")
+            if array.shape != expected or not np.isfinite(array).all():
+                raise ValueError(f"state of LDA: {name} {array.shape} is not finite or not {expected}")
         self.__dict__.update(vars(fresh), classes_=classes, solver_=route, **arrays)
 
     def save(self, path: str | os.PathLike[str]) -> None:

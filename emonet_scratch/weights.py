@@ -7,17 +7,20 @@ for every file.
 
 import math
 import os
-import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from .errors import WeightsError
-from .files import bfloat16, read_tensors
+from .errors import DataError, WeightsError
+from .files import bfloat16, bounded_zip, check_finite, opened, read_tensors
+from .pickles import FEW, Dictionary, Unpickler
 
+#: Bytes of a file of weights, and of the pickle in it; names of tensors and of what they are in.
+MOST, MOST_PICKLE, MOST_NAMES = 2**29, 2**24, 100_000
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 STORAGES = {"DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8",
@@ -37,123 +40,141 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with opened(path, MOST) as (file, size):
             start = file.read(9)
             file.seek(0)
             if start[:4] == b"PK\x03\x04":
-                found = _read_zip(file)
+                found = _read_zip(file, size)
             elif start[:1] == b"\x80":
-                found = _read_legacy(file)
+                found = _read_legacy(file, size)
             elif start[8:9] == b"{":                                          # behind the length of a JSON header
-                found, _ = read_tensors(path)
+                found, _ = read_tensors(path, MOST)
             else:
                 raise ValueError("neither a safetensors file nor one that torch.save wrote")
-    except OSError as error:
-        raise WeightsError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+        return dict(_flatten(found))
+    except DataError as error:
+        raise WeightsError(f"weights {error}") from error
+    except (OSError, MemoryError):
+        raise
     except Exception as error:                  # damaged pickles raise nearly anything
-        reason = str(error) or type(error).__name__
+        reason = str(error)[:300] or type(error).__name__
         raise WeightsError(f"{str(path)!r} holds no weights that can be read: {reason}") from error
-    return dict(_flatten("", found))
 
 
-def _flatten(prefix: str, value: Any) -> list[tuple[str, np.ndarray]]:
-    if isinstance(value, np.ndarray):
-        return [(prefix, value)]
-    if not isinstance(value, dict):
-        return []
-    return [pair for key, inner in value.items() for pair in _flatten(f"{prefix}.{key}" if prefix else str(key), inner)]
+def _flatten(value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays in dictionaries of dictionaries, by the keys that lead to them. ValueError: too deep, or in themselves."""
+    todo = [("", value)]
+    for prefix, inner in todo:                                                # which grows meanwhile
+        if len(todo) > MOST_NAMES or len(prefix) > 1000:
+            raise ValueError("dictionaries that are nested too deeply")
+        if isinstance(inner, np.ndarray):
+            yield prefix, inner
+        elif isinstance(inner, dict):
+            todo += [(f"{prefix}.{key}" if prefix else str(key), part) for key, part in inner.items()
+                     if isinstance(part, (np.ndarray, dict))]
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: BinaryIO, size: int) -> Any:
     """PyTorch 1.6 and later: NAME/data.pkl, and every storage as NAME/data/KEY, not compressed."""
     import zipfile
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(bounded_zip(file)) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise ValueError("a zip archive without the data.pkl of torch.save")
         folder = pickles[0].removesuffix("data.pkl")
-        little = f"{folder}byteorder" not in archive.namelist() or archive.read(f"{folder}byteorder") == b"little"
+
+        def content(name: str, most: int) -> bytes:
+            entry = archive.getinfo(folder + name)
+            if entry.compress_type or entry.file_size > most:
+                raise ValueError(f"{folder}{name} is compressed, or of more than {most:,} bytes ({entry.file_size:,})")
+            return archive.read(entry)
+        little = f"{folder}byteorder" not in archive.namelist() or content("byteorder", 16) == b"little"
 
         def storage(kind: str, key: str, count: int) -> np.ndarray:
-            entry = archive.getinfo(f"{folder}data/{key}")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * _itemsize(kind):
-                raise ValueError(f"storage {key} has {entry.file_size} bytes, expected {count} numbers of {kind}")
-            return _numbers(archive.read(entry), kind, little)
-        with archive.open(pickles[0]) as stream:
-            return _Tensors(stream, storage).load()
+            raw = content(f"data/{key}", size)
+            if len(raw) != count * _dtype(kind).itemsize:
+                raise ValueError(f"storage {key} has {len(raw)} bytes, expected {count} numbers of {kind}")
+            return _numbers(raw, kind, little)
+        return _Tensors(BytesIO(content("data.pkl", MOST_PICKLE)), size, storage).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: BinaryIO, size: int) -> Any:
     """PyTorch before 1.6: pickles of a magic number, a protocol, the system and the object, then the storages it names."""
+    stream = BytesIO(file.read(MOST_PICKLE))
+
     def plain() -> Any:
-        return _Tensors(file, None).load()
+        return _Tensors(stream, 0, None).load()
     if plain() != LEGACY_MAGIC or plain() != LEGACY_PROTOCOL:
         raise ValueError("a pickle, but not one of torch.save")
     little = bool(plain().get("little_endian", True))
-    size, rooms = os.fstat(file.fileno()).st_size, {}
-
-    def storage(kind: str, key: str, count: int) -> np.ndarray:
-        if count * _itemsize(kind) > size:
-            raise ValueError(f"storage {key} of {count} numbers is larger than the file")
-        if key not in rooms:                                                  # tensors may share one, and it comes later
-            rooms[key] = kind, np.empty(count, "f4" if kind == "BFloat16Storage" else STORAGES[kind])
-        return rooms[key][1]
-    found = _Tensors(file, storage).load()
-    for key in plain():
-        kind, room = rooms[key]
+    tensors = _Tensors(stream, size, lambda kind, key, count: np.empty(
+        count, "f4" if kind == "BFloat16Storage" else _dtype(kind)))          # they share what comes later
+    found, keys = tensors.load(), [key for key in plain() if isinstance(key, str)]
+    if missing := tensors.storages.keys() - keys:
+        raise ValueError(f"storage {min(missing)} is not in it")
+    file.seek(stream.tell())
+    for key in dict.fromkeys(keys):
+        kind, room = tensors.storages[key]
         count = int.from_bytes(file.read(8), "little" if little else "big")
-        raw = file.read(count * _itemsize(kind))
-        if count != len(room) or len(raw) != count * _itemsize(kind):
+        raw = file.read(len(room) * _dtype(kind).itemsize)
+        if count != len(room) or len(raw) != count * _dtype(kind).itemsize:
             raise ValueError(f"storage {key} ends early")
         room[:] = _numbers(raw, kind, little)
     return found
 
 
-def _itemsize(kind: str) -> int:
-    return 2 if kind == "BFloat16Storage" else np.dtype(STORAGES[kind]).itemsize
+def _dtype(kind: str) -> np.dtype:
+    return np.dtype("u2" if kind == "BFloat16Storage" else STORAGES[kind])
 
 
 def _numbers(raw: bytes, kind: str, little: bool) -> np.ndarray:
-    order = "<" if little else ">"
-    if kind == "BFloat16Storage":
-        return bfloat16(raw, order)
-    dtype = np.dtype(STORAGES[kind])
-    return np.frombuffer(raw, dtype.newbyteorder(order)).astype(dtype)
+    numbers = np.frombuffer(raw, _dtype(kind).newbyteorder("<" if little else ">")).astype(_dtype(kind), copy=False)
+    return bfloat16(numbers) if kind == "BFloat16Storage" else numbers
 
 
-class _Tensors(pickle.Unpickler):
-    """An unpickler that can build numbers, strings, lists, dictionaries and tensors, and nothing else."""
+class _Tensors(Unpickler):
+    """An unpickler that can build numbers, strings, lists, dictionaries and tensors, and nothing else.
 
-    def __init__(self, file: BinaryIO, storage: Callable[[str, str, int], np.ndarray] | None) -> None:
-        super().__init__(file, encoding="utf-8")
-        self._storage = storage
+    storage: gives the numbers of (kind, key, count), and is asked once for each; together they have at most `size` bytes.
+    """
 
-        class Dictionary(dict):
-            """OrderedDict's place: a class of this file's own, because a pickle may set attributes on what it is given."""
-        self._known = {
-            "collections.OrderedDict": Dictionary,
-            "torch._utils._rebuild_tensor": lambda *a: _tensor(*a[:4]),
-            "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a[:4]),
-            "torch._utils._rebuild_tensor_v3": lambda *a: _tensor(a[0].view(UNSIGNED[a[6]]), *a[1:4]),
-            "torch._utils._rebuild_parameter": lambda data, *_: _checked(data),
-            "torch.Size": lambda sizes: tuple(int(n) for n in sizes),
-            "torch.storage.UntypedStorage": "UntypedStorage",
-        } | {f"torch.{kind}": kind for kind in STORAGES} | {kind: kind for kind in UNSIGNED}
+    known: ClassVar = {
+        "collections.OrderedDict": Dictionary,
+        "torch._utils._rebuild_tensor": lambda *a: _tensor(*a[:4]),
+        "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a[:4]),
+        "torch._utils._rebuild_tensor_v3": lambda *a: _tensor(_view(a[0], a[6]), *a[1:4]),
+        "torch._utils._rebuild_parameter": lambda data, *_: _checked(data),
+        "torch.Size": lambda sizes: tuple(int(n) for n in sizes[:FEW]),
+        "torch.storage.UntypedStorage": "UntypedStorage",
+    } | {f"torch.{kind}": kind for kind in STORAGES} | {kind: kind for kind in UNSIGNED}
+
+    def __init__(self, stream: BinaryIO, size: int, storage: Callable[[str, str, int], np.ndarray] | None) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self._size, self._storage, self.storages = size, storage, {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in self._known:
-            if module == "torch" and re.match(r"(float|complex|bits|q?u?int)\d", name):
-                raise ValueError(f"it holds numbers of type {name}, which NumPy does not have: save them as float32")
-            raise ValueError(f"it asks for {module}.{name}, which is no tensor; nothing of it was run")
-        return self._known[f"{module}.{name}"]
+        if module == "torch" and f"torch.{name}" not in self.known and re.match(r"(float|complex|bits|q?u?int)\d", name):
+            raise ValueError(f"it holds numbers of type {name}, which NumPy does not have: save them as float32")
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        if self._storage is None or not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"
-                                         and pid[1] in STORAGES and isinstance(pid[4], int) and pid[4] >= 0):
+        name, kind, key, _, count, *view = pid if isinstance(pid, tuple) else ()
+        if self._storage is None or name != "storage" or [type(part) for part in (kind, key, count)] != [str, str, int]:
             raise ValueError("a reference that names no storage of numbers")
-        if len(pid) > 5 and pid[5] is not None:
+        if any(view):
             raise ValueError("views of storages (PyTorch before 0.4) are not read")
-        return self._storage(pid[1], str(pid[2]), pid[4])
+        if key not in self.storages:
+            self._size -= count * _dtype(kind).itemsize
+            if self._size < 0 or count < 0:
+                raise ValueError(f"storages of more numbers than the file has bytes for, such as {key} of {count}")
+            self.storages[key] = kind, self._storage(kind, key, count)
+        if self.storages[key][0] != kind or len(self.storages[key][1]) != count:
+            raise ValueError(f"storage {key} has two types or sizes")
+        return self.storages[key][1].view()
+
+
+def _view(storage: Any, kind: Any) -> np.ndarray:
+    return _checked(storage).view(isinstance(kind, str) and UNSIGNED[kind])
 
 
 def _checked(data: Any) -> np.ndarray:
@@ -164,16 +185,16 @@ def _checked(data: Any) -> np.ndarray:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
     """The view of a storage that a tensor is; it may not reach beyond it, nor be larger."""
-    numbers = (offset, *size, *stride)
-    if not (isinstance(storage, np.ndarray) and storage.ndim == 1 and len(size) == len(stride)
-            and all(isinstance(n, int) and n >= 0 for n in numbers)):
+    if not (isinstance(storage, np.ndarray) and storage.ndim == 1 and isinstance(size, (tuple, list))
+            and isinstance(stride, (tuple, list)) and len(size) == len(stride) <= FEW
+            and all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))):
         raise ValueError("a tensor without storage, size or stride")
     count, last = math.prod(size), offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if count and (last >= len(storage) or count > len(storage)):
         raise ValueError(f"a tensor of size {tuple(size)} that is larger than its storage")
     if not count:
         return np.empty(size, storage.dtype)
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, [s * storage.itemsize for s in stride], writeable=False)
+    return np.ndarray(size, storage.dtype, storage, offset * storage.itemsize, [s * storage.itemsize for s in stride])
 
 
 # ---- CIFAR ResNets: PyTorch's names and layouts to ours ----
@@ -195,10 +216,15 @@ def _translate(name: str) -> str:
     raise ValueError(f"{name} is no part of a CIFAR ResNet")
 
 
-def _to_ours(name: str, array: np.ndarray) -> np.ndarray:
-    """(F, C, K, K) to (K, K, C, F), and (M, D) to (D, M); float32."""
-    axes = (2, 3, 1, 0) if array.ndim == 4 else (1, 0) if name == "dense.W" else range(array.ndim)
-    return np.ascontiguousarray(array.transpose(*axes), np.float32)
+def _to_ours(ours: str, name: str, array: np.ndarray) -> np.ndarray:
+    """(F, C, K, K) to (K, K, C, F), and (M, D) to (D, M), unless `ours` is ""; float32. ValueError: no finite numbers."""
+    axes = (2, 3, 1, 0) if ours and array.ndim == 4 else (1, 0) if ours == "dense.W" else range(array.ndim)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is of type {array.dtype}")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array.transpose(*axes), np.float32)
+    check_finite({name: array})
+    return array
 
 
 def read_resnet(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -209,15 +235,17 @@ def read_resnet(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     """
     found = {name: a for name, a in read_weights(path).items() if not name.endswith("num_batches_tracked")}
     try:
-        own = {name.removeprefix("weights/"): a for name, a in found.items()}
-        if "features.conv.W" in own:
-            return _arguments(own), own
-        first = min((name for name in found if re.fullmatch(r"(.*\.)?conv1\.weight", name)), key=len, default=None)
-        if first is None:
-            raise ValueError("it has no conv1.weight")
-        prefix = first.removesuffix("conv1.weight")
-        ours = {_translate(name.removeprefix(prefix)): a for name, a in found.items() if name.startswith(prefix)}
-        state = {name: _to_ours(name, a) for name, a in ours.items()}
+        ours = {name.removeprefix("weights/"): name for name in found}
+        own = "features.conv.W" in ours
+        if not own:
+            first = min((name for name in found if re.fullmatch(r"(.*\.)?conv1\.weight", name)), key=len, default=None)
+            if first is None:
+                raise ValueError("it has no conv1.weight")
+            prefix = first.removesuffix("conv1.weight")
+            ours = {_translate(name.removeprefix(prefix)): name for name in found if name.startswith(prefix)}
+        if sum(found[name].size for name in ours.values()) > os.path.getsize(path):
+            raise ValueError("they have more numbers than the file has bytes")
+        state = {mine: _to_ours("" if own else mine, name, found[name]) for mine, name in ours.items()}
         return _arguments(state), state
     except (ValueError, IndexError) as error:
         raise WeightsError(f"{str(path)!r} holds {len(found)} tensors, but no CIFAR ResNet: {error}") from error
@@ -230,4 +258,22 @@ def _arguments(state: dict[str, np.ndarray]) -> dict[str, Any]:
         raise ValueError("it has no classifier" if blocks else "it has no layer1")
     return {"depth": 6 * len(blocks) + 2, "num_classes": state["dense.W"].shape[1],
             "width": state["features.conv.W"].shape[3],
-            "shortcut": "projection" if any(".shortcut." in name for name in state) else "pad"}
+            "shortcut": "projection" if any(".shortcut." in name for name in state) else "pad", "rng": Bounded(state)}
+
+
+class Bounded(np.random.Generator):
+    """Draws the first numbers of a network into which `state` will be loaded, and no more of them than that holds.
+
+    So what a file declares is compared with what is in it before it takes memory.
+    """
+
+    def __init__(self, state: dict[str, np.ndarray]) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.numbers, self.draws = sum(a.size for a in state.values()), 2 * len(state)
+
+    def standard_normal(self, size: tuple[int, ...]) -> np.ndarray:
+        """As that of NumPy. ValueError: more than there is to be loaded."""
+        self.numbers, self.draws = self.numbers - math.prod(size), self.draws - 1
+        if self.numbers < 0 or self.draws < 0:
+            raise ValueError("the network that it declares is larger than what it holds")
+        return super().standard_normal(size)

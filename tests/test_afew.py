@@ -143,7 +143,8 @@ def test_a_folder_that_cannot_be_listed_is_named(tree, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    refused(lambda: find_clips(tree), "Happy", "Permission denied")
+    with pytest.raises(PermissionError, match="Happy"):                       # which is not the fault of the data
+        find_clips(tree)
 
 
 def test_a_root_without_splits(tmp_path):
@@ -385,7 +386,7 @@ def test_different_columns_name_both_files(tree):
 def test_a_damaged_feature_file_stops_loading_and_is_counted(tree):
     for id in ("000000001", "000000002"):
         touch(tree, f"Train_Audio/{id}.arff")
-    refused(lambda: load_features(tree, find_clips(tree)), "000000001.arff' line 1", "and 1 more")
+    refused(lambda: load_features(tree, find_clips(tree)), "000000001.arff'", "and 1 more")
 
 
 def test_a_table_that_cannot_be_read_is_named(tree, monkeypatch):
@@ -397,7 +398,8 @@ def test_a_table_that_cannot_be_read_is_named(tree, monkeypatch):
     monkeypatch.setattr("builtins.open", denied)
     monkeypatch.setattr("io.open", denied)
     monkeypatch.setattr(Path, "open", denied)                                 # Python 3.10 has io.open under another name
-    refused(lambda: load_features(tree, find_clips(tree)), "000000001.csv'", "Permission denied")
+    with pytest.raises(PermissionError, match=r"000000001\.csv"):
+        load_features(tree, find_clips(tree))
 
 
 def test_a_row_of_another_clip_is_refused(tree):

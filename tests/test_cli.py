@@ -120,9 +120,9 @@ def test_evaluate_keeps_frames_where_training_does(trained, data, tmp_path, monk
 def test_evaluate_goes_on_without_a_default_cache_that_cannot_be_made(trained, data, tmp_path, capsys):
     (tmp_path / "file").touch()
     call = ["evaluate", str(trained), "--data", str(data), "--device", "cpu"]
-    with pytest.warns(UserWarning, match="cannot be written .*going on without"):
-        assert main([*call, "--runs", str(tmp_path / "file")]) == 0
-    assert "accuracy" in capsys.readouterr().out
+    assert main([*call, "--runs", str(tmp_path / "file")]) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy" in out and err.startswith("emonet: warning: ") and "going on without" in err and err.count("\n") == 1
     assert repr(str(tmp_path / "file")) in fails(capsys, *call, "--cache", tmp_path / "file")
 
 
@@ -277,7 +277,7 @@ def test_resume_with_a_precision_that_is_given(interrupted, capsys):
 def test_damaged_settings_get_one_line(interrupted, capsys):
     file = interrupted / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": "3"}))
-    assert "config.json' does not hold the settings of a run (seed must be an integer from 0, got '3')" in \
+    assert "config.json' does not hold the settings of a run (seed must be an integer from 0 to 2**63 - 1, got '3')" in \
         fails(capsys, "train", "--resume", "run")
 
 
@@ -308,7 +308,7 @@ def test_damaged_and_foreign_checkpoints(trained, data, tmp_path, capsys):
     for name in ("cut", "text"):
         line = fails(capsys, "evaluate", tmp_path / f"{name}.safetensors", "--data", data)
         assert f"{name}.safetensors' is damaged" in line
-    assert "does not exist" in fails(capsys, "evaluate", tmp_path / "none.safetensors", "--data", data)
+    assert "no such file" in fails(capsys, "evaluate", tmp_path / "none.safetensors", "--data", data)
     assert "holds no best.safetensors" in fails(capsys, "evaluate", tmp_path, "--data", data)
 
 

@@ -1,11 +1,13 @@
 """Decoding of real encoded files: geometry, colour, timing, sound, and what strangers may send."""
 
 import os
+import re
 import resource
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -426,8 +428,8 @@ def test_a_time_stamp_that_leaps_does_not_repeat_frames_for_years(tmp_path, monk
 
 
 def test_sound_has_a_limit(clips, monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
-    with pytest.raises(DataError, match="sound takes more than 1000 bytes"):
+    monkeypatch.setattr(decoding, "MAX_SOUND", 1000)
+    with pytest.raises(DataError, match="sound has more than 1000 samples"):
         read_sound(clips / "a.avi")
 
 
@@ -467,3 +469,59 @@ def test_ffmpeg_that_cannot_start(clips, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with pytest.raises(DataError, match="cannot start '/nowhere/ffmpeg'"):
         read_clip(clips / "a.avi", 32)
+
+
+def test_a_leap_of_time_stamps_is_filled_only_as_far_as_frames_are_wanted(tmp_path):
+    """Gigabytes in ffmpeg, and minutes, where nothing but -frames:v ends the filling."""
+    path = write_clip(tmp_path / "a.mkv", counter(5, 48, 64), "ffv1", sound=tone(0.2), extra=[
+        "-vf", "setpts='if(lt(N,4),N,4+25*72000)/25/TB'", *as_they_come()])
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
+    for rate in (None, 16000):
+        assert len(decoding.read_media(path, 256, max_frames=50, rate=rate).frames) == 50
+    assert next(stream_frames(path, 256)).shape == (256, 256, 3)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(before, 300_000)          # KiB
+    assert time.monotonic() - start < 30
+
+
+def test_sound_is_not_decoded_beyond_its_limit(tmp_path):
+    """Eight hours of silence are a file of 3 MB: ffmpeg stops after 70 minutes of it."""
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=100:cl=mono:d=90000", "-c:a", "pcm_u8", tmp_path / "a.wav")
+    media = decoding.read_media(tmp_path / "a.wav", rate=16000)
+    assert media.sound is None and f"more than {decoding.MAX_SOUND} samples" in media.fault
+
+
+def test_what_the_machine_lacks_is_not_the_fault_of_the_clip(clips, monkeypatch):
+    def lacking(*arguments, **options):
+        raise OSError(12, "Cannot allocate memory")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Cannot allocate memory"):
+        patched.setattr(ffmpeg_process.subprocess, "Popen", lacking)
+        read_clip(clips / "a.avi", 16)
+
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="can't start new thread"):
+        patched.setattr(ffmpeg_process.threading.Thread, "start", refused)
+        read_clip(clips / "a.avi", 16)
+
+    def full(self, pipe):
+        raise MemoryError
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(ffmpeg_process.Ffmpeg, "_listen", full)
+        read_clip(clips / "a.avi", 16)
+
+
+def test_a_line_of_the_log_without_an_end_is_cut(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(ffmpeg_process, "LOG_LINES", 100)
+    fake_ffmpeg(tmp_path, monkeypatch, "sys.stderr.write('x' * 5000000); os.write(1, bytes(32 * 32 * 3 * 2))")
+    run = ffmpeg_process.Ffmpeg(clips / "a.avi")
+    run.finish()
+    run.close()
+    assert len(run.log) <= 150 * ffmpeg_process.LINE_BYTES
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="Linux shows the limits of a process")
+def test_ffmpeg_has_a_limit_of_memory(tmp_path):
+    reading = ffmpeg_process.Ffmpeg(write_clip(tmp_path / "a.avi"), ["-f", "rawvideo", "-pix_fmt", "rgb24"])
+    limits = Path(f"/proc/{reading.process.pid}/limits").read_text()
+    reading.close()
+    assert re.search(rf"Max data size +{ffmpeg_process.MEMORY} +{ffmpeg_process.MEMORY} ", limits)

@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
+from emonet_scratch.data import doctor
 from emonet_scratch.data.afew import find_clips, load_features
 from emonet_scratch.data.doctor import SHOWN, Report, examine
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
-from tests.media import counter, tone, write_clip
+from tests.media import as_they_come, counter, tone, write_clip
 
 NAMES = ("loudness", "pitch", "level")
 
@@ -241,3 +242,12 @@ def test_real_clips_as_a_tiny_data_set(real_data, tmp_path):
     assert report.problems == 3, lines
     seconds = [float(word.strip(",")) for word in next(line for line in lines if "longest" in line).split()[5:8]]
     assert all(1.5 < length < 3.5 for length in seconds)
+
+
+def test_a_pipe_and_time_stamps_that_leap_are_clips_that_cannot_be_read(tree, monkeypatch):
+    monkeypatch.setattr(doctor, "LONGEST", 60)
+    os.mkfifo(tree / "Train" / "Sad" / "pipe.avi")
+    write_clip(tree / "Train" / "Sad" / "leap.mkv", counter(5, 32, 48), "ffv1", extra=[
+        "-vf", "setpts='if(lt(N,4),N,4+25*7200)/25/TB'", *as_they_come()])
+    leap, pipe = found(examine(tree), "cannot be read")
+    assert "leap.mkv': pictures for more than 60 seconds" in leap and "pipe.avi': expected a regular file" in pipe

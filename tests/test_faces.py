@@ -1,5 +1,7 @@
 """The face of a clip: real clips, and findings that are planted."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,7 +72,7 @@ def test_real_faces(real_data, tmp_path, emotion):
     path, = (real_data / "crema_d").glob(f"*{emotion}*.flv")
     cache = FrameCache(tmp_path)
     clip, found = faces.read_face(path, 96, max_frames=30, cache=cache)
-    assert found and clip.shape == (30, 96, 96, 3) and clip.std() > 20
+    assert found and clip.shape == (30, 96, 96, 3) and np.asarray(clip).std() > 20
     inside = [max(boxes, key=lambda b: b[2]) for boxes in map(faces.detect, clip[::10]) if boxes]
     assert inside and all(30 < x + w / 2 < 66 and 30 < y + h / 2 < 66 and w > 48 for x, y, w, h in inside)
 
@@ -78,6 +80,22 @@ def test_real_faces(real_data, tmp_path, emotion):
         raise AssertionError("searched again")
     again, found = faces.read_face(path, 96, max_frames=30, cache=cache, search=never)
     assert found and np.array_equal(again, clip)
+
+
+@pytest.mark.parametrize("boxes", [np.full((30, 3), np.nan), np.full((30, 3), 1e300), np.full((3, 3), 0.5)],
+                         ids=["nan", "huge", "few"])
+def test_boxes_of_a_stranger_in_the_cache_are_searched_again(real_data, tmp_path, boxes):
+    path, = (real_data / "crema_d").glob("*ANG*.flv")
+    cache = FrameCache(tmp_path)
+    first, _ = faces.read_face(path, 32, max_frames=30, cache=cache)
+    first = np.asarray(first)
+    for key in [file.stem for file in tmp_path.iterdir()]:
+        if cache.load(key, (3,), np.float64, 0) is None:
+            os.remove(tmp_path / f"{key}.npy")
+        else:
+            cache.store(key, boxes)
+    again, found = faces.read_face(path, 32, max_frames=30, cache=cache)
+    assert found and np.array_equal(again, first)
 
 
 def test_where_the_face_is_does_not_depend_on_the_size_that_is_wanted(real_data, tmp_path):

@@ -503,7 +503,7 @@ def test_a_file_that_is_none_names_itself(tmp_path):
     save_file({"W": np.ones(3)}, path)
     with pytest.raises(ValueError, match="not the state of an LDA"):
         LDA.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="absent': no such file"):
         LDA.load(tmp_path / "absent")
 
 

@@ -1,8 +1,10 @@
 """A clip that cannot be read is named and counted: the rule of skip and stop."""
 
+import threading
+
 import pytest
 
-from emonet_scratch.data.left_out import attempt, usable
+from emonet_scratch.data.left_out import attempt, attempt_all, usable
 from emonet_scratch.errors import DataError
 
 
@@ -27,3 +29,14 @@ def test_skip_names_each_and_stop_raises_the_first():
     assert next(found) == (1, 1)
     with pytest.raises(DataError, match=r"^-2 cannot be read \(--on-error skip leaves such clips out\)$"):
         next(found)
+
+
+def test_many_at_once_in_their_order(monkeypatch):
+    found = list(attempt_all(read, (1, -2, 3), 2))
+    assert found[::2] == [1, 3] and isinstance(found[1], DataError)
+
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(OSError, match="can't start new thread"):
+        list(attempt_all(read, (1, 2), 2))

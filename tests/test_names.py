@@ -110,3 +110,12 @@ def test_a_message_stays_on_its_line(capsys, tmp_path):
     assert main(["doctor", name]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert all("\x1b" not in line for line in lines) and sum(line.startswith("emonet: error: ") for line in lines) == 2
+
+
+def test_a_terminal_gets_no_escape_sequence_from_a_table(trained, data, tmp_path, monkeypatch, streams):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next((data / "Val_AFEW").rglob("*.avi")), NAMES[2])
+    out, _ = streams("utf-8:strict")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["predict", "--checkpoint", str(trained), "--csv", NAMES[2]]) == 0
+    assert b"\x1b" not in out.getvalue() and b"\\x1b[31mred.avi" in out.getvalue()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -212,7 +213,6 @@ def test_names_that_are_not_utf8_survive(tmp_path):
     (HEADER.replace("f0 numeric", "'f0 numeric"), 3, "'@attribute NAME TYPE'"),
     ("@relation r\n@attribute name string\n@data\na\n", 2, "numeric feature column"),
     ("name;f0\na;1\n", 1, "is this an ARFF file"),
-    ("", 1, "empty"),
     (" \r\n\n\u2003", 1, "empty"),
     (b"RIFF\x00\x01\n", 1, "binary"),
     (HEADER.encode() + b"a,1,2,Sad\n\0\0", 8, "binary"),
@@ -243,14 +243,14 @@ def test_csv_with_and_without_header(tmp_path):
 
 @pytest.mark.parametrize(("text", "line", "words"), [
     ("name;frameTime;f0\n'a';0;1\n'b';0\n", 3, "expected 3 values"),
-    ("name;frameTime;f0\n", 2, "at least one row"),
+    ("name;frameTime;f0\n", 1, "at least one row"),
     ("name;frameTime;f0\n'a';0;x\n", 2, "column 3: expected a number or '?', got 'x'"),
     ("f0\n1\n", 1, "separated by ';'"), ("'a;b'\n1\n", 1, "separated by ';'"),
     ("name;f0\na;1,5\n", 2, "column 2: expected a number or '?', got '1,5'"),            # a decimal comma
     ("name,f0\na,1,5\n", 2, "expected 2 values"),
     ("'a';0\n", 1, "numeric feature column"),
     ("\n\n'a;0;1\n", 3, "closing quote"),
-    ("", 1, "empty"),
+    ("\n ", 1, "empty"),
 ])
 def test_a_damaged_csv_is_named_with_its_line(tmp_path, text, line, words):
     refused(read_csv, written(tmp_path, text, "f.csv"), f" line {line}: ", words)
@@ -312,15 +312,33 @@ def test_read_features_goes_by_suffix(tmp_path):
     assert read_features(written(tmp_path, HEADER + "a,1,2,Sad\n", "F.ARFF")).rows[0].name == "a"
     assert read_features(written(tmp_path, "name;frameTime;f0\na;0;1\n", "F.CSV")).rows[0].name == "a"
     refused(read_features, written(tmp_path, "x", "f.txt"), "suffix '.txt'")
-    refused(read_features, tmp_path / "absent.arff", "nothing that can be read")
+    refused(read_features, tmp_path / "absent.arff", "no such file")
     (tmp_path / "folder.arff").mkdir()
-    refused(read_features, tmp_path / "folder.arff", "nothing that can be read")
+    refused(read_features, tmp_path / "folder.arff", "expected a regular file")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.arff")
-    refused(read_features, tmp_path / "pipe.arff", "nothing that can be read")
+    refused(read_features, tmp_path / "pipe.arff", "expected a regular file")
+    refused(read_features, written(tmp_path, "", "none.csv"), "empty")
+    with open(tmp_path / "sparse.arff", "wb") as file:
+        file.truncate(2**42)
+    refused(read_features, tmp_path / "sparse.arff", "line 1: expected at most")
+
+
+def test_what_a_feature_file_may_hold_is_bounded(tmp_path, monkeypatch):
+    """Read line by line, so that no file takes more memory than its numbers."""
+    tracemalloc.start()
+    refused(read_arff, written(tmp_path, "@relation '" + "x" * 2**22), "line 1", "in a line")
+    refused(read_arff, written(tmp_path, HEADER + "'" + "x" * (2**21 - 9) + "',1\n"), "expected 4 values")
+    refused(read_csv, written(tmp_path, "a;" * 10**6, "f.csv"), "65536 columns")
+    refused(read_arff, written(tmp_path, "%\n" * 2**17), "line 131072")
+    assert tracemalloc.get_traced_memory()[1] < 3e8
+    tracemalloc.stop()
+    monkeypatch.setattr(opensmile, "MOST_VALUES", 500)
+    refused(read_arff, written(tmp_path, HEADER + "a,1,2,Sad\n" * 50), "divide it")
+
 
 
 def test_long_lines_of_quotes_and_blanks_take_no_time(tmp_path):

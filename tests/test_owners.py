@@ -215,7 +215,7 @@ def test_a_synthesis_removes_what_a_killed_one_left(tmp_path, monkeypatch):
 
 
 def test_the_cache_removes_what_killed_writers_left(tmp_path):
-    (tmp_path / ".part-0").touch()
+    (tmp_path / f".part-{0:016}").touch()
     FrameCache(tmp_path)
     assert os.listdir(tmp_path) == []
 

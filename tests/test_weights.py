@@ -165,7 +165,7 @@ def test_a_file_cannot_change_what_the_next_one_meets(tmp_path):
 def test_compressed_short_and_foreign_storages_are_refused(tmp_path):
     path = tmp_path / "w.pt"
     zipped(path, {"w": tensor(S, (4,), (1,))}, [S], zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightsError, match="storage 0 has 16 bytes"):
+    with pytest.raises(WeightsError, match="net/byteorder is compressed, or of more than 16 bytes"):
         read_weights(path)
     zipped(path, {"w": tensor(S, (4,), (1,))}, [Storage("FloatStorage", "0", S.numbers[:3])])
     with pytest.raises(WeightsError, match="storage 0 has 12 bytes, expected 4 numbers of FloatStorage"):
@@ -185,14 +185,16 @@ def test_every_damaged_file_is_one_line(tmp_path):
             with pytest.raises(WeightsError, match=r"cut\.pt") as caught:
                 read_weights(tmp_path / "cut.pt")
             assert "\n" not in str(caught.value)
-    for foreign in (b"", b"no weights", pickle.dumps([1, 2]), b"PK\x03\x04"):
+    for foreign in (b"no weights", pickle.dumps([1, 2]), b"PK\x03\x04"):
         good.write_bytes(foreign)
         with pytest.raises(WeightsError, match="holds no weights that can be read"):
             read_weights(good)
-    with pytest.raises(WeightsError, match="cannot be read: No such file"):
-        read_weights(tmp_path / "missing.pt")
-    with pytest.raises(WeightsError, match="cannot be read: Is a directory"):
-        read_weights(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pt")
+    good.write_bytes(b"")
+    for path, reason in [("missing.pt", "no such file"), (".", "a regular file, got a directory"), ("good.pt", "is empty"),
+                         ("pipe.pt", "a regular file, got a device or pipe")]:
+        with pytest.raises(WeightsError, match=reason):
+            read_weights(tmp_path / path)
 
 
 TORCH_NAMES = [("features.", ""), ("stage", "layer"), ("body.", ""), ("gamma", "weight"), ("beta", "bias"),
@@ -227,8 +229,8 @@ def test_another_network_is_refused(tmp_path):
     for change, reason in [
             ({"layer4.0.conv1.weight": np.zeros((3, 3, 3, 3), np.float32)}, "layer4.0.conv1.weight is no part of a CIFAR"),
             ({"fc.weight": None}, "it has no classifier"), ({"conv1.weight": None}, "is no part of a CIFAR ResNet"),
-            ({"fc.bias": None}, "does not fit ResNet.*dense.b"),
-            ({"layer2.0.bn1.weight": np.zeros(5, np.float32)}, "does not fit ResNet.*shape")]:
+            ({"fc.bias": None}, "fits no ResNet-8: .*dense.b"),
+            ({"layer2.0.bn1.weight": np.zeros(5, np.float32)}, "fits no ResNet-8: .*shape")]:
         save_file({k: v for k, v in (state | change).items() if v is not None}, path)
         with pytest.raises(WeightsError, match=reason):
             ResNet.from_torch(path)
@@ -308,3 +310,93 @@ def untyped(storage, size, stride, dtype):
     dtype = reference("torch", dtype) if isinstance(dtype, str) and len(dtype) > 1 else dtype
     hooks = collections.OrderedDict()
     return Named("torch._utils", "_rebuild_tensor_v3", storage, 0, size, stride, False, hooks, dtype, None)
+
+
+def legacy_object(path, code):
+    """A legacy file with this program in the object's place."""
+    head = b"".join(pickle.dumps(part, 2) for part in (LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True}))
+    path.write_bytes(head + code + b"\x80\x02]q\x00.")
+
+
+BIG = b"\x80\x02](" + b"N" * 5000 + b"eq\x00"                                   # a list of 5,000 under memo 0
+HOSTILE = {
+    "a key of nested tuples": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
+    "a key of 2^40 references": b"\x80\x02})" + b"2\x86" * 40 + b"Ns.",
+    "keys that collide": b"\x80\x02}\x8a\x09\xff\xff\xff\xff\xff\xff\xff\x1f\x00Ns.",
+    "dictionaries that are nested too deeply": b"\x80\x02" + b"}U\x01a" * 1500 + b"N" + b"s" * 1500 + b".",
+    "a dictionary that contains itself": b"\x80\x02}q\x00U\x01ah\x00s.",
+    "2^40 references": b"\x80\x02}q\x00" + b"".join(b"}(U\x01ah%cU\x01bh%cuq%c" % (k, k, k + 1) for k in range(40)) + b".",
+    "a memo of 2^32": b"\x80\x02}r\xff\xff\xff\xff.",
+    "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f" + b"1" * 50 + b".",
+    "gigabytes declared": b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.",
+    "too many operations": b"\x80\x02" + b"N0" * 2**19 + b"N.",
+    "a long list, copied again and again": BIG + b"(ccollections\nOrderedDict\nq\x010" + b"h\x01h\x00\x85R0" * 2000 + b".",
+    "a class": b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_pickle_cannot_take_time_or_memory(tmp_path, name):
+    legacy_object(tmp_path / "x.pt", HOSTILE[name])
+    if name == "a memo of 2^32":
+        assert read_weights(tmp_path / "x.pt") == {}
+        return
+    with pytest.raises(WeightsError) as caught:
+        read_weights(tmp_path / "x.pt")
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+def test_a_storage_that_never_comes_is_no_tensor(tmp_path):
+    legacy(tmp_path / "x.pt", {"w": tensor(S, (4,), (1,))})
+    with pytest.raises(WeightsError, match="storage 0 is not in it"):
+        read_weights(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+def test_a_storage_is_read_once(tmp_path, write):
+    s = Storage("FloatStorage", "0", np.arange(1000, dtype=np.float32))
+    write(tmp_path / "x.pt", {f"v{k}": tensor(s, (1000 - k,), (1,), k) for k in range(100)}, [s])
+    found = read_weights(tmp_path / "x.pt")
+    assert len(found) == 100 and all(np.shares_memory(a, found["v0"]) for a in found.values())
+
+
+def test_storages_are_no_larger_than_the_file(tmp_path):
+    s = Storage("FloatStorage", "0", np.empty(10**9, np.uint8)[:0].view(np.float32))
+    class Long:
+        def __len__(self):
+            return 2**40
+    s.numbers = Long()
+    legacy(tmp_path / "x.pt", {"w": tensor(s, (4,), (1,))})
+    with pytest.raises(WeightsError, match="more numbers than the file has bytes for"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_what_is_declared_is_compared_with_what_is_there(tmp_path):
+    """Width 3,000 and 10,000 blocks of tensors without numbers; holes; views that one storage lends to all."""
+    path, state = tmp_path / "w.safetensors", as_torch(ResNet(8))
+    wide = {name: np.zeros((*a.shape[:-1], 0), np.float32) for name, a in state.items()}
+    wide |= {"conv1.weight": np.zeros((3000, 3, 3, 3), np.float32), "fc.weight": np.zeros((10, 0), np.float32)}
+    save_file(wide, path)
+    with pytest.raises(WeightsError, match="declares is larger than what it holds"):
+        ResNet.from_torch(path)
+    save_file(state | {f"layer1.{k}.conv1.weight": np.zeros((0,), np.float32) for k in range(10_000)}, path)
+    with pytest.raises(WeightsError, match="declares is larger than what it holds"):
+        ResNet.from_torch(path)
+    safetensors(path, a=("F32", [2**27], b""))
+    with pytest.raises(WeightsError, match="invalid shape, data type, or offset"):
+        read_weights(path)
+    os.truncate(path, 2**29)
+    with pytest.raises(WeightsError, match="are holes"):
+        read_weights(path)
+    os.truncate(path, 2**29 + 1)
+    with pytest.raises(WeightsError, match="expected at most 536,870,912 bytes"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_named(tmp_path, bad):
+    state = as_torch(ResNet(8))
+    state["layer2.0.conv1.weight"].flat[3] = bad
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"'layer2\.0\.conv1\.weight' holds numbers that are not finite"):
+        ResNet.from_torch(tmp_path / "w.safetensors")

@@ -27,6 +27,7 @@ import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
+from ..files import faults_of
 from .opensmile import ESCAPES, Row, Table, is_feature_table, read_features
 from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
@@ -323,7 +324,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
                         f"{'a file' if root.exists() else 'nothing of that name'}: name the folder itself")
 
     def stop(error: OSError) -> None:
-        raise DataError(f"{error.filename!r}: cannot list this folder: {error.strerror}")
+        with faults_of(error.filename):
+            raise error
 
     linked = {root.resolve()}
     for folder, folders, files in os.walk(root, followlinks=True, onerror=stop):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..emotions import CLASSES
-from .video import augment, sample_frames
+from .video import Frames, augment, sample_frames
 
 
 @dataclass
@@ -16,13 +16,13 @@ class Split:
     """The clips of one split, N of them.
 
     ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
-    frozen trunk, memory-mapped if large, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or
-    what is in each clip and must not be on both sides of a split, "" where that is not known; classes: what labels count.
+    frozen trunk, perhaps in files, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or what is in
+    each clip and must not be on both sides of a split, "" where that is not known; classes: what labels count.
     """
 
     ids: list[str]
     labels: np.ndarray
-    frames: list[np.ndarray] | None = None
+    frames: list[Frames] | None = None
     audio: np.ndarray | None = None
     keys: list[str] | None = None
     groups: list[str] | None = None
@@ -84,9 +84,8 @@ def _audio(audio: np.ndarray, clips: np.ndarray, seed: int, epoch: int, rate: fl
     return np.where(np.array(kept)[:, None], audio, 0).astype(audio.dtype)
 
 
-def _draw(clip: np.ndarray, frames: int | None, rng: np.random.Generator | None, jitter: bool, window: int,
+def _draw(clip: Frames, frames: int | None, rng: np.random.Generator | None, jitter: bool, window: int,
           windows: int) -> np.ndarray:
     """The frames of one clip that a batch takes, all where `frames` is None; (T, H, W, 3) are jittered if asked for."""
-    if frames is not None:
-        clip = clip[sample_frames(len(clip), frames, rng, window, windows)]
+    clip = np.asarray(clip) if frames is None else clip[sample_frames(len(clip), frames, rng, window, windows)]
     return augment(clip, rng) if jitter and rng is not None and clip.ndim == 4 else clip

@@ -9,25 +9,32 @@
 The pickles are read by an unpickler that builds lists, dictionaries and arrays of bytes only.
 """
 
+import gzip
 import io
 import itertools
+import operator
 import os
-import pickle
 import tarfile
-from collections.abc import Callable
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..files import LACKS, bounded_zip, opened, read_whole
+from ..pickles import Made, Unpickler
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 32
 FILES = {"py": {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]},
          "bin": {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}}
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
+#: Bytes of one file of a split or column of an .npz, of an archive unpacked, and of a picture; pictures.
+MOST_FILE, MOST_ARCHIVE, MOST_PICTURE, MOST_IMAGES = 2**26, 2**28, 2**20, 60_000
 
 
 def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -39,11 +46,15 @@ def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.nd
         raise DataError(f"CIFAR-10 {name} does not exist")
     read = _folder if path.is_dir() else _packed if path.suffix == ".npz" else _archive
     try:
-        images, labels = read(path, split)
+        with warnings.catch_warnings():                                       # of Pillow, about odd pictures
+            warnings.simplefilter("ignore")
+            images, labels = read(path, split)
     except DataError:
         raise
     except Exception as error:                  # damaged archives, pickles and pictures raise nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        if isinstance(error, OSError) and error.errno in LACKS:
+            raise
+        reason = (str(error)[:300] or type(error).__name__).splitlines()[0].rstrip(":")
         raise DataError(f"CIFAR-10 {name}: {split} cannot be read: {reason}") from error
     if not len(images):
         raise DataError(f"CIFAR-10 {name} has no images to {split}")
@@ -55,7 +66,7 @@ def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     for root in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin"):
         for kind, files in FILES.items():
             if (root / files["test"][0]).exists():
-                return _published(kind, split, lambda name, root=root: (root / name).read_bytes())
+                return _published(kind, split, lambda name, root=root: read_whole(root / name, MOST_FILE))
     if not (path / split).is_dir():
         raise DataError(f"CIFAR-10 {str(path)!r} has neither {FILES['py']['test'][0]} nor {FILES['bin']['test'][0]} nor "
                         f"a folder {split}")
@@ -63,16 +74,22 @@ def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     order = [c for c in CLASSES if c in classes] if set(classes) <= set(CLASSES) else classes
     found = [(p, order.index(c)) for c in order for p in sorted((path / split / c).iterdir())
              if p.suffix.lower() in PICTURES]
-    return _pictures({str(p): p.read_bytes() for p, _ in found}), np.array([label for _, label in found])
+    return (_pictures(len(found), ((str(p), read_whole(p, MOST_PICTURE)) for p, _ in found)),
+            np.array([label for _, label in found]))
 
 
 def _archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """A .tar.gz as published, read without unpacking."""
+    """A .tar.gz as published, or its .tar, read without unpacking to disk."""
     wanted, found = {name for files in FILES.values() for name in files["test"] + files["train"]}, {}
-    with tarfile.open(path) as tar:
+    with opened(path, MOST_ARCHIVE) as (file, _):
+        zipped = file.peek(2)[:2] == b"\x1f\x8b"
+        content = (gzip.open(file) if zipped else file).read(MOST_ARCHIVE + 1)
+    if len(content) > MOST_ARCHIVE:
+        raise ValueError(f"expected at most {MOST_ARCHIVE:,} bytes unpacked, got more")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         for member in tar:
-            name = member.name.rsplit("/", 1)[-1]
-            if member.isfile() and name in wanted:
+            name = member.name.rpartition("/")[2]
+            if member.isfile() and not member.issparse() and name in wanted and member.size <= MOST_FILE:
                 found[name] = tar.extractfile(member).read()
     for kind, files in FILES.items():
         if files["test"][0] in found:
@@ -101,35 +118,28 @@ def _batch_py(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     batch = _Batch(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array):
         raise ValueError(f"{name} holds no images")
-    return _checked(name, batch[b"data"].array(), np.array(batch.get(b"labels")))
+    labels = np.fromiter(map(operator.index, batch.get(b"labels") or ()), np.int64)
+    return _checked(name, batch[b"data"].array(), labels)
 
 
 def _checked(name: str, planes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as they are; ValueError unless planes are (N, 3072) and labels (N,) integers 0..9."""
     if planes.ndim != 2 or planes.shape[1] != 3 * SIZE * SIZE or labels.shape != planes.shape[:1]:
         raise ValueError(f"{name} has images of shape {planes.shape} and labels of shape {labels.shape}")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(CLASSES):
+    if labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < len(CLASSES))).all():
         raise ValueError(f"{name} has labels beyond 0..9")
     return planes, labels
 
 
-class _Type:
+class _Type(Made):
     """What a pickle calls numpy.dtype: only its name is kept."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         self.name = name
 
-    def __setstate__(self, state: Any) -> None:
-        pass
 
-
-class _Array:
+class _Array(Made):
     """What a pickle calls numpy.ndarray: its state, to be looked at before it becomes an array."""
-
-    state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
 
     def array(self) -> np.ndarray:
         """The array (any shape) uint8; ValueError for another type, before anything is built."""
@@ -139,42 +149,57 @@ class _Array:
         return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-class _Batch(pickle.Unpickler):
+class _Batch(Unpickler):
     """An unpickler for which numpy's array and dtype are the two classes above, and nothing else exists."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "dtype"):
-            return type("Type", (_Type,), {})                                 # its own: a pickle may set attributes on it
-        if module == "numpy" and name == "ndarray":
-            return type("Array", (_Array,), {})
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return lambda *_: _Array()
-        if (module, name) == ("_codecs", "encode"):                           # how Python 3 writes bytes in protocol 2
-            return lambda text, *_: str.encode(text, "latin1")
-        raise ValueError(f"it asks for {module}.{name}; nothing of it was run")
+    known: ClassVar = {
+        "numpy.dtype": _Type, "numpy.ndarray": _Array, "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+        "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
+        "_codecs.encode": lambda text, *_: str.encode(text, "latin1")}        # how Python 3 writes bytes in protocol 2
 
 
 def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) uint8 and labels (N,) of an .npz of JPEG files; ValueError where its parts do not fit."""
-    with np.load(path, allow_pickle=False) as file:
-        if f"{split}_jpeg" not in file:
-            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {', '.join(file.files)}")
-        jpeg, offsets, labels = (file[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
-    if len(offsets) != len(labels) + 1 or (np.diff(offsets) <= 0).any() or offsets[0] < 0 or offsets[-1] > len(jpeg):
+    with opened(path, MOST_ARCHIVE) as (file, _), zipfile.ZipFile(bounded_zip(file)) as archive:
+        if f"{split}_jpeg.npy" not in archive.namelist():
+            held = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:9])
+            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {held}")
+        jpeg, offsets, labels = (_column(archive, f"{split}_{part}.npy") for part in ("jpeg", "offsets", "labels"))
+    if jpeg.dtype != np.uint8:
+        raise ValueError(f"{split}_jpeg is of type {jpeg.dtype}, expected bytes")
+    if (len(offsets) != len(labels) + 1 or (offsets[1:] <= offsets[:-1]).any() or offsets[0] < 0
+            or offsets[-1] > len(jpeg)):
         raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets into {len(jpeg)} bytes do not belong together")
-    parts = {f"image {k}": jpeg[a:b].tobytes() for k, (a, b) in enumerate(itertools.pairwise(offsets))}
-    return _pictures(parts), labels
+    parts = ((f"image {k}", jpeg[a:b].tobytes()) for k, (a, b) in enumerate(itertools.pairwise(offsets)))
+    images = _pictures(len(labels), parts)
+    return images, _checked(f"{split}_labels", images.reshape(-1, 3 * SIZE * SIZE), labels)[1]
 
 
-def _pictures(files: dict[str, bytes]) -> np.ndarray:
-    """PNG, JPEG or BMP files by name, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB."""
-    images = np.empty((len(files), SIZE, SIZE, 3), np.uint8)
-    for k, (name, content) in enumerate(files.items()):
+def _column(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One row of integers of an .npz. ValueError: too large, another thing, or of another length than it says."""
+    if archive.getinfo(name).file_size > MOST_FILE:
+        raise ValueError(f"{name} has more than {MOST_FILE:,} bytes")
+    content = io.BytesIO(archive.read(name))
+    np.lib.format.read_magic(content)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+    raw = content.read()
+    if dtype.kind not in "iu" or shape != (len(raw) // dtype.itemsize,) or len(raw) % dtype.itemsize:
+        raise ValueError(f"{name} is of type {dtype} and shape {shape} in {len(raw):,} bytes, no row of integers")
+    return np.frombuffer(raw, dtype)
+
+
+def _pictures(count: int, files: Iterable[tuple[str, bytes]]) -> np.ndarray:
+    """PNG, JPEG or BMP files and their names, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB."""
+    if count > MOST_IMAGES:
+        raise ValueError(f"{count:,} pictures, expected at most {MOST_IMAGES:,}")
+    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    for k, (name, content) in enumerate(files):
         try:
-            picture = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+            picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP"))
+            if picture.size == (SIZE, SIZE):
+                images[k] = np.array(picture.convert("RGB"))
         except Exception as error:              # damaged pictures raise nearly anything
             raise ValueError(f"{name}: cannot identify a picture in it") from error
-        if picture.shape[:2] != (SIZE, SIZE):
-            raise ValueError(f"{name}: {picture.shape[1]} x {picture.shape[0]} pixels, expected {SIZE} x {SIZE}")
-        images[k] = picture
+        if picture.size != (SIZE, SIZE):
+            raise ValueError(f"{name}: {picture.size[0]} x {picture.size[1]} pixels, expected {SIZE} x {SIZE}")
     return images

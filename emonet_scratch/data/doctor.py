@@ -3,9 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,12 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan, scan_features
-from .left_out import attempt
-from .progress import progress
+from .left_out import attempt_all
 from .video import Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
 RATE = 16000            # samples a second, as for features: what is heard there is heard here
+LONGEST = 3600          # seconds: a clip that goes on for longer has time stamps that leap, or is none
 SHOWN = 20              # items of one kind that are named; the rest is counted
 
 
@@ -90,13 +88,14 @@ def examine(root: str | os.PathLike, read: bool = True) -> Report:
 
 def _read_all(clips: Sequence[Clip]) -> tuple[list[Reading], list[str]]:
     """What is read of the clips, and why it is not of the others."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:                          # the work is done by ffmpeg, not by threads
-        results = list(progress(pool.map(partial(attempt, _read), clips), "reading clips", len(clips)))
+    results = list(attempt_all(_read, clips, os.cpu_count() or 1))            # the work is done by ffmpeg, not by threads
     return [r for r in results if isinstance(r, Reading)], [str(r) for r in results if isinstance(r, DataError)]
 
 
 def _read(clip: Clip) -> Reading:
-    key, media = content_key(clip.path), read_media(clip.path, 16, FPS, rate=RATE)
+    key, media = content_key(clip.path), read_media(clip.path, 16, FPS, LONGEST * FPS + 1, rate=RATE)
+    if len(media.frames) > LONGEST * FPS:
+        raise DataError(f"{str(clip.path)!r}: pictures for more than {LONGEST} seconds: cut it into clips")
     frames, sound = len(media.frames), 0 if media.sound is None else len(media.sound)
     cut = _cut(clip.path, media.probe.duration, frames / FPS, sound / RATE)
     return Reading(clip, key, media.probe, frames, cut, media.fault)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import owned_file, parse_json, print_anything, write_whole
+from ..files import owned_file, parse_json, print_anything, regular, write_whole
 from .afew import class_of, same_name
 from .blas import one_blas_thread
 from .left_out import attempt, usable
@@ -96,9 +96,9 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
              log: Callable[[str], None]) -> tuple[int, int]:
     partial = out.with_name(out.name + ".partial")
     if out.exists():
-        with open(partial if partial.is_file() else out, "rb") as file:
+        with suppress(OSError), open(partial, "rb", opener=regular) as file:
             if file.read(len(HEAD)) in (HEAD, b""):
-                partial.unlink(missing_ok=True)                               # killed when all was done
+                partial.unlink()                                              # killed when all was done
         raise DataError(f"{str(out)!r} exists already: remove it, or give another --out")
     clips = {clip: _identity(clip) for clip in find(paths)}
     if not clips:

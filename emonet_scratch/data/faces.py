@@ -20,7 +20,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from ..errors import DataError
-from .video import FrameCache, read_clip
+from .video import FrameCache, Frames, read_clip
 
 STEP, SMOOTH, SEARCH, DETAIL = 5, 3.0, 256, 2
 MARGIN = 1.3                    # side of the square that is cut out, over the larger side of the finding
@@ -103,7 +103,7 @@ def crop(frames: np.ndarray, boxes: np.ndarray | None, size: int) -> np.ndarray:
 
 def read_face(path: str | os.PathLike, size: int, *, max_frames: int | None = None, cache: FrameCache | None = None,
               search: Callable[[np.ndarray], list[Box]] = detect,
-              frames: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
+              frames: np.ndarray | None = None) -> tuple[Frames, bool]:
     """((T, size, size, 3) uint8, whether a face was found): the face of a clip, or its whole frames, letterboxed.
 
     frames: what `read_clip(path, SEARCH, max_frames=max_frames)` gives, where that is at hand. DataError as `read_clip`, and
@@ -114,10 +114,12 @@ def read_face(path: str | os.PathLike, size: int, *, max_frames: int | None = No
     if cache:
         settings = {"search": SEARCH, "max_frames": max_frames}
         keys = [cache.key(path, crop="faces/clip", size=size, **settings), cache.key(path, crop="faces/boxes", **settings)]
-        clip, boxes = map(cache.load, keys)
+        clip = cache.load(keys[0], (size, size, 3), most=max_frames)
+        known = cache.load(keys[1], (3,), np.float64, 0, max_frames)
+        boxes = None if known is None else np.asarray(known)
     if clip is None or boxes is None:
         frames = read_clip(path, SEARCH, max_frames=max_frames) if frames is None else frames
-        if boxes is None:             # no rows: no face
+        if boxes is None or len(boxes) not in (0, len(frames)) or not (np.abs(boxes) < 9).all():      # no rows: no face
             found = track([(t, search(frames[t])) for t in range(0, len(frames), STEP)], len(frames))
             boxes = np.empty((0, 3)) if found is None else found / SEARCH
         if DETAIL * size > SEARCH:

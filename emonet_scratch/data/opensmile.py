@@ -21,19 +21,22 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from ..files import write_whole
+from ..files import faults_of, regular_file, write_whole
 
 #: Columns that say which recording a row is of, the surest first; "index", a row number or a text without a heading, last.
 NAMES = ("name file filename filepath path wav wavfile audio clip clipname clipid video videoname videoid utterance "
          "utteranceid fileid id index").split()
+#: More than this is no feature file, or one to be divided: so that no file takes more memory than there is.
+LINE_BYTES, MOST_COLUMNS, MOST_VALUES = 2**21, 2**16, 2**26
 #: Columns that openSMILE puts in front of its features: one row a frame, a segment or a file.
 MARKS = {"frameindex", "frametime", "framelength", "start", "end"}
 BOOKKEEPING = set("starttime endtime time timestamp begin stop onset offset t0 t1 frame frames nframes "
@@ -47,7 +50,7 @@ RESERVED = SKIPPED | CLASS_NAMES            # names that no feature has
 NUMERIC = {"numeric", "real", "integer", "int", "float", "double"}
 ESCAPES = {"\\": "\\\\", "'": "\\'", '"': '\\"', "%": "\\%", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 UNESCAPES = {escape: character for character, escape in ESCAPES.items()}
-QUOTED = r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.|"")*)\""""
+QUOTED = r"""'([^'\\]*(?:\\.[^'\\]*)*)'|"([^"\\]*(?:(?:\\.|"")[^"\\]*)*)\""""        # no step, and no memory, a character
 ATTRIBUTE = re.compile(rf"@attribute\s+(?:{QUOTED}|([^\s{{'\"][^\s{{]*))\s*(.*)", re.IGNORECASE | re.DOTALL)
 CELL = {c: re.compile(rf"{blank}*(?:(?:{QUOTED}){blank}*|([^{c}]*))({c}|\Z)", re.DOTALL)
         for c, blank in ((";", r"\s"), ("\t", r"[^\S\t]"), (",", r"\s"))}
@@ -102,11 +105,14 @@ def read_arff(path: str | os.PathLike) -> Table:
     Raises DataError with file, line, what was expected and what came.
     """
     with _lines(path) as lines:
-        start = next((i for i, line in enumerate(lines) if line.strip().lower() == "@data"), None)
-        relation, columns = _header(tuple(lines[:start]))
-        if start is None:
-            raise _Fault(len(lines) - 1, "expected a line '@data' and rows below it, got the end of the file")
-        return Table(relation, columns.names, _rows(lines, start + 1, columns, ","), columns.skipped)
+        head = []
+        while (more := next(lines, None)) and more[1].strip().lower() != "@data" and len(head) < 2 * MOST_COLUMNS:
+            head.append(more[1])
+        relation, columns = _header(tuple(head))
+        if not more or len(head) == 2 * MOST_COLUMNS:
+            end = f"{len(head)} lines without" if more else "the end of the file"
+            raise _Fault(len(head) - 1, f"expected a line '@data' and rows below it, got {end}")
+        return Table(relation, columns.names, _rows(lines, columns, ","), columns.skipped)
 
 
 def read_csv(path: str | os.PathLike) -> Table:
@@ -116,8 +122,8 @@ def read_csv(path: str | os.PathLike) -> Table:
     and features, as openSMILE writes them, and the features are named column_3, column_4, ...
     """
     with _lines(path) as lines:
-        separator, columns, start = _csv_columns(lines)
-        return Table("", columns.names, _rows(lines, start, columns, separator), columns.skipped)
+        separator, columns, values = _csv_columns(lines)
+        return Table("", columns.names, _rows(values, columns, separator), columns.skipped)
 
 
 def is_feature_table(text: str) -> bool:
@@ -127,24 +133,26 @@ def is_feature_table(text: str) -> bool:
     loudness_sma3_amean, or the columns file, start, end without a class: most tables of that kind are none of features.
     """
     try:
-        lines = text.splitlines()
-        separator, columns, start = _csv_columns(lines)
+        separator, columns, values = _csv_columns(enumerate(text.splitlines()))
         marked = columns.label is None and any(_plain(name) in MARKS for name in columns.skipped)
         return separator == ";" or ((marked or any("_sma" in name for name in columns.names))
-                                    and bool(_rows(lines, start, columns, separator)))
+                                    and bool(_rows(values, columns, separator)))
     except _Fault:
         return ";" in text.partition("\n")[0]
 
 
-def _csv_columns(lines: Sequence[str]) -> tuple[str, Columns, int]:
-    """(separator, columns, number of the first line of values) of a CSV file."""
-    first, second = [*(i for i, line in enumerate(lines) if line.strip()), len(lines), len(lines)][:2]
-    separator, cells, headless = _csv_head("".join(lines[first:first + 1]), first)
-    values = [] if headless or second == len(lines) else _cells(lines[second], separator, second)
+def _csv_columns(lines: Iterator[tuple[int, str]]) -> tuple[str, Columns, Iterator[tuple[int, str]]]:
+    """(separator, columns, the lines of values) of a CSV file."""
+    filled = ((i, line) for i, line in lines if line.strip())
+    first, head = next(filled, (0, ""))
+    two = list(islice(filled, 1))
+    separator, cells, headless = _csv_head(head, first)
+    values = [] if headless or not two else _cells(two[0][1], separator, two[0][0])
     texts = {*NAMES[:-1], *CLASS_NAMES} | {"index" for cell, value in zip(cells, values, strict=False)
                                            if _plain(cell) == "index" and not _is_number(value or "0")}
     kinds = ["string" if _plain(cell) in texts else "numeric" for cell in cells]
-    return separator, _columns(list(zip(cells, kinds, strict=True)), first), first if headless else second
+    columns = _columns(list(zip(cells, kinds, strict=True)), first)
+    return separator, columns, chain([(first, head)] if headless else [], two, filled)
 
 
 def _csv_head(head: str, number: int) -> tuple[str, list[str], bool]:
@@ -216,26 +224,28 @@ def _write_lines(path: str | os.PathLike, lines: Sequence[str]) -> None:
 
 
 @contextmanager
-def _lines(path: str | os.PathLike) -> Iterator[list[str]]:
-    """The lines of a text file without their ends; a _Fault raised over them gets the file's name.
-
-    Bytes that are not UTF-8 survive as surrogates, as they do in names of files.
-    """
-    shown = repr(os.fspath(path))
-    if not Path(path).is_file():          # also keeps a named pipe from blocking the reader
-        raise DataError(f"{shown}: expected a feature file, got nothing that can be read there")
+def _lines(path: str | os.PathLike) -> Iterator[Iterator[tuple[int, str]]]:
+    """The lines of a text file, numbered, without their ends; a _Fault raised over them gets the file's name."""
     try:
-        text = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-        if not text.strip():
-            raise _Fault(0, "expected a feature file, got an empty one: extract it again")
-        lines = [line.removesuffix("\r") for line in text.split("\n")]     # splitlines() splits at U+2028 too
-        if "\0" in text:
-            raise _Fault(text[:text.index("\0")].count("\n"), "expected text, got binary data: no feature file")
-        yield lines
-    except OSError as error:
-        raise DataError(f"{shown}: cannot read: {error.strerror}") from None
+        with faults_of(path), open(regular_file(path), "rb") as file:
+            yield _numbered(file)
     except _Fault as fault:
-        raise DataError(f"{shown} line {fault.args[0] + 1}: {fault.args[1]}") from None
+        raise DataError(f"{os.fspath(path)!r} line {fault.args[0] + 1}: {fault.args[1]}") from None
+
+
+def _numbered(file: IO[bytes]) -> Iterator[tuple[int, str]]:
+    """Bytes that are not UTF-8 survive as surrogates, as they do in names of files."""
+    blank = True
+    for i, line in enumerate(chain(iter(partial(file.readline, LINE_BYTES + 1), b""), [b""])):
+        if len(line) > LINE_BYTES:
+            raise _Fault(i, f"expected at most {LINE_BYTES} bytes in a line, got more: no feature file")
+        if b"\0" in line:
+            raise _Fault(i, "expected text, got binary data: no feature file")
+        text = line.removeprefix(b"\xef\xbb\xbf" if i == 0 else b"").decode("utf-8", "surrogateescape")
+        blank = blank and not text.strip()
+        if blank and not line:
+            raise _Fault(0, "expected a feature file, got an empty one: extract it again")
+        yield i, text.removesuffix("\n").removesuffix("\r")
 
 
 @lru_cache(maxsize=4)
@@ -271,11 +281,14 @@ def _columns(attributes: list[tuple[str, str]], line: int) -> Columns:
     """What each (name, type) column holds, as the head of this file says."""
     plain, kinds = [_plain(name) for name, _ in attributes], [kind for _, kind in attributes]
     features = tuple(i for i, kind in enumerate(kinds) if kind in NUMERIC and plain[i] not in RESERVED)
+    if len(attributes) > MOST_COLUMNS:
+        raise _Fault(line, f"expected at most {MOST_COLUMNS} columns, got {len(attributes)}")
     if not features:
         raise _Fault(line, f"expected a numeric feature column, got none among {len(attributes)} columns")
     name = _name_column(plain, kinds)
     label = _label_column(plain, kinds, name)
-    skipped = tuple(attributes[i][0] for i in range(len(plain)) if i not in {*features, name, label})
+    used = {*features, name, label}
+    skipped = tuple(attributes[i][0] for i in range(len(plain)) if i not in used)
     return Columns(len(attributes), name, label, features, tuple(attributes[i][0] for i in features), skipped)
 
 
@@ -294,12 +307,16 @@ def _label_column(plain: list[str], kinds: list[str], name: int | None) -> int |
     return max((i for i, kind in enumerate(kinds) if kind == "nominal" and i != name), default=None)
 
 
-def _rows(lines: list[str], start: int, columns: Columns, separator: str) -> list[Row]:
-    """The rows from line `start` on, blank lines and comments left out; _Fault where there is none."""
-    rows = [_row(line, i, columns, separator) for i, line in enumerate(lines[start:], start)
-            if line.strip()[:1] not in ("", "%")]
+def _rows(lines: Iterator[tuple[int, str]], columns: Columns, separator: str) -> list[Row]:
+    """The rows of these lines, blank ones and comments left out; _Fault where there is none, or too many for the memory."""
+    rows, number = [], 0
+    for number, line in lines:
+        if line.strip()[:1] not in ("", "%"):
+            rows.append(_row(line, number, columns, separator))
+            if len(rows) * (columns.count + 64) > MOST_VALUES:
+                raise _Fault(number, f"expected at most {MOST_VALUES} values in a file, got more: divide it")
     if not rows:
-        raise _Fault(len(lines) - 1, "expected at least one row of values, got none: extract the features again")
+        raise _Fault(number, "expected at least one row of values, got none: extract the features again")
     return rows
 
 

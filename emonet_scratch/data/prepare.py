@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from .blas import one_blas_thread
 from .clips import Collection, collect
 from .extract import DEFAULT, EXTRACTORS, base_of, made_by
 from .faces import SEARCH, import_cv2, read_face
-from .left_out import attempt, usable
-from .progress import progress
+from .left_out import attempt, attempt_all, usable
 from .sound.is10 import RATE
-from .video import FrameCache, Media, content_key, read_media
+from .video import FrameCache, Frames, Media, content_key, read_media
 
 NOTHING = Media(None, None, None, "")
 WORKERS = 1 + (os.cpu_count() or 1)     # threads: while ffmpeg decodes for one, the vector of another is computed
@@ -96,13 +94,14 @@ def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of a clip: frames (T, H, W, 3) uint8, its audio vector (D,), sha256 of the file; each only if asked for.
+    """What was read of a clip: frames (T, H, W, 3) uint8, perhaps in a file, its audio vector (D,), sha256 of the
+    file; each only if asked for.
 
     fault: why its sound cannot be decoded, "" where it can or where there is none. face: whether a face was found, if any
     was looked for.
     """
 
-    frames: np.ndarray | None = None
+    frames: Frames | None = None
     audio: np.ndarray | None = None
     key: str = ""
     fault: str = ""
@@ -150,17 +149,18 @@ class Reader:
     def _read(self, path: Path, listen: bool) -> Reading:
         content = content_key(path)
         key = self._key(content, extractor=self.extractor)
-        audio = self._known(key) if listen else None
-        rate = RATE if listen and audio is None else None
+        compute, names = EXTRACTORS[self.extractor]
+        known = self.cache.load(key, (), np.float64, len(names), len(names)) if self.cache and listen else None
+        audio = np.full(len(names), np.inf) if known is None else np.asarray(known)
+        rate = RATE if listen and not (np.isfinite(audio).all() or np.isnan(audio).all()) else None
         media, frames, face = self._see(path, content, rate)
         if rate:
-            compute, names = EXTRACTORS[self.extractor]
             audio = np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
             if self.cache and not media.fault:
                 self.cache.store(key, audio)
-        return Reading(frames, audio, content if self.pictures else "", media.fault, face)
+        return Reading(frames, audio if listen else None, content if self.pictures else "", media.fault, face)
 
-    def _see(self, path: Path, content: str, rate: int | None) -> tuple[Media, np.ndarray | None, bool]:
+    def _see(self, path: Path, content: str, rate: int | None) -> tuple[Media, Frames | None, bool]:
         """(what ffmpeg has read, with sound if there is a rate; frames; whether a face was found)."""
         if not self.pictures:
             return _hear(path, rate), None, True
@@ -169,7 +169,7 @@ class Reader:
             media = read_media(path, SEARCH, max_frames=most, rate=rate) if rate else NOTHING
             return media, *read_face(path, size, max_frames=most, cache=self.cache, frames=media.frames)
         key = self._key(content, size=size, max_frames=most, fit=fit)
-        frames = self._known(key)
+        frames = self.cache.load(key, (size, size, 3), most=most) if self.cache else None
         if frames is not None:
             media = attempt(_hear, path, rate)
             return Media(None, None, None, str(media)) if isinstance(media, DataError) else media, frames, True
@@ -179,9 +179,6 @@ class Reader:
     def _key(self, content: str, **settings: Any) -> str:
         return self.cache.key_of(content, **settings) if self.cache else ""
 
-    def _known(self, key: str) -> np.ndarray | None:
-        return self.cache.load(key) if self.cache else None
-
 
 def _hear(path: Path, rate: int | None) -> Media:
     return read_media(path, rate=rate) if rate else NOTHING
@@ -190,12 +187,8 @@ def _hear(path: Path, rate: int | None) -> Media:
 def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: str,
               log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[Clip]]:
     """The readings of the clips, many at once; and the clips that are left out."""
-    with one_blas_thread(), ThreadPoolExecutor(WORKERS) as pool:
-        results = zip(clips, pool.map(partial(attempt, read), clips), strict=True)
-        try:
-            readings = dict(usable(progress(results, "reading clips", len(clips)), on_error, log))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with one_blas_thread(), closing(attempt_all(read, clips, WORKERS)) as results:
+        readings = dict(usable(zip(clips, results, strict=True), on_error, log))
     for clip, reading in readings.items():
         if reading.fault:
             name = repr(str(clip.path))

@@ -43,7 +43,7 @@ def _whole(value: Any, least: int = 1) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18
+    return _whole(value, 0) or (isinstance(value, float) and 0 <= value < 1e38)
 
 
 def _sizes(value: Any) -> bool:
@@ -53,7 +53,7 @@ def _sizes(value: Any) -> bool:
 COUNT = Rule(_whole, "a positive integer below 2**63")
 OPTIONAL_COUNT = optional(COUNT)
 NATURAL = Rule(lambda value: _whole(value, 0), "an integer from 0 to 2**63 - 1")
-NUMBER = Rule(_number, "a number from 0 to 1e18")
+NUMBER = Rule(_number, "a number from 0 to 1e38")
 SHARE = Rule(lambda value: _number(value) and value < 1, "a number in [0, 1)")
 OPTIONAL_POSITIVE = optional(Rule(lambda value: _number(value) and value > 0, "a positive number"))
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")

@@ -53,12 +53,12 @@ class ResNet(Sequential):
         normalised as they were when it was trained. WeightsError where it holds another network.
         """
         arguments, state = read_resnet(path)
-        model = cls(**arguments)
         try:
+            model = cls(**arguments)
             model.load_state_dict(state)
+            return model
         except ValueError as error:
-            raise WeightsError(f"{str(path)!r} does not fit {model!r}: {error}") from error
-        return model
+            raise WeightsError(f"{str(path)!r} fits no ResNet-{arguments['depth']}: {error}") from error
 
     @classmethod
     def pretrained(cls) -> ResNet:

@@ -139,6 +139,15 @@ def _journal_errors(folder: Path) -> Iterator[None]:
                         f"({type(error).__name__}: {error}): restore it, or search anew with another --out") from None
 
 
+def _repair(path: Path) -> None:
+    """Cut half a line at the end of a journal, which a writer that died left, and nobody has acted upon."""
+    content = read_whole(path, 2**28) if path.exists() and (not path.is_file() or path.stat().st_size) else b""
+    if not HEAD.startswith(content[:len(HEAD)].rstrip(b"\0")):
+        raise DataError(f"{str(path)!r} is no journal of a study: move it elsewhere, or give another --out")
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
     """The study in `folder`, made if there is none; DataError where it is not the search for `what`."""
     from optuna.storages.journal import JournalFileBackend
@@ -149,16 +158,16 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
         if not journal_lock.held:
             raise DataError(f"{str(folder)!r} is on a file system without flock, which several processes need: give another "
                             f"--out")
-        content = read_whole(path, 2**28) if path.exists() and (not path.is_file() or path.stat().st_size) else b""
-        if (begun := content[:len(HEAD)].rstrip(b"\0")) and not HEAD.startswith(begun):
-            raise DataError(f"{str(path)!r} is no journal of a study: move it elsewhere, or give another --out")
-        if not content.endswith(b"\n") and content:                           # a writer that died left half a line,
-            os.truncate(path, content.rfind(b"\n") + 1)                       # which nobody has acted upon
+        _repair(path)
         remove_leftovers(folder)
     with Lock(folder / "study.lock"), _journal_errors(folder):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         study = optuna.create_study(storage=storage, study_name="emonet", load_if_exists=True,
                                     pruner=optuna.pruners.NopPruner())
+        if [direction.name for direction in study.directions] != ["MINIMIZE"]:
+            raise ValueError(f"its directions are {study.directions}")
+        for trial in study.trials:
+            _line(trial)                                                      # what cannot be told now could not later
         known = study.user_attrs.get("search")
         if known is None:
             if study.trials:

@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
-from ..files import parse_json, read_tensors, read_whole, write_tensors, write_whole
+from ..errors import CheckpointError, DataError
+from ..files import check_finite, parse_json, read_tensors, read_whole, write_tensors, write_whole
 from ..models.config import COUNT, NUMBER, one_of, optional
 
 FORMAT = 1
@@ -26,13 +26,17 @@ def write_checkpoint(path: str | os.PathLike, groups: dict[str, dict[str, np.nda
     write_tensors(path, arrays, {"emonet": json.dumps(meta | {"format": FORMAT}, sort_keys=True)})
 
 
-def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
-    """(groups, meta) as `write_checkpoint` got them. CheckpointError where the file is cut short or not ours."""
+def read_checkpoint(path: str | os.PathLike, wanted: Callable[[str], bool] = lambda name: True,
+                    ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """(groups, meta) as `write_checkpoint` got them; wanted: which arrays, by "GROUP/NAME".
+
+    CheckpointError where the file is cut short or not ours, or what is no state of an optimizer holds a NaN or infinity.
+    """
     name = repr(str(path))
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {name} does not exist")
     try:
-        arrays, metadata = read_tensors(path)
+        arrays, metadata = read_tensors(path, wanted=wanted)
+    except DataError as error:
+        raise CheckpointError(f"checkpoint {error}") from error
     except ValueError as error:
         raise CheckpointError(f"checkpoint {name} is {error}: use another one, such as best.safetensors or last.safetensors "
                               f"beside it") from error
@@ -46,6 +50,8 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, dict[str, np.nda
     for key, array in arrays.items():
         group, _, member = key.partition("/")
         groups.setdefault(group, {})[member] = array
+    with expected_of(path):
+        check_finite({key: array for key, array in arrays.items() if not key.startswith("optimizer/")})
     return groups, meta
 
 
@@ -83,6 +89,6 @@ def expected_of(path: str | os.PathLike) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not hold a network of this version "
                               f"({type(error).__name__}: {error})") from error

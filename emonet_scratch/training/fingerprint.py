@@ -31,7 +31,7 @@ def fingerprint(train: Split, val: Split, modalities: Sequence[str]) -> dict[str
     for name, split in (("train", train), ("val", val)):
         parts = {"names": [json.dumps(split.ids).encode()], "labels": [split.labels]}
         if "video" in modalities:
-            parts["clips"] = split.frames if split.keys is None else [json.dumps(split.keys).encode()]
+            parts["clips"] = map(np.asarray, split.frames) if split.keys is None else [json.dumps(split.keys).encode()]
         if "audio" in modalities:
             parts["audio vectors"] = [split.audio]
         data[name] = {"number": len(split)} | {what: sha256(content) for what, content in parts.items()}

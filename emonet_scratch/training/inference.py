@@ -15,6 +15,7 @@ from ..errors import CheckpointError
 from ..files import say
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
+from ..weights import Bounded
 from .calibration import restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
 from .metrics import chance_and_majority, confusion_matrix, macro_f1, unweighted_recall, wilson_interval
@@ -150,7 +151,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         if not found:
             raise CheckpointError(f"{str(path)!r} holds no best.safetensors: name a checkpoint or the folder of a run")
         path = found[0]
-    groups, meta = read_checkpoint(path)
+    groups, meta = read_checkpoint(path, lambda name: not name.startswith("optimizer/"))
     with expected_of(path):
         config, facts = EmoNetConfig().replace(**meta["config"]), meta["facts"]
         if ("audio" in config.modalities) != ("projection" in groups):
@@ -159,8 +160,10 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         if not (2 <= len(set(classes)) == len(classes) and all(isinstance(name, str) and name for name in classes)):
             raise ValueError(f"its classes are {facts['classes']}")
         projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
-        K = groups["model"]["audio.dense1.W"].shape[0] if projection else 0
-        net = EmoNet(config, K, np.random.default_rng(0), False, len(classes)).to_device(device)
+        names, K = tuple(facts["feature_names"]), len(projection.scale) if projection else 0
+        if not all(isinstance(name, str) for name in (*names, facts["extractor"])) or (
+                projection and len(names) != len(projection.mean)):
+            raise ValueError("its extractor and audio features are no names, or not one a feature")
+        net = EmoNet(config, K, Bounded(groups["model"]), False, len(classes)).to_device(device)
         net.load_state_dict(groups["model"])
-        return Model(net, projection, tuple(facts["feature_names"]), facts["extractor"], path, classes,
-                     restored_temperature(meta))
+        return Model(net, projection, names, facts["extractor"], path, classes, restored_temperature(meta))

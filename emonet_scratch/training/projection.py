@@ -124,6 +124,9 @@ class AudioProjection:
         self = cls(clip=float(state["clip"]) if "clip" in state else None)
         self.mean, self.spread, self.scale, self.lda = state["mean"], state["spread"], state["scale"], LDA()
         self.lda.load_state_dict({k[4:]: a for k, a in state.items() if k.startswith("lda.")})
+        D, K = self.lda.scalings_.shape
+        if [a.shape for a in (self.mean, self.spread, self.scale)] != [(D,), (D,), (K,)]:
+            raise ValueError(f"its mean, spread and scale are not those of {D} features and {K} projections")
         self.training = state.get("training")
         return self
 

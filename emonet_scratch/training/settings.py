@@ -77,8 +77,11 @@ def read_settings(folder: Path) -> Settings:
 
 def _from_json(value: Any) -> Any:
     """The one object is `config`, and lists are tuples; anything of a wrong kind is left to the checks."""
-    if isinstance(value, dict):                                               # as a whole: no default of another version
-        return EmoNetConfig().replace(**{f.name: value[f.name] for f in dataclasses.fields(EmoNetConfig)} | value)
+    if isinstance(value, dict):
+        config = EmoNetConfig().replace(**value)
+        if lacking := [f.name for f in dataclasses.fields(config) if f.name not in value]:
+            raise KeyError(lacking[0])                                        # no default of another version
+        return config
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -334,13 +334,12 @@ def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | P
         trunk += [name.encode(), array]
     trunk = sha256(trunk).encode()
     store, features = FrameCache(cache, optional=True) if cache else None, []
-    for clip in progress(split.frames, "trunk features", len(split)):
+    for clip in progress(map(np.asarray, split.frames), "trunk features", len(split)):
         key = sha256([trunk, clip]) if store else ""
-        known = store.load(key) if store else None
+        known = store.load(key, (model.lstm.D,), np.float32, len(clip), len(clip)) if store else None
         if known is None:
-            known = to_device(model.trunk_features(to_device(np.asarray(clip), device)), "cpu")
-            if store:
-                store.store(key, known)
+            known = to_device(model.trunk_features(to_device(clip, device)), "cpu")
+            known = store.keep(key, known) if store else known
         features.append(known)
     model.train()
     return dataclasses.replace(split, frames=features)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emonet_scratch.errors import EmonetError
+from emonet_scratch.files import print_anything, say
 
 MEMORY, SECONDS, FILES = 2**30, 10, 64
 
@@ -80,9 +81,10 @@ def _judged(code: int, text: str) -> str:
 
 def answer(read: Callable[[], object]) -> int:
     """What the command line does with errors, for readers that have no command."""
+    print_anything()
     try:
         read()
         return 0
     except (EmonetError, OSError) as error:
-        print(f"error: {error}")
+        say(f"error: {error}")
         return 1 if "\n" not in str(error) else 71

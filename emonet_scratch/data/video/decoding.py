@@ -19,11 +19,11 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import regular_file
-from .cache import FrameCache
+from .cache import MAX_BYTES, FrameCache
 from .ffmpeg import Ffmpeg, Header, PathLike, Probe, version_for
 
-MAX_BYTES = 2**31          # what pictures or sound may take in memory
-MAX_SECONDS = 6 * 3600     # a time stamp that leaps by years must not become years of repeated frames
+MAX_SOUND = 2**26          # samples of sound that are taken: 70 minutes at 16,000 a second
+MAX_SECONDS = 2 * 3600     # a time stamp that leaps by years must not become years of repeated frames
 BLOCK_BYTES = 2**20        # frames are fetched from the pipe in blocks of about this size
 
 #: Samples that the usual encoder of a codec puts in front.
@@ -37,7 +37,7 @@ WITNESS = ["-map", "0:V:0?", "-map", "0:a:0", "-c:a", "copy", "-vf", TELL_TIME.f
            "-frames:v", "1", "-frames:a", "1", "-f", "null", "-"]
 
 #: An output that writes the times of the sound's packets into the log.
-TIMES = ["-vn", "-sn", "-dn", "-c:a", "copy", "-f", "framecrc", "pipe:2"]
+TIMES = ["-vn", "-sn", "-dn", "-c:a", "copy", "-t", str(MAX_SECONDS), "-f", "framecrc", "pipe:2"]
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,16 @@ class _Pictures(NamedTuple):
         else:
             raise ValueError(f'fit must be "pad" or "crop", got {fit!r}')
         limit = math.ceil(MAX_SECONDS * fps)
-        return cls(int(size), max_frames or limit + 1, limit, f"fps={float(fps)!r}", f"{shape},setsar=1")
+        most = min(max_frames or limit + 1, limit + 1)
+        # fps fills a leap of the time stamps at once: of small pictures, and no more than trim lets pass
+        return cls(int(size), most, limit, f"fps={float(fps)!r},trim=end_frame={most}", f"{shape},setsar=1")
 
     def options(self, version: tuple[int, int], plain: bool) -> list[str]:
         """From the first frame's time on: a start between two ticks would make rounding repeat and drop frames.
 
         plain: no more than the first picture; of less than half a tick, rounding would leave nothing.
         """
-        chain = [TELL_TIME.format("setpts", "PTS-STARTPTS", PICTURE), *([] if plain else [self.fps]), self.shape]
+        chain = [TELL_TIME.format("setpts", "PTS-STARTPTS", PICTURE), self.shape, *([] if plain else [self.fps])]
         if version < (4, 3) and not plain:         # setpts leaves the end where it was: a frame marks it
             chain = ["tpad=stop=1:stop_mode=clone", chain[0], "concat=n=1:v=1:a=0", *chain[1:]]
         return ["-map", "0:V:0", "-vf", ",".join(chain), "-vsync" if version < (5, 1) else "-fps_mode", "passthrough",
@@ -101,8 +103,9 @@ def _sound_options(rate: int) -> list[str]:
     if not 100 <= rate <= 384000 or int(rate) != rate:
         raise ValueError(f"rate must be a whole number of samples a second from 100 to 384000, got {rate!r}")
     # rematrix_maxval: the channels are averaged; into floats ffmpeg would else add them and exceed 1
-    chain = TELL_TIME.format("asetpts", "PTS", SOUND) + f",aresample={int(rate)}:rematrix_maxval=1"
-    return ["-vn", "-sn", "-dn", "-af", chain, "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
+    chain = [TELL_TIME.format("asetpts", "PTS", SOUND), f"aresample={int(rate)}:rematrix_maxval=1",
+             f"atrim=end_sample={MAX_SOUND + 1}"]
+    return ["-vn", "-sn", "-dn", "-af", ",".join(chain), "-ac", "1", "-c:a", "pcm_f32le", "-f", "f32le"]
 
 
 def _times(log: str) -> tuple[float | None, float | None, float | None]:
@@ -150,8 +153,8 @@ def _heard(run: Ffmpeg, header: Header, rate: int) -> tuple[np.ndarray | None, s
     if wrong:
         return None, f"{wrong} of {len(sound)} samples of the sound are no numbers"
     late, sound = _place(sound, rate, run.log, header)
-    if 4 * (len(sound) + max(0, late)) > MAX_BYTES:
-        return None, f"the sound takes more than {MAX_BYTES} bytes: cut the file"
+    if len(sound) + max(0, late) > MAX_SOUND:
+        return None, f"the sound has more than {MAX_SOUND} samples at {rate} a second: cut the file"
     if late + len(sound) <= 0:
         return None, "the sound ends before the pictures begin"
     sound = np.concatenate([np.zeros(late, np.float32), sound]) if late > 0 else sound[-late:]
@@ -170,7 +173,7 @@ def _start(path: PathLike, pictures: _Pictures | None, rate: int | None, plain: 
     if not rate:
         return Ffmpeg(path, pictures.options(version, plain))
     others = [*([] if pictures or plain else [WITNESS]), *([TIMES] if version < (9, 0) else [])]
-    return Ffmpeg(path, pictures.options(version, plain) if pictures else (), _sound_options(rate), others, MAX_BYTES)
+    return Ffmpeg(path, pictures.options(version, plain) if pictures else (), _sound_options(rate), others)
 
 
 def _decode(path: PathLike, pictures: _Pictures | None, rate: int | None) -> Generator[np.ndarray, None, Ffmpeg]:
@@ -290,22 +293,26 @@ def read_clip(path: PathLike, size: int, fps: float = 25, max_frames: int | None
               cache: FrameCache | None = None) -> np.ndarray:
     """A whole clip, (T, size, size, 3) uint8 RGB, T >= 1; the arguments are those of stream_frames.
 
-    With a cache the array is read-only and mapped from disk, and ffmpeg runs only for what the cache lacks.
+    With a cache ffmpeg runs only for what the cache lacks.
     DataError as stream_frames, and where the frames would take more than MAX_BYTES.
     """
     pictures = _Pictures.checked(size, fps, max_frames, fit)
     if cache is None:
         return _collect(path, pictures)[1]
     key = cache.key(path, size=int(size), fps=float(fps), max_frames=max_frames, fit=fit)
-    found = cache.load(key)
-    return cache.keep(key, _collect(path, pictures)[1]) if found is None else found
+    found = cache.load(key, (pictures.size, pictures.size, 3), most=pictures.most)
+    if found is not None:
+        return np.asarray(found)
+    clip = _collect(path, pictures)[1]
+    cache.store(key, clip)
+    return clip
 
 
 def read_sound(path: PathLike, rate: int = 16000) -> np.ndarray | None:
     """The sound of a file, (S,) float32 in [-1, 1], as of `read_media`; None means that there is no sound track.
 
     DataError: not a media file, a track of which nothing decodes, samples that are no numbers, a stalled decoder, more than
-    MAX_BYTES.
+    MAX_SOUND samples.
     """
     media = read_media(path, rate=rate)
     if media.fault:

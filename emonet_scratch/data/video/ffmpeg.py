@@ -6,6 +6,7 @@ that hold their own data (no playlists, no scripts, no image sequences), a large
 The header is read from the log, of every version from 4.2 on; there is no ffprobe.
 """
 
+import errno
 import functools
 import os
 import re
@@ -13,7 +14,8 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
@@ -21,12 +23,14 @@ import imageio_ffmpeg
 import numpy as np
 
 from ...errors import DataError
-from ...files import regular_file
+from ...files import LACKS, regular_file
 
 MAX_PIXELS = 2**25         # one coded picture: 8K (7680 x 4320) passes
 STALL_SECONDS = 60         # ffmpeg may take this long for the next block of output
 CURE = "reinstall imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
-LOG_LINES = 10_000         # so many of ffmpeg's first messages are kept, and the last 50
+LOG_LINES = 10_000         # so many of ffmpeg's first messages are kept, and the last 50,
+LINE_BYTES = 4096          # a longer one counts as several
+MEMORY = 2**31             # bytes that ffmpeg itself may have, where the system can limit it (Linux): 8K takes 1 GB
 
 #: Containers by ffmpeg's names, all of which hold their own data, and the suffixes of clips and of sounds in each.
 FORMATS = {
@@ -110,8 +114,15 @@ def ffmpeg_version() -> str:
     try:
         return _version(program)
     except (OSError, subprocess.TimeoutExpired) as error:
-        reason = getattr(error, "strerror", None) or f"no version in {STALL_SECONDS} seconds"
-        raise DataError(f"cannot start {program!r} ({reason}): {CURE}") from None
+        raise _no_start(program, error) from None
+
+
+def _no_start(program: str, error: OSError | subprocess.TimeoutExpired, shown: str = "") -> Exception:
+    """What is wrong with the program; or what the machine lacks to start any."""
+    if isinstance(error, OSError) and error.errno in LACKS - {errno.EACCES, errno.EPERM}:
+        return OSError(error.errno, error.strerror, program)
+    reason = getattr(error, "strerror", None) or f"no version in {STALL_SECONDS} seconds"
+    return DataError(f"{shown}cannot start {program!r} ({reason}): {CURE}")
 
 
 def version_for(path: PathLike) -> tuple[int, int]:
@@ -126,13 +137,13 @@ def version_for(path: PathLike) -> tuple[int, int]:
 class Ffmpeg:
     """ffmpeg reading `path` once: options of an output for pictures, of one for sound, each into a pipe, and of others.
 
-    The caller takes the pictures, block by block; threads take log and sound (its first `most` bytes), so that no full pipe
-    stops ffmpeg. After `finish` there are sound, code (of the exit) and log. Closing kills ffmpeg.
+    The caller takes the pictures, block by block; threads take log and sound, so that no full pipe stops
+    ffmpeg. After `finish` there are sound, code (of the exit) and log. Closing kills ffmpeg.
     """
 
     def __init__(self, path: PathLike, pictures: Sequence[str] = (), sound: Sequence[str] = (),
-                 others: Sequence[Sequence[str]] = (), most: int = 2**31) -> None:
-        self.name, self.file, self.most = os.fsdecode(path), regular_file(path), most
+                 others: Sequence[Sequence[str]] = ()) -> None:
+        self.name, self.file = os.fsdecode(path), regular_file(path)
         self.sound, self.code, self.stalled = bytearray(), 0, False
         self.first, self.last = [], deque(maxlen=50)
         # "level" marks the lines that ffmpeg begins; `file:` makes every character of the name literal
@@ -154,31 +165,49 @@ class Ffmpeg:
         except OSError as error:
             for end in second[:1]:
                 os.close(end)
-            raise DataError(f"{self.name!r}: cannot start {command[0]!r} ({error.strerror}): {CURE}") from None
+            raise _no_start(command[0], error, f"{self.name!r}: ") from None
         finally:
             for end in second[1:]:
                 os.close(end)
+        with suppress(ImportError, AttributeError, OSError):
+            import resource
+            resource.prlimit(self.process.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         self.waiting: float | None = time.monotonic()         # since when; None while the caller is busy
         self.done = threading.Event()
-        self.readers = [threading.Thread(target=self._listen, daemon=True)]
+        self.lacking: MemoryError | None = None
+        takes = [(self._listen, self.process.stderr)]
         if sound:
             pipe = open(second[0], "rb", 0) if second else self.process.stdout
-            self.readers.append(threading.Thread(target=self._hear, args=(pipe,), daemon=True))
-        for thread in [*self.readers, threading.Thread(target=self._watch, daemon=True)]:
-            thread.start()
+            takes.append((self._hear, pipe))
+        self.readers = [threading.Thread(target=self._take, args=take, daemon=True) for take in takes]
+        self._start()
 
-    def _listen(self) -> None:
-        with self.process.stderr as pipe:
-            for line in pipe:
-                (self.first if len(self.first) < LOG_LINES else self.last).append(line)
+    def _start(self) -> None:
+        """Start the threads. OSError: there are too many already."""
+        try:
+            for thread in [*self.readers, threading.Thread(target=self._watch, daemon=True)]:
+                thread.start()
+        except RuntimeError as error:
+            self.readers = [thread for thread in self.readers if thread.is_alive()]
+            self.close()
+            raise OSError(errno.EAGAIN, str(error)) from None
+
+    def _take(self, take: Callable[[IO[bytes]], None], pipe: IO[bytes]) -> None:
+        try:
+            with pipe:
+                take(pipe)
+        except MemoryError as error:                                          # ffmpeg ends, too: nobody reads what it says
+            self.lacking = error
+
+    def _listen(self, pipe: IO[bytes]) -> None:
+        while line := pipe.readline(LINE_BYTES):
+            (self.first if len(self.first) < LOG_LINES else self.last).append(line)
 
     def _hear(self, pipe: IO[bytes]) -> None:
-        with pipe:
-            while block := os.read(pipe.fileno(), 2**16):
-                if len(self.sound) <= self.most:                 # beyond, the rest is read and dropped
-                    self.sound += block
-                if self.waiting:
-                    self.waiting = time.monotonic()
+        while block := os.read(pipe.fileno(), 2**16):
+            self.sound += block
+            if self.waiting:
+                self.waiting = time.monotonic()
 
     def _watch(self) -> None:
         while not self.done.wait(STALL_SECONDS / 4):
@@ -204,6 +233,8 @@ class Ffmpeg:
             thread.join()
         self.code = self.process.wait()
         self.done.set()
+        if self.lacking:
+            raise self.lacking
         if self.stalled:
             raise DataError(f"{self.name!r}: ffmpeg stalled for {STALL_SECONDS} seconds and was stopped")
 
@@ -223,7 +254,7 @@ class Ffmpeg:
 
     def reason(self) -> str:
         """The last telling error of the log, without the module that reports it."""
-        errors = re.findall(r"^(?:\[[^]]*] )*\[(?:error|fatal|panic)] (.*\S)", self.log, re.MULTILINE)
+        errors = re.findall(r"^(?:\[[^]\n]*] )*\[(?:error|fatal|panic)] (.*\S)", self.log, re.MULTILINE)
         telling = [line for line in errors if not re.match(
             "Error opening (input|output) file|Error parsing options|Conversion failed|Nothing was written|Task finished"
             "|Terminating thread|At least one output file",

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emonet_scratch.data import afew
-from emonet_scratch.data.afew import SPLITS, find_clips, load_features, write_predictions
+from emonet_scratch.data.afew import SPLITS, find_clips, load_features
+from emonet_scratch.data.predictions import write_predictions
 from emonet_scratch.data.doctor import examine
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.data.prepare import audio_vector, prepare
@@ -44,9 +45,12 @@ def refused(call, *words):
         assert word in str(caught.value)
 
 
+def every(clips):
+    return [clip for split in clips.values() for clip in split]
+
+
 def keys(clips):
-    names = {None: None, **dict(enumerate(CLASSES))}
-    return {split: [(clip.id, names[clip.label]) for clip in clips[split]] for split in SPLITS}
+    return {split: [(clip.id, clip.label) for clip in clips[split]] for split in SPLITS}
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def test_other_containers_and_ids_are_clips_and_other_files_are_not(tmp_path):
     (tmp_path / "Train" / "Fear" / "folder.avi").mkdir()
     clips = find_clips(tmp_path)["train"]
     assert sorted(clip.path.name for clip in clips) == sorted(names)
-    assert {clip.label for clip in clips} == {CLASSES.index("Fear")}
+    assert {clip.label for clip in clips} == {"Fear"}
     assert "a.b" in [clip.id for clip in clips]
 
 
@@ -114,7 +118,7 @@ def test_junk_of_macos_and_hidden_files_are_ignored(tree):
           "Train_AFEW/Angry/.DS_Store", "Train_AFEW/Angry/._000000001.arff",
           "__MACOSX/Train_AFEW/Sad/000000001.arff")
     assert find_clips(tree) == before
-    assert load_features(tree, before) is None
+    assert load_features([tree], every(before)) is None
 
 
 def test_links_are_followed_but_not_in_circles(tree, tmp_path_factory):
@@ -220,7 +224,7 @@ EXPECTED = {("train", "000000001"): [1, 2], ("train", "000000002"): [3, 4], ("va
 def test_no_feature_file_at_all(tree):
     touch(tree, "results.csv", "Train_AFEW/000000001.txt")              # a comma table is no openSMILE file
     (tree / "results.csv").write_text("id,class\n1,Sad\n")
-    assert load_features(tree, find_clips(tree)) is None
+    assert load_features([tree], every(find_clips(tree))) is None
 
 
 @pytest.mark.parametrize("places", [
@@ -234,7 +238,7 @@ def test_no_feature_file_at_all(tree):
 def test_one_file_a_clip_anywhere(tree, places, named):
     for place, ((_, id), vector) in zip(places, EXPECTED.items(), strict=True):
         arff(tree, f"{place}/{id}.arff", [(named(id), None, [9, 9]), (named(id), None, vector)])     # appended to
-    features = load_features(tree, find_clips(tree))
+    features = load_features([tree], every(find_clips(tree)))
     assert vectors(features) == EXPECTED and features.names == ("a", "b")
     assert not (features.unmatched or features.duplicates or features.disagreements)
     assert all(vector.dtype == np.float64 for vector in features.vectors.values())
@@ -246,7 +250,7 @@ def test_one_file_a_split(tree, files):
     for file, split in zip(files, SPLITS, strict=True):
         rows = [(id, None, vector) for (s, id), vector in EXPECTED.items() if s == split]
         arff(tree, file, [(f"{split}/{rows[0][0]}.wav", None, [0, 0]), *rows, ("no such clip", None, [0, 0])])
-    features = load_features(tree, find_clips(tree))
+    features = load_features([tree], every(find_clips(tree)))
     assert vectors(features) == EXPECTED
     assert [(path.name, row) for path, row in features.unmatched] == sorted(
         (os.path.basename(file), "no such clip") for file in files)
@@ -266,7 +270,7 @@ def test_a_row_a_frame_is_no_vector_of_a_clip(tree, table, n, together):
         touch(tree, f"Train_Audio/{name}")
         (tree / "Train_Audio" / name).write_text("\n".join([head, *(row.format(id) for id in own for row in rows), ""]))
     clips, lines = find_clips(tree), []
-    features = load_features(tree, clips, log=lines.append)
+    features = load_features([tree], every(clips), log=lines.append)
     assert len(lines) == 1 and f"{n} rows of clip '000000001'" in lines[0] and "and so of 1 more clips; not used" in lines[0]
     for clip in clips["train"]:
         refused(lambda clip=clip: audio_vector(clip, features), f"{n} rows of clip {clip.id!r}", "low-level")
@@ -279,10 +283,10 @@ def test_a_row_a_frame_is_no_vector_of_a_clip(tree, table, n, together):
 def test_several_rows_are_one_clip_whatever_their_names_look_like(tree):
     names = ["000000002", "000000002.wav", "D:\\new\\000000002.avi", "000000001"]
     path = arff(tree, "train.arff", [(name, None, [k, 1]) for k, name in enumerate(names)])
-    features = load_features(tree, find_clips(tree), log=lambda line: None)
+    features = load_features([tree], every(find_clips(tree)), log=lambda line: None)
     assert list(features.unclear) == [("train", "000000002")] and f"{str(path)!r} has 3 rows" in str(features.unclear)
     arff(tree, "train.arff", [(name, None, [7, np.nan]) for name in names])         # equal rows say one thing
-    assert not load_features(tree, find_clips(tree)).unclear
+    assert not load_features([tree], every(find_clips(tree))).unclear
 
 
 def test_columns_that_are_no_features_are_told_by_the_doctor(tree):
@@ -297,7 +301,7 @@ def test_tables_that_are_none_of_features_are_said(tree):
     write_predictions(tree / "out", ["000000001"], [0], np.full((1, 7), 1 / 7))
     (tree / "train.csv").write_text("file,start,end,f0\n000000001.wav,0 days 00:00:00,0 days 00:00:01,2\n")
     lines = []
-    features = load_features(tree, find_clips(tree), log=lines.append)
+    features = load_features([tree], every(find_clips(tree)), log=lines.append)
     assert vectors(features) == {("train", "000000001"): [2]} and features.names == ("f0",)
     assert len(lines) == 1 and "2 tables not taken for feature files" in lines[0] and "labels.csv" in lines[0]
     assert lines[0] in examine(tree, read=False).facts
@@ -310,7 +314,7 @@ def test_paths_of_windows_name_their_clips(tmp_path, suffix, row):
     touch(tmp_path, *(f"Train/Angry/{id}.avi" for id in ids))
     head = "@attribute name string\n@attribute f numeric\n@data\n" if suffix == ".arff" else "file,f_sma\n"
     (tmp_path / f"Train{suffix}").write_text(head + "".join(f"'{row.format(id)}',{k}\n" for k, id in enumerate(ids)))
-    features = load_features(tmp_path, find_clips(tmp_path))
+    features = load_features([tmp_path], every(find_clips(tmp_path)))
     assert vectors(features) == {("train", id): [k] for k, id in enumerate(ids)}
 
 
@@ -323,7 +327,7 @@ def test_names_are_compared_composed_and_shown_as_they_are(tmp_path, clip, row, 
     touch(tmp_path, f"Train/Angry/{clip}.avi")
     arff(tmp_path, f"Train/{file.format(row)}", [(row, None, [1, 2])])
     clips = find_clips(tmp_path)
-    assert vectors(load_features(tmp_path, clips)) == {("train", clip): [1, 2]} and clips["train"][0].id == clip
+    assert vectors(load_features([tmp_path], every(clips))) == {("train", clip): [1, 2]} and clips["train"][0].id == clip
 
 
 def test_names_that_are_one_when_composed(tmp_path):
@@ -335,21 +339,21 @@ def test_names_that_are_one_when_composed(tmp_path):
 def test_of_names_in_another_case_the_exact_one_is_meant(tmp_path):
     touch(tmp_path, "Train/Angry/a1.avi", "Train/Angry/A1.avi")
     arff(tmp_path, "Train/f.arff", [("A1.WAV", None, [1, 2]), ("a1.wav", None, [3, 4]), ("B1", None, [5, 6])])
-    features = load_features(tmp_path, find_clips(tmp_path))
+    features = load_features([tmp_path], every(find_clips(tmp_path)))
     assert vectors(features) == {("train", "A1"): [1, 2], ("train", "a1"): [3, 4]} and len(features.unmatched) == 1
 
 
 def test_opensmile_csv_beside_arff(tree):
     arff(tree, "Train_Audio/000000001.arff", [("unknown", None, [1, 2])], ("f0", "f1"))
     (tree / "Train_Audio" / "000000002.csv").write_text("name;frameTime;f0;f1\n'unknown';0.0;3;?\n")
-    got = vectors(load_features(tree, find_clips(tree)))
+    got = vectors(load_features([tree], every(find_clips(tree))))
     np.testing.assert_equal(got, {("train", "000000001"): [1, 2], ("train", "000000002"): [3, np.nan]})
 
 
 def test_a_file_under_no_split_is_for_the_only_clip_of_that_id(tree):
     arff(tree, "Audio/000000002.arff", [("x", None, [1, 2])])
     arff(tree, "Audio/000000001.arff", [("x", None, [3, 4])])                 # in train and in val: for neither
-    features = load_features(tree, find_clips(tree))
+    features = load_features([tree], every(find_clips(tree)))
     assert vectors(features) == {("train", "000000002"): [1, 2]}
     assert features.unmatched == [(tree / "Audio" / "000000001.arff", "x")]
 
@@ -357,7 +361,7 @@ def test_a_file_under_no_split_is_for_the_only_clip_of_that_id(tree):
 def test_features_of_absent_clips_and_of_other_splits_match_nothing(tree):
     arff(tree, "Val_Audio/000000002.arff", [("000000002", None, [1, 2])])
     arff(tree, "Train_Audio/000000077.arff", [("unknown", None, [1, 2, 3])], "abc")
-    features = load_features(tree, find_clips(tree))
+    features = load_features([tree], every(find_clips(tree)))
     assert features.vectors == {}
     assert [path.name for path, _ in features.unmatched] == ["000000077.arff", "000000002.arff"]
 
@@ -366,7 +370,7 @@ def test_several_files_for_a_clip(tree):
     first = arff(tree, "Train_A/000000001.arff", [("x", None, [1, 2])])
     second = arff(tree, "Train_B/all.arff", [("000000001", None, [3, 4])])
     lines = []
-    features = load_features(tree, find_clips(tree), log=lines.append)
+    features = load_features([tree], every(find_clips(tree)), log=lines.append)
     assert vectors(features) == {("train", "000000001"): [1, 2]} and not features.unclear
     assert len(lines) == 1 and "all.arff" in lines[0] and lines[0].endswith("the first is used")
     assert features.duplicates == {("train", "000000001"): [first, second]}
@@ -376,17 +380,17 @@ def test_different_columns_name_both_files(tree):
     first = arff(tree, "Train_Audio/000000001.arff", [("x", None, [1, 2])])
     second = arff(tree, "Train_Audio/000000002.arff", [("x", None, [1, 2, 3])], "abc")
     both = repr(str(first)), repr(str(second))
-    refused(lambda: load_features(tree, find_clips(tree)), *both, "3 feature columns", "has 2")
+    refused(lambda: load_features([tree], every(find_clips(tree))), *both, "3 feature columns", "has 2")
     arff(tree, "Train_Audio/000000002.arff", [("x", None, [1, 2])], "ac")
-    refused(lambda: load_features(tree, find_clips(tree)), *both, "'c' in column 2", "has 'b'")
-    features = afew.scan_features(tree, find_clips(tree))
+    refused(lambda: load_features([tree], every(find_clips(tree))), *both, "'c' in column 2", "has 'b'")
+    features = afew.scan_features([tree], every(find_clips(tree)))
     assert list(features.vectors) == [("train", "000000001")] and len(features.problems) == 1
 
 
 def test_a_damaged_feature_file_stops_loading_and_is_counted(tree):
     for id in ("000000001", "000000002"):
         touch(tree, f"Train_Audio/{id}.arff")
-    refused(lambda: load_features(tree, find_clips(tree)), "000000001.arff'", "and 1 more")
+    refused(lambda: load_features([tree], every(find_clips(tree))), "000000001.arff'", "and 1 more")
 
 
 def test_a_table_that_cannot_be_read_is_named(tree, monkeypatch):
@@ -399,12 +403,12 @@ def test_a_table_that_cannot_be_read_is_named(tree, monkeypatch):
     monkeypatch.setattr("io.open", denied)
     monkeypatch.setattr(Path, "open", denied)                                 # Python 3.10 has io.open under another name
     with pytest.raises(PermissionError, match=r"000000001\.csv"):
-        load_features(tree, find_clips(tree))
+        load_features([tree], every(find_clips(tree)))
 
 
 def test_a_row_of_another_clip_is_refused(tree):
     arff(tree, "Train_Audio/000000001.arff", [("000000002", None, [1, 2])])
-    refused(lambda: load_features(tree, find_clips(tree)), "000000001.arff", "a row of '000000002'")
+    refused(lambda: load_features([tree], every(find_clips(tree))), "000000001.arff", "a row of '000000002'")
 
 
 @pytest.mark.parametrize(("folder", "label", "says"), [
@@ -413,11 +417,11 @@ def test_a_row_of_another_clip_is_refused(tree):
 def test_a_feature_file_of_another_class_is_noted_and_the_clip_believed(tree, folder, label, says):
     arff(tree, f"Train_Audio/{folder}/000000001.arff", [("x", label, [1, 2])])
     clips = find_clips(tree)
-    notes = load_features(tree, clips).disagreements
-    assert len(notes) == (says is not None) and clips["train"][0].label == 0
+    notes = load_features([tree], every(clips)).disagreements
+    assert len(notes) == (says is not None) and clips["train"][0].label == "Angry"
     assert not says or all(word in notes[0] for word in (f"says {says[0]}", f"says {says[1]}", "000000001.avi"))
     arff(tree, "Test_audio/000000009.arff", [("x", "Sad", [1, 2])])      # no class, nothing to contradict
-    assert len(load_features(tree, clips).disagreements) == len(notes)
+    assert len(load_features([tree], every(clips)).disagreements) == len(notes)
 
 
 def test_predictions_as_the_challenge_wants_them(tmp_path):

@@ -229,8 +229,8 @@ def test_real_clips_as_a_tiny_data_set(real_data, tmp_path):
     (tmp_path / "Val_AFEW" / "Angry").mkdir(parents=True)
     shutil.copy(sources[0], tmp_path / "Val_AFEW" / "Angry")
     clips = find_clips(tmp_path)
-    assert [CLASSES[clip.label] for clip in clips["train"]] == list(codes.values())
-    features = load_features(tmp_path, clips)
+    assert [clip.label for clip in clips["train"]] == list(codes.values())
+    features = load_features([tmp_path], sum(clips.values(), []))
     assert len(features.vectors) == 6 and not features.disagreements
     report = examine(tmp_path)
     lines = report.lines()

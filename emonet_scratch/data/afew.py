@@ -239,8 +239,8 @@ def load_features(roots: Sequence[str | os.PathLike], clips: Sequence[Clip], spl
     A file whose name is a clip's id, or that a table names for it, holds that clip's vector. Any other file holds rows that
     are named after clips. A file under no split is for the one split that has the id, so `clips` are those of all
     splits; of a split that is not in `splits` no file is read. DataError for clips with different feature columns and for an
-    unreadable file; with on_error "skip" that is logged and left out. Logged are also clips with several vectors, in rows (see
-    `Features.unclear`) or in files, a class that is another than that of the clip's folder, and tables of other things.
+    unreadable file; with on_error "skip" that is logged and left out. Logged are also clips with several vectors, in rows
+    (see `Features.unclear`) or in files, a class that is another than that of the clip's folder, and tables of other things.
     """
     features = scan_features(roots, clips, splits, log)
     if features is None:

@@ -16,8 +16,9 @@ class Split:
     """The clips of one split, N of them.
 
     ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
-    frozen trunk, perhaps in files, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or what is in
-    each clip and must not be on both sides of a split, "" where that is not known; classes: what labels count.
+    frozen trunk, perhaps in files, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or
+    what is in each clip and must not be on both sides of a split, "" where that is not known; classes: what labels
+    count.
     """
 
     ids: list[str]

@@ -71,9 +71,8 @@ def collect(sources: Sequence[str | os.PathLike], labels: str = "", name: str | 
         raise DataError(f"--labels: no clip has the label {unknown[0]!r}; they have: {have}")
     kept = [replace(clip, label=label) for clip, meant in every
             if (label := clip.label and rename(clip.label, meant, changes)) or clip.label is None]
-    classes = classes_of(clip.label for clip in kept if clip.label)
-    if not changes and all(source.afew for source in found):                  # also the classes that it lacks
-        classes = CLASSES
+    fixed = not changes and all(source.afew for source in found)              # also the classes that it lacks
+    classes = CLASSES if fixed else classes_of(clip.label for clip in kept if clip.label)
     spelled = {same(name): name for name in classes}
     clips = _named([replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept])
     notes, problems = ([line for source in found for line in getattr(source, kind)] for kind in ("notes", "problems"))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..emotions import CLASSES
 from ..errors import DataError
-from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan, scan_features
+from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan_features
+from .clips import PICTURES, Collection, collect
 from .left_out import attempt_all
-from .video import Probe, content_key, read_media
+from .near import SAME, picture_print, similarities, sound_print
+from .video import SOUND_SUFFIXES, Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
 RATE = 16000            # samples a second, as for features: what is heard there is heard here
@@ -50,39 +51,37 @@ class Report:
 
 @dataclass
 class Reading:
-    """One clip, read to its end: sha256 of the file, header, number of frames at FPS, what is gone, if it is cut, and why
-    its sound cannot be decoded, if it cannot.
+    """One clip, read to its end: sha256 of the file, header (None of a sound alone), seconds at FPS, what is gone, if it is
+    cut, why its sound cannot be decoded, if it cannot, and what near-duplicates are known by: prints of sound and pictures.
     """
 
     clip: Clip
     key: str
-    header: Probe
-    frames: int
+    header: Probe | None
+    seconds: float
     cut: str
     fault: str
+    prints: tuple[np.ndarray, np.ndarray]
 
 
-def examine(root: str | os.PathLike, read: bool = True) -> Report:
-    """Look at everything below root; with `read` every clip is decoded and hashed, which takes minutes for AFEW.
-
-    DataError only where there is nothing to examine: no such folder, no folder that names a split.
-    """
-    report = Report()
-    clips, problems = scan(root)
-    every = [clip for split in SPLITS for clip in clips[split]]
-    readings, unreadable = _read_all(every) if read else ([], [])
-    report.facts.append(f"{os.fspath(root)!r}: {len(every)} clips")
+def examine(data: Collection | str | os.PathLike, read: bool = True) -> Report:
+    """Look at all clips of a data set; with `read` every one is decoded and hashed, which takes minutes for AFEW."""
+    if not isinstance(data, Collection):
+        data = collect([data], strict=False, allow_shared_groups=True)
+    report = Report(list(data.notes))
+    readings, unreadable = _read_all(data.clips) if read else ([], [])
     for split in SPLITS:
-        report.facts += _describe(split, clips[split], [r for r in readings if r.clip.split == split])
-    report.add("clips and folders out of place", problems)
-    if clips["train"]:
-        report.add("classes without a training clip", missing_classes(clips["train"]))
+        report.facts += _describe(split, data.split(split), data.classes, [r for r in readings if r.clip.split == split])
+    report.add("files, clips and folders out of place", data.problems)
+    if missing := missing_classes(data.split("train"), data.classes):
+        report.facts.append(f"train: no clip of {', '.join(missing)}")
     report.add("splits of one class only", (
-        f"{split}: all {len(clips[split])} clips are {CLASSES[label]}: nothing tells whether others are recognised"
-        for split in SPLITS for label in [one_class([clip.label for clip in clips[split]])] if label is not None))
+        f"{split}: all {len(data.split(split))} clips are {label}: nothing tells whether others are recognised"
+        for split in SPLITS for label in [one_class([clip.label for clip in data.split(split)])] if label is not None))
     report.add("clips that cannot be read", unreadable)
-    _check_clips(report, Path(root), readings)
-    _check_features(report, Path(root), every, scan_features(root, clips, note=report.facts.append))
+    root = data.roots[0] if len(data.roots) == 1 else Path()
+    _check_clips(report, root, readings)
+    _check_features(report, root, data.clips, scan_features(data.roots, data.clips, note=report.facts.append))
     return report
 
 
@@ -93,12 +92,16 @@ def _read_all(clips: Sequence[Clip]) -> tuple[list[Reading], list[str]]:
 
 
 def _read(clip: Clip) -> Reading:
-    key, media = content_key(clip.path), read_media(clip.path, 16, FPS, LONGEST * FPS + 1, rate=RATE)
-    if len(media.frames) > LONGEST * FPS:
-        raise DataError(f"{str(clip.path)!r}: pictures for more than {LONGEST} seconds: cut it into clips")
-    frames, sound = len(media.frames), 0 if media.sound is None else len(media.sound)
-    cut = _cut(clip.path, media.probe.duration, frames / FPS, sound / RATE)
-    return Reading(clip, key, media.probe, frames, cut, media.fault)
+    size = None if clip.path.suffix.lower() in SOUND_SUFFIXES else 16
+    key, media = content_key(clip.path), read_media(clip.path, size, FPS, LONGEST * FPS + 1, rate=RATE)
+    frames, sound = (0 if a is None else len(a) for a in (media.frames, media.sound))
+    if max(frames / FPS, sound / RATE) > LONGEST:
+        raise DataError(f"{str(clip.path)!r}: more than {LONGEST} seconds: cut it into clips")
+    if size is None and (media.fault or not sound):
+        raise DataError(f"{str(clip.path)!r}: {media.fault or 'it has no sound'}")
+    cut = _cut(clip.path, media.probe.duration, frames / FPS, sound / RATE) if size else ""
+    return Reading(clip, key, media.probe if size else None, max(frames / FPS, sound / RATE if size is None else 0), cut,
+                   media.fault, (sound_print(media.sound), picture_print(media.frames)))
 
 
 def _cut(path: Path, duration: float, pictures: float, sound: float) -> str:
@@ -118,19 +121,19 @@ def _cut(path: Path, duration: float, pictures: float, sound: float) -> str:
     return ""
 
 
-def _describe(split: str, clips: Sequence[Clip], readings: Sequence[Reading]) -> list[str]:
+def _describe(split: str, clips: Sequence[Clip], names: Sequence[str], readings: Sequence[Reading]) -> list[str]:
     """The lines on one split: number of clips and their classes, lengths, sizes of the pictures."""
     if not clips:
         return [f"{split}: no clips"]
     counts = Counter(clip.label for clip in clips)
-    classes = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(CLASSES))
+    classes = ", ".join(f"{name} {counts[name]}" for name in names)
     lines = [f"{split}: {len(clips)} clips: " + (classes if set(counts) != {None} else "without classes")]
     if readings:
-        frames = np.array([reading.frames for reading in readings])
-        low, middle, high = frames.min(), np.median(frames), frames.max()
-        lines.append(f"{split}: shortest, median, longest clip {low / FPS:.2f}, {middle / FPS:.2f}, "
-                     f"{high / FPS:.2f} seconds: {low}, {middle:g}, {high} frames at {FPS} a second")
-        sizes = Counter(_size(reading.header) for reading in readings)
+        seconds = np.array([reading.seconds for reading in readings])
+        low, middle, high = seconds.min(), np.median(seconds), seconds.max()
+        lines.append(f"{split}: shortest, median, longest clip {low:.2f}, {middle:.2f}, {high:.2f} seconds: "
+                     f"{low * FPS:.0f}, {middle * FPS:g}, {high * FPS:.0f} frames at {FPS} a second")
+        sizes = Counter("none" if reading.header is None else _size(reading.header) for reading in readings)
         lines.append(f"{split}: pictures " + ", ".join(f"{size} in {n}" for size, n in sizes.most_common(5))
                      + (f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""))
     return lines
@@ -147,7 +150,9 @@ def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> Non
     """Clips cut short or without sound, and those that hold the same bytes: between splits they spoil what is measured."""
     report.add("clips cut short", (f"{_name(r.clip, root)}: {r.cut}" for r in readings if r.cut))
     report.add("clips whose sound cannot be decoded", (f"{_name(r.clip, root)}: {r.fault}" for r in readings if r.fault))
-    report.add("clips without sound", (_name(r.clip, root) for r in readings if not r.header.has_sound))
+    report.add("clips without sound", (
+        _name(r.clip, root) for r in readings if r.header and not r.header.has_sound
+        and r.clip.path.suffix.lower() not in PICTURES))
     between, within = [], []
     same = defaultdict(list)
     for reading in readings:
@@ -160,6 +165,22 @@ def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> Non
             within.append(names)
     report.add("the same content in several splits", between)
     report.add("the same content twice in one split", within)
+    report.add("the same recording in several splits, not byte for byte", _near(root, readings))
+
+
+def _near(root: Path, readings: Sequence[Reading]) -> list[str]:
+    """A line for each pair of clips in different splits that are one recording: encoded anew, scaled, trimmed, louder."""
+    found: dict[tuple[int, int], str] = {}
+    for kind, what in enumerate(("sound", "pictures")):
+        for split, others in (("train", ("val", "test")), ("val", ("test",))):
+            sides = [[i for i, r in enumerate(readings) if len(r.prints[kind]) and r.clip.split in side]
+                     for side in ((split,), others)]
+            for i, j, score in similarities(*([readings[k].prints[kind] for k in side] for side in sides)):
+                pair = sides[0][i], sides[1][j]
+                if score >= SAME and readings[pair[0]].key != readings[pair[1]].key:
+                    a, b = (_name(readings[k].clip, root) for k in pair)
+                    found.setdefault(pair, f"{a} = {b}: {what}, {score:.2f}")
+    return list(found.values())
 
 
 def _check_features(report: Report, root: Path, clips: Sequence[Clip], features: Features | None) -> None:
@@ -202,4 +223,4 @@ def _check_values(report: Report, features: Features) -> None:
 
 
 def _name(clip: Clip, root: Path) -> str:
-    return repr(str(clip.path.relative_to(root)))
+    return repr(str(clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path))

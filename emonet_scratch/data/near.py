@@ -16,6 +16,7 @@ BANDS = np.geomspace(300, 2000, 34)             # Hz: the edges of 33 bands, who
 QUIET = 1e-4                                    # of the loudest frame's energy: what is below says nothing
 MOST = 30                                       # seconds that are looked at
 OVERLAP = 0.8                                   # of the longer print has to lie on the other
+SAME = 0.55                                     # the least correlation of two prints of one recording
 CHUNK = 64
 STILL = 4.0                                     # the least that changes from frame to frame: below it is a codec's noise
 LAG = 8                                         # frames over which a change of pictures is taken

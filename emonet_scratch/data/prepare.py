@@ -40,8 +40,8 @@ class Dataset:
 
 def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True,
             sound: bool = True, frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250,
-            cache: str | os.PathLike | None = None, on_error: str = "skip", extractor: str = DEFAULT, log: Callable[[str], None] = print,
-            crop: str = "none") -> Dataset:
+            cache: str | os.PathLike | None = None, on_error: str = "skip", extractor: str = DEFAULT,
+            log: Callable[[str], None] = print, crop: str = "none") -> Dataset:
     """Read the splits `wanted` of a data set, a collection of clips or the one source of one.
 
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at

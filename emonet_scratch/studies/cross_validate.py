@@ -155,8 +155,8 @@ def report(folder: Path, modalities: tuple[str, ...]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
               f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks",
-              "that have seen none of its group; epoch and temperature are chosen on a fifth of the other groups. Intervals:",
-              f"{DRAWS} bootstraps over groups."]
+              "that have seen none of its group; epoch and temperature are chosen on a fifth of the other groups.",
+              f"Intervals: {DRAWS} bootstraps over groups."]
     text = "\n".join(lines)
     write_csv(folder / "crossvalidation.csv", [["network", "group", "clips", "accuracy"], *(
         [name, group, n, accuracy] for name, r in results.items() for group, (n, accuracy) in r["groups"].items())])

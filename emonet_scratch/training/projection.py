@@ -139,9 +139,10 @@ def missing(X: np.ndarray) -> np.ndarray:
 def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> str | float:
     """The shrinkage of GRID, or "auto", under which LDA is right about most of the clips that it was not fitted on.
 
-    Z (N, D), y (N,); groups (N,) are left out whole. Of equals, the one that gives them the larger likelihood. (On real speech
-    the likelihood alone asks for more shrinkage than is good for accuracy: docs/results.md.) An intensity under which S_W is
-    singular, of all clips or of a fold, is out; where a class of one clip leaves nothing to choose by, the answer is 0.1.
+    Z (N, D), y (N,); groups (N,) are left out whole. Of equals, the one that gives them the larger likelihood. (On real
+    speech the likelihood alone asks for more shrinkage than is good for accuracy: docs/results.md.) An intensity under which
+    S_W is singular, of all clips or of a fold, is out; where a class of one clip leaves nothing to choose by, the answer is
+    0.1.
     """
     scores: dict[str | float, tuple[int, float]] = {}
     if np.unique(y, return_counts=True)[1].min() < 2:

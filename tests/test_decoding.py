@@ -485,7 +485,7 @@ def test_a_leap_of_time_stamps_is_filled_only_as_far_as_frames_are_wanted(tmp_pa
 
 def test_sound_is_not_decoded_beyond_its_limit(tmp_path):
     """Eight hours of silence are a file of 3 MB: ffmpeg stops after 70 minutes of it."""
-    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=100:cl=mono:d=90000", "-c:a", "pcm_u8", tmp_path / "a.wav")
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=100:cl=mono", "-t", "90000", "-c:a", "pcm_u8", tmp_path / "a.wav")
     media = decoding.read_media(tmp_path / "a.wav", rate=16000)
     assert media.sound is None and f"more than {decoding.MAX_SOUND} samples" in media.fault
 

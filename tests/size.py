@@ -19,13 +19,13 @@ ROOMS = {
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1022),
-    "data": ("data", 2760),
+    "data": ("data", 2766),
     "training": ("training", 1092),
     "studies": ("studies", 709),
     "command line": ("cli.py", 440),
     "testing": ("testing", 140),
 }
-MOST = 8452                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
+MOST = 8458                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -525,3 +525,15 @@ def test_ffmpeg_has_a_limit_of_memory(tmp_path):
     limits = Path(f"/proc/{reading.process.pid}/limits").read_text()
     reading.close()
     assert re.search(rf"Max data size +{ffmpeg_process.MEMORY} +{ffmpeg_process.MEMORY} ", limits)
+
+
+def test_a_rate_that_no_sound_has_is_not_resampled(tmp_path):
+    path = tmp_path / "a.wav"
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", "0.3", path)
+    content = bytearray(path.read_bytes())
+    content[24:28] = (0x44003E80).to_bytes(4, "little")                       # behind RIFF....WAVEfmt ....: the rate
+    path.write_bytes(content)
+    started = time.monotonic()
+    media = decoding.read_media(path, rate=16000)
+    assert media.sound is None and "sound of 1140866688 samples a second" in media.fault
+    assert time.monotonic() - started < 10

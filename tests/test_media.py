@@ -10,6 +10,7 @@ import pytest
 from emonet_scratch.data.extract import SUFFIXES
 from emonet_scratch.data.video import (
     FrameCache,
+    decoding,
     ffmpeg_version,
     probe,
     read_clip,
@@ -17,7 +18,6 @@ from emonet_scratch.data.video import (
     read_sound,
     stream_frames,
 )
-from emonet_scratch.data.video import decoding
 from emonet_scratch.data.video import ffmpeg as process
 from emonet_scratch.errors import DataError
 from tests.media import AUDIO, VIDEO, counter, encode, ffmpeg, frame_numbers, one_line, tone, version, write_clip, write_wav

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "emonet_scratch"
 #: Files and folders of each room, and the most lines of code that it may have.
 ROOMS = {
     "ground": ("__init__.py __main__.py version.py errors.py emotions.py files.py pickles.py weights.py "
-               "differences.py", 594),
+               "differences.py", 596),
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1022),
@@ -25,7 +25,7 @@ ROOMS = {
     "command line": ("cli.py", 440),
     "testing": ("testing", 140),
 }
-MOST = 8458                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
+MOST = 8460                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -310,6 +310,7 @@ MOST_TENSORS, MOST_BF16, MOST_HEADER = 2**32, 2**28, 2**23
 def bounded_zip(file: BinaryIO) -> BinaryIO:
     """The same opened file. ValueError: a zip archive with a table of contents that would take memory."""
     import zipfile
+    # private, but ZipFile reads the whole table before it can be asked
     if (end := zipfile._EndRecData(file)) and end[5] > MOST_HEADER:
         raise ValueError(f"a zip archive with {end[5]:,} bytes of names, expected at most {MOST_HEADER:,}")
     file.seek(0)

@@ -2,7 +2,8 @@
 
 A pickle is a program, and Python's unpickler believes it: counts, sizes, and that what it builds can be hashed, copied and
 let go. Here every operation is counted, and what takes longer than it is long in the file counts for more; keys are such as
-are hashed at once; what no file of arrays needs is refused before it is done.
+are hashed at once; what no file of arrays needs is refused before it is done. For that the operations have to be ours: the
+reader stands on the unpickler that Python has in Python (`pickle._Unpickler`), not on the one in C.
 """
 
 import pickle

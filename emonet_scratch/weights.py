@@ -1,8 +1,8 @@
 """Weights that others trained, read without PyTorch: safetensors, and both kinds of files that `torch.save` writes.
 
 A PyTorch file is a pickle, and a pickle is a program: it may name any function of any module and have it called. The
-reader here knows six names, all of which make tensors, and refuses every other; what it gives them to call is made anew
-for every file.
+reader here knows names that make tensors, and refuses every other; it counts what it does for them (pickles.py), reads a
+storage once, and builds nothing larger than what the file holds.
 """
 
 import math
@@ -174,7 +174,9 @@ class _Tensors(Unpickler):
 
 
 def _view(storage: Any, kind: Any) -> np.ndarray:
-    return _checked(storage).view(isinstance(kind, str) and UNSIGNED[kind])
+    if not isinstance(kind, str):                                             # a key that is nested may not be hashed
+        raise ValueError("a tensor of a type without a name")
+    return _checked(storage).view(UNSIGNED[kind])
 
 
 def _checked(data: Any) -> np.ndarray:

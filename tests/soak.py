@@ -97,7 +97,7 @@ def soak(sources: list[Path], work: Path, count: int, kills: int, seed: int = 0)
                 (one / "audio" / "best.safetensors").read_bytes() == (two / "audio" / "best.safetensors").read_bytes())
             if not same:
                 raise ValueError(f"{name}: killed, it gives something else: {broken['exit']}\n{broken['output'][-2000:]}")
-        if whole["exit"] not in ((0, 1) if name == "doctor" else (0,)):
+        if whole["exit"] not in ((0, 1) if name == "doctor" else (0,)) or not whole["output"]:
             raise ValueError(f"{name}: exit {whole['exit']}\n{whole['output'][-2000:]}")
         print(name, report[name], flush=True)
     return report

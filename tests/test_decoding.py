@@ -485,7 +485,7 @@ def test_a_leap_of_time_stamps_is_filled_only_as_far_as_frames_are_wanted(tmp_pa
 
 def test_sound_is_not_decoded_beyond_its_limit(tmp_path):
     """Eight hours of silence are a file of 3 MB: ffmpeg stops after 70 minutes of it."""
-    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=100:cl=mono:d=90000", "-c:a", "pcm_u8", tmp_path / "a.wav")
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=100:cl=mono", "-t", "90000", "-c:a", "pcm_u8", tmp_path / "a.wav")
     media = decoding.read_media(tmp_path / "a.wav", rate=16000)
     assert media.sound is None and f"more than {decoding.MAX_SOUND} samples" in media.fault
 
@@ -525,3 +525,15 @@ def test_ffmpeg_has_a_limit_of_memory(tmp_path):
     limits = Path(f"/proc/{reading.process.pid}/limits").read_text()
     reading.close()
     assert re.search(rf"Max data size +{ffmpeg_process.MEMORY} +{ffmpeg_process.MEMORY} ", limits)
+
+
+def test_a_rate_that_no_sound_has_is_not_resampled(tmp_path):
+    path = tmp_path / "a.wav"
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", "0.3", path)
+    content = bytearray(path.read_bytes())
+    content[24:28] = (0x44003E80).to_bytes(4, "little")                       # behind RIFF....WAVEfmt ....: the rate
+    path.write_bytes(content)
+    started = time.monotonic()
+    media = decoding.read_media(path, rate=16000)
+    assert media.sound is None and "sound of 1140866688 samples a second" in media.fault
+    assert time.monotonic() - started < 10

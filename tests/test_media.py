@@ -10,6 +10,7 @@ import pytest
 from emonet_scratch.data.extract import SUFFIXES
 from emonet_scratch.data.video import (
     FrameCache,
+    decoding,
     ffmpeg_version,
     probe,
     read_clip,
@@ -277,3 +278,8 @@ def test_the_version_is_read_once_and_is_part_of_the_cache_key(tmp_path, monkeyp
         keys.add(FrameCache(tmp_path / "cache").key(path, size=32))
     assert (tmp_path / "asked").read_text().count("x") == 5
     assert len(keys) == 5
+
+
+def test_times_are_found_where_threads_of_ffmpeg_write_into_each_others_lines():
+    log = "[Eval @ 0x7f] [info] 5000000000.000000\n[info]     encoder         : Lavf63.1.1023000000000.325000\n[info] \n"
+    assert decoding._times(log) == (pytest.approx(0.325), 0.0, None)

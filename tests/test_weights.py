@@ -383,7 +383,7 @@ def test_what_is_declared_is_compared_with_what_is_there(tmp_path):
     with pytest.raises(WeightsError, match="declares is larger than what it holds"):
         ResNet.from_torch(path)
     safetensors(path, a=("F32", [2**27], b""))
-    with pytest.raises(WeightsError, match="invalid shape, data type, or offset"):
+    with pytest.raises(WeightsError, match="damaged, or no safetensors file"):
         read_weights(path)
     os.truncate(path, 2**29)
     with pytest.raises(WeightsError, match="are holes"):

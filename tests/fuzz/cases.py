@@ -316,10 +316,9 @@ def states(draw, base: dict[str, bytes]) -> Case:
                                  "--features", "data", "data/Test_AFEW/000000001.avi", "--device", "cpu"]]))
     if name.endswith(".safetensors") and draw(st.booleans()):
         arrays, meta = base["arrays"], draw(json_changed(base["meta"]))
-        out = Path(tempfile.mkstemp(prefix="emonet-fuzz-")[1])
-        write_tensors(out, arrays, {"emonet": meta.decode("utf-8", "replace")})
-        content = out.read_bytes()
-        out.unlink()
+        with tempfile.TemporaryDirectory() as folder:
+            write_tensors(Path(folder) / "x", arrays, {"emonet": meta.decode("utf-8", "replace")})
+            content = (Path(folder) / "x").read_bytes()
     else:
         change = damaged if name.endswith(".safetensors") else json_changed
         content = draw(change(files[name]))

@@ -110,7 +110,7 @@ def _sound_options(rate: int) -> list[str]:
 
 def _times(log: str) -> tuple[float | None, float | None, float | None]:
     """Seconds by ffmpeg's clock, None where unknown: of the first picture, the first sound, and the end of the sound."""
-    told = [float(number) for number in re.findall(r"(?<!\d)\d{10}\.\d{6}$", log, re.MULTILINE)]
+    told = [float(number) for number in re.findall(r"\d{10}\.\d{6}(?!\d)", log)]      # perhaps behind half of another line
     first, start = (next((t - mark for t in told if abs(t - mark) < 1e9), None) for mark in (PICTURE, SOUND))
     packets = re.findall(r"^0, +-?\d+, +(-?\d+), +(\d+), ", log, re.MULTILINE)
     tick = re.search(r"^#tb 0: (\d+)/(\d+)", log, re.MULTILINE)

@@ -30,6 +30,7 @@ STALL_SECONDS = 60         # ffmpeg may take this long for the next block of out
 CURE = "reinstall imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
 LOG_LINES = 10_000         # so many of ffmpeg's first messages are kept, and the last 50,
 LINE_BYTES = 4096          # a longer one counts as several
+MAX_RATE = 768_000         # samples a second: for a header that says a billion the resampler alone takes half a minute
 MEMORY = 2**31             # bytes that ffmpeg itself may have, where the system can limit it (Linux): 8K takes 1 GB
 
 #: Containers by ffmpeg's names, all of which hold their own data, and the suffixes of clips and of sounds in each.
@@ -144,7 +145,7 @@ class Ffmpeg:
     def __init__(self, path: PathLike, pictures: Sequence[str] = (), sound: Sequence[str] = (),
                  others: Sequence[Sequence[str]] = ()) -> None:
         self.name, self.file = os.fsdecode(path), regular_file(path)
-        self.sound, self.code, self.stalled = bytearray(), 0, False
+        self.sound, self.code, self.stalled, self.hears, self.wrong = bytearray(), 0, False, bool(sound), ""
         self.first, self.last = [], deque(maxlen=50)
         # "level" marks the lines that ffmpeg begins; `file:` makes every character of the name literal
         # Clips are read many at once, for networks: threads in each cost more than they gain. Of sound alone, the witness
@@ -202,6 +203,9 @@ class Ffmpeg:
     def _listen(self, pipe: IO[bytes]) -> None:
         while line := pipe.readline(LINE_BYTES):
             (self.first if len(self.first) < LOG_LINES else self.last).append(line)
+            if self.hears and (rate := re.search(rb"Audio: .* (\d+) Hz", line)) and int(rate[1]) > MAX_RATE:
+                self.wrong = f"sound of {int(rate[1])} samples a second, expected at most {MAX_RATE}"
+                self.process.kill()
 
     def _hear(self, pipe: IO[bytes]) -> None:
         while block := os.read(pipe.fileno(), 2**16):
@@ -253,7 +257,9 @@ class Ffmpeg:
         return os.fsdecode(b"".join([*self.first, *self.last])).replace(self.file, "")
 
     def reason(self) -> str:
-        """The last telling error of the log, without the module that reports it."""
+        """Why it was stopped, or the last telling error of the log, without the module that reports it."""
+        if self.wrong:
+            return self.wrong
         errors = re.findall(r"^(?:\[[^]\n]*] )*\[(?:error|fatal|panic)] (.*\S)", self.log, re.MULTILINE)
         telling = [line for line in errors if not re.match(
             "Error opening (input|output) file|Error parsing options|Conversion failed|Nothing was written|Task finished"

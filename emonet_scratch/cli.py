@@ -22,8 +22,8 @@ import numpy as np
 
 from . import dispatch
 from .backend import choose_device
-from .data.afew import Clip, Features, load_features, split_of
-from .data.batches import Split
+from .data.afew import SPLITS, Clip, Features, load_features, split_of
+from .data.batches import Split, merged
 from .data.clips import PICTURES, collect
 from .data.doctor import examine
 from .data.extract import DEFAULT, EXTRACTORS, base_of, extract
@@ -197,7 +197,8 @@ def _settings(options: argparse.Namespace, networks: Sequence[str]) -> Settings:
 
 def _possible(settings: Settings) -> tuple[str, ...]:
     """Those of the networks that can be trained: of sounds alone that of the audio, of pictures alone that of the video."""
-    suffixes = {clip.path.suffix.lower() for clip in settings.collection().clips}
+    every = dataclasses.replace(settings, allow_shared_groups=True)           # who shares is refused where that matters
+    suffixes = {clip.path.suffix.lower() for clip in every.collection().clips}
     only = "audio" if suffixes <= SOUND_SUFFIXES else "video" if suffixes <= PICTURES else None
     if only is None or settings.modalities == (only,):
         return settings.modalities
@@ -411,7 +412,8 @@ def cross_validate(options: argparse.Namespace) -> None:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=_path, help="a checkpoint or the folder of a run")
     _add_data(parser, required=True)
-    parser.add_argument("--split", choices=["train", "val", "test"], default="val", help="which part of it")
+    parser.add_argument("--split", choices=["train", "val", "test", "all"], default="val",
+                        help="which part of it; all: of data that the network has seen nothing of")
     parser.add_argument("--out", type=_path, metavar="DIR", help="write <id>.txt and predictions.csv here")
     _add_reading(parser)
     _add_device(parser)
@@ -428,13 +430,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = load_model(options.checkpoint, device)
     say(f"checkpoint: {shown(model.path)}\n{line}")
     used = model.config.modalities
-    clips = collect(options.data, options.labels, options.name, options.allow_shared_groups)
+    clips = collect(options.data, options.labels, options.name, options.allow_shared_groups, least=0)
     for note in clips.notes:
         say(note)
-    data = prepare(clips, (options.split,), video="video" in used, sound="audio" in used, cache=_cache(options),
+    wanted = [name for name in SPLITS if clips.split(name)] if options.split == "all" else [options.split]
+    data = prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=_cache(options),
                    log=say, on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
+    for line in data.warnings:
+        say(f"warning: {line}")
     model.check_features(data.feature_names, data.extractor)
-    split = _in_classes_of(model, data.splits[options.split])
+    split = _in_classes_of(model, merged(data.splits))
     loss, probabilities = model.probabilities(split, device)
     labelled = split.labels >= 0
     if labelled.any():
@@ -457,8 +462,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _in_classes_of(model: Model, split: Split) -> Split:
     """The split with labels that count among the network's classes; lines say which classes are not known on either side."""
     index = {same(name): k for k, name in enumerate(model.classes)}
-    numbers = np.array([index.get(same(name), -1) for name in split.classes])
-    labels = np.where(split.labels >= 0, numbers[split.labels], -1)
+    numbers = [index.get(same(name), -1) for name in split.classes]
+    labels = np.array([*numbers, -1])[split.labels]                           # -1, no class, is the last
     if lost := int(((split.labels >= 0) & (labels < 0)).sum()):
         unknown = ", ".join(name for name, number in zip(split.classes, numbers, strict=True) if number < 0)
         say(f"{lost} clips are of classes that the network does not know ({unknown}) and are not counted: rename them with "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,20 @@ class Split:
             return None if values is None else [values[i] for i in index]
         return Split(of(self.ids), self.labels[index], of(self.frames), None if self.audio is None else self.audio[index],
                      of(self.keys), of(self.groups), self.classes)
+
+
+def merged(splits: Mapping[str, Split]) -> Split:
+    """All clips of some splits of one data set in one; ids that are in several begin with the names of their splits."""
+    parts = list(splits.values())
+    ids = [id for part in parts for id in part.ids]
+    if len(set(ids)) < len(ids):
+        ids = [f"{name}-{id}" for name, part in splits.items() for id in part.ids]
+
+    def of(name: str) -> list | None:
+        values = [getattr(part, name) for part in parts]
+        return None if any(v is None for v in values) else [x for v in values for x in v]
+    return Split(ids, np.concatenate([part.labels for part in parts]), of("frames"), None if parts[0].audio is None else
+                 np.concatenate([part.audio for part in parts]), of("keys"), of("groups"), parts[0].classes)
 
 
 @dataclass

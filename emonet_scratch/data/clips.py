@@ -7,7 +7,7 @@ A data set is one or several sources, each a table of clips (see table.py) or a 
     a pattern           of --name, where one is given
     class folders       each clip lies in a folder named after its class
 
-in this order, a pattern before all. Classes come from the labels (labels.py). Groups say who or what must not be on both
+in this order, a pattern before all; the last two may lie in folders of splits, too. Classes come from the labels (labels.py). Groups say who or what must not be on both
 sides of a split; where no source has splits, a fifth of the groups becomes the validation split.
 """
 
@@ -22,29 +22,32 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from . import afew, corpora
-from .afew import SPLITS, Clip, same_name, split_of
+from .afew import SPLITS, Clip, class_of, same_name, split_of
 from .folds import joined, stratified_folds
 from .labels import MOST, classes_of, parse_labels, rename, same
 from .table import read_table
-from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from .video import PICTURES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp"}
 SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES | PICTURES
 FOLDS = 5           # one of so many folds of groups becomes the validation split
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The clips of a data set, and its classes in their order; roots: folders of the sources; notes: what was recognised.
+    """The clips of a data set, and its classes in their order; roots: folders of the sources; notes: what was recognised;
+    drawn: lines on a validation split that was drawn.
 
-    problems: files that are no clip of any kind that was looked for, and clips that are left out.
+    problems: files that are no clip of any kind that was looked for, and clips that are left out; warnings: why scores on
+    them do not hold.
     """
 
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
     roots: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def split(self, name: str) -> list[Clip]:
         """The clips of one of SPLITS, in their order."""
@@ -56,11 +59,11 @@ class Collection:
 
 
 def collect(sources: Sequence[str | os.PathLike], labels: str = "", name: str | None = None,
-            allow_shared_groups: bool = False, seed: int = 0, strict: bool = True) -> Collection:
+            allow_shared_groups: bool = False, strict: bool = True, least: int = 2) -> Collection:
     """The clips of all `sources`; labels: changes as of `parse_labels`; name: a pattern as of `pattern_of`.
 
-    seed: of the validation split of clips that no source puts in one; strict: problems of AFEW's layout are errors.
-    DataError: a source without clips, a row of a table that is wrong, fewer than two classes, a change of a label that no
+    strict: problems of AFEW's layout are errors; least: classes.
+    DataError: a source without clips, a row of a table that is wrong, fewer classes than `least`, a change of a label that no
     clip has, two clips of one name, a group in two splits.
     """
     changes = parse_labels(labels)
@@ -72,17 +75,18 @@ def collect(sources: Sequence[str | os.PathLike], labels: str = "", name: str | 
     kept = [replace(clip, label=label) for clip, meant in every
             if (label := clip.label and rename(clip.label, meant, changes)) or clip.label is None]
     fixed = not changes and all(source.afew for source in found)              # also the classes that it lacks
-    classes = CLASSES if fixed else classes_of(clip.label for clip in kept if clip.label)
+    classes = CLASSES if fixed else classes_of((clip.label for clip in kept if clip.label), least)
     spelled = {same(name): name for name in classes}
-    clips = _named([replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept])
+    clips = [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept]
     notes, problems = ([line for source in found for line in getattr(source, kind)] for kind in ("notes", "problems"))
     if dropped := len(every) - len(kept):
         notes.append(f"{dropped} of {len(every)} clips are left out by their labels")
-    if any(not clip.split for clip in clips):
-        clips = _with_splits(clips, seed, notes)
-    problems += _shared_groups(clips, allow_shared_groups)
+    clips, drawn = _with_splits(clips)
+    clips = _named(clips)
+    shared = _shared_groups(clips, allow_shared_groups)
     return Collection(tuple(sorted(clips, key=lambda clip: (SPLITS.index(clip.split), clip.id))), classes,
-                      tuple(source.root for source in found), tuple(notes), tuple(problems))
+                      tuple(source.root for source in found), tuple(notes), drawn, tuple(problems),
+                      shared)
 
 
 @dataclass
@@ -97,7 +101,7 @@ class _Source:
 
 
 def _read(source: Path, name: str | None, strict: bool) -> _Source:
-    if source.is_file():
+    if os.path.isfile(source):
         return _from_table(source)
     files = [folder / file for folder, names in afew.walk(source) for file in names if Path(file).suffix.lower() in SUFFIXES]
     names = {path: path.relative_to(source).with_suffix("").as_posix() for path in files}
@@ -106,7 +110,8 @@ def _read(source: Path, name: str | None, strict: bool) -> _Source:
             return _from_names(source, names, corpora.pattern_of(name), f"names {name}")
         except ValueError as error:
             raise DataError(f"--name: {error}") from None
-    if any(split_of(path.relative_to(source).parts[:-1]) for path in files) or not files:
+    inside = [parts for path in files if split_of(parts := path.relative_to(source).parts[:-1])]
+    if not files or (inside and (any(map(class_of, inside)) or all(split_of(parts) == "test" for parts in inside))):
         splits, problems = (afew.find_clips(source), []) if strict else afew.scan(source)
         clips = [clip for split in SPLITS for clip in splits[split]]
         return _Source(source, [(clip, clip.label or "") for clip in clips],
@@ -131,7 +136,9 @@ def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
             continue
         label, group = parts["label"], parts.get("group", "")
         split = _split(parts.get("split", ""), DataError(f"{str(path)!r} names no split (train, val, test)"))
-        title = corpus.name if corpus else source.name
+        title = _title(source)
+        if corpus:
+            title, group, split = corpus.name, corpora.SAME.get(group, group), split_of(name.split("/")[:-1]) or ""
         found.clips.append((Clip(split, name, path, label, group and f"{title} {group}", title),
                             corpus.labels[label] if corpus else label))
     if not found.clips:
@@ -144,35 +151,42 @@ def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
 
 def _from_class_folders(source: Path, names: dict[Path, str]) -> _Source:
     """Clips in folders that are named after their classes."""
-    clips = [(Clip("", name, path, path.parent.name, "", source.name), path.parent.name) for path, name in names.items()
-             if path.parent != source]
+    clips = [(Clip(split_of(name.split("/")[:-2]) or "", name, path, label, "", _title(source)), label)
+             for path, name in names.items() if path.parent != source and not split_of([label := path.parent.name])]
     labels = Counter(meant for _, meant in clips)
     if len(clips) < len(names) or not 2 <= len(labels) <= MOST or max(labels.values()) < 2:
         known = ", ".join(corpus.name for corpus in corpora.CORPORA)
         raise DataError(f"{str(source)!r}: {len(names)} files that are neither in AFEW's layout (Train/Angry/...), nor "
                         f"named as in {known}, nor in a folder a class: say what the names mean "
                         f"(--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
-    return _Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)}; groups are not "
-                                   f"known"])
+    return _Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)} "
+                                   f"({', '.join(sorted(labels)[:8])}{', ...' * (len(labels) > 8)}); groups are not known"])
+
+
+def _title(source: Path) -> str:
+    return os.path.basename(os.path.abspath(source))
 
 
 def _from_table(path: Path) -> _Source:
     """The rows of a table; every file has to be there."""
     rows = read_table(path)
-    found, seen = _Source(path.parent, []), {}
+    found, seen, used = _Source(path.parent, []), {}, {}
     for number, cells in rows:
         def fault(column: str, expected: str, number: int = number, cells: dict[str, str] = cells) -> DataError:
             return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got "
                              f"{cells.get(column, '')!r}")
         file, features = (path.parent / cells[column] if cells.get(column) else None for column in ("path", "features"))
         for column, there in (("path", file), ("features", features)):
-            if there is not None and not there.is_file():
+            if there is not None and not os.path.isfile(there):
                 raise fault(column, "a file that is there (paths are relative to the table)")
         split = _split(cells.get("split", ""), fault("split", "train, val, test or nothing"))
         if not cells["label"] and split != "test":
             raise fault("label", "a class (only clips of the test split may have none)")
         if (before := seen.setdefault(file.resolve(), number)) != number:
             raise fault("path", f"every file once, there is row {before}")
+        if features and (before := used.setdefault(features.resolve(), number)) != number:
+            raise fault("features", f"a file of this clip alone, row {before} has it too (leave the column out, and name "
+                                    f"the rows of the file after the clips)")
         name = Path(cells["path"]).with_suffix("").as_posix()
         clip = Clip(split, name, file, cells["label"] or None, cells.get("group", ""), path.stem, features)
         found.clips.append((clip, cells["label"]))
@@ -189,9 +203,10 @@ def _split(text: str, fault: DataError) -> str:
 
 
 def _named(clips: list[Clip]) -> list[Clip]:
-    """The clips with ids that can name a file: stems where those are unique in their split, else paths with "_" for "/"."""
-    for shorten in (lambda id: id.rpartition("/")[2], lambda id: id.replace("/", "_")):
-        named = [replace(clip, id=shorten(clip.id)) for clip in clips]
+    """The clips with ids that can name a file: stems if those are unique in their split, else paths with "_" for "/"."""
+    for shorten in (lambda clip: clip.id.rpartition("/")[2], lambda clip: clip.id.replace("/", "_"),
+                    lambda clip: f"{clip.corpus}_{clip.id}".replace("/", "_")):
+        named = [replace(clip, id=shorten(clip)) for clip in clips]
         twice = [key for key, n in Counter((clip.split, same_name(clip.id)) for clip in named).items() if n > 1]
         if not twice:
             return named
@@ -200,22 +215,27 @@ def _named(clips: list[Clip]) -> list[Clip]:
                     f"one; rename or remove the other")
 
 
-def _with_splits(clips: list[Clip], seed: int, notes: list[str]) -> list[Clip]:
-    """The clips; of those without a split, a fifth is the validation split from now on, whole groups."""
+def _with_splits(clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips, of those without a split a fifth in the validation split, whole groups; and lines on that."""
+    given = {clip.group: clip.split for clip in clips if clip.group and clip.split}
+    clips = [replace(clip, split=clip.split or given.get(clip.group, "")) for clip in clips]
     free = [clip for clip in clips if not clip.split]
+    if not free:
+        return clips, ()
     groups = joined([clip.group or None for clip in free])
-    groups = groups if len(np.unique(groups)) >= 2 else None                  # of one speaker alone: clip by clip
     _, label = np.unique([clip.label for clip in free], return_inverse=True)
-    out = stratified_folds(label, FOLDS, seed, groups) == 0
+    fold = stratified_folds(label, FOLDS, 0, groups)                          # the same for every seed of a training
+    sizes = np.bincount(fold)                                                 # of two speakers the one with fewer clips
+    out = fold == np.where(sizes, abs(FOLDS * sizes - len(free)), np.inf).argmin()
     names = sorted({clip.group for clip, val in zip(free, out, strict=True) if val and clip.group})
-    notes.append(f"no split is given: {int(out.sum())} of {len(free)} clips are the validation split"
-                 + (f", those of {len(names)} groups ({', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else
-                    ", drawn by class; groups are not known"))
+    line = (f"no split is given: {int(out.sum())} of {len(free)} clips are the validation split"
+            + (f", those of {len(names)} groups ({', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else
+               ", drawn by class; groups are not known"))
     split = {id(clip): "val" if val else "train" for clip, val in zip(free, out, strict=True)}
-    return [replace(clip, split=clip.split or split[id(clip)]) for clip in clips]
+    return [replace(clip, split=clip.split or split[id(clip)]) for clip in clips], (line,)
 
 
-def _shared_groups(clips: list[Clip], allowed: bool) -> list[str]:
+def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:
     """A line for each group that is in two splits; DataError with the first, unless that is allowed."""
     splits = defaultdict(dict)
     for clip in clips:
@@ -225,6 +245,6 @@ def _shared_groups(clips: list[Clip], allowed: bool) -> list[str]:
              for group, found in splits.items() if len(found) > 1]
     if lines and not allowed:
         more = f", and so are {len(lines) - 1} more" if lines[1:] else ""
-        raise DataError(f"{lines[0]}{more}: a score would not hold for strangers; put it into one, or go on with "
-                        f"--allow-shared-groups")
-    return lines
+        raise DataError(f"{lines[0]}{more}: a score would not hold for strangers; put all of it into one split, add clips of "
+                        f"other groups, or go on with --allow-shared-groups")
+    return tuple(lines)

@@ -68,11 +68,12 @@ def examine(data: Collection | str | os.PathLike, read: bool = True) -> Report:
     """Look at all clips of a data set; with `read` every one is decoded and hashed, which takes minutes for AFEW."""
     if not isinstance(data, Collection):
         data = collect([data], strict=False, allow_shared_groups=True)
-    report = Report(list(data.notes))
+    report = Report([*data.notes, *data.drawn])
     readings, unreadable = _read_all(data.clips) if read else ([], [])
     for split in SPLITS:
         report.facts += _describe(split, data.split(split), data.classes, [r for r in readings if r.clip.split == split])
     report.add("files, clips and folders out of place", data.problems)
+    report.add("groups in several splits", data.warnings)
     if missing := missing_classes(data.split("train"), data.classes):
         report.facts.append(f"train: no clip of {', '.join(missing)}")
     report.add("splits of one class only", (

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .batches import Split
+
 
 def joined(*keys: Sequence[Hashable | None]) -> np.ndarray:
     """(N,) numbers of groups: clips are in one that share a key of one of these kinds, and so on; None is no key.
@@ -21,18 +23,26 @@ def joined(*keys: Sequence[Hashable | None]) -> np.ndarray:
     return connected_components(coo_array((np.ones(len(rows)), (rows, columns)), (N, N)), directed=False)[1]
 
 
+def groups_of(split: Split) -> np.ndarray:
+    """(N,) numbers of the groups of its clips: of one name, with the same bytes, or with the same audio vector."""
+    sounds = () if split.audio is None else (["" if np.isnan(x).all() else x.tobytes() for x in split.audio],)
+    kinds = [kind for kind in (split.groups, split.keys, *sounds) if kind]
+    return joined(range(len(split)), *([key or None for key in kind] for kind in kinds))
+
+
 def stratified_folds(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """(N,) numbers of folds in which each of the labels y (N,) is about equally frequent, and groups (N,) stay whole.
 
-    Each class is dealt out in random order, the next class starting where the last one ended. Groups of more than one clip
-    are dealt out, large ones first and equal ones in random order, each to the fold that it makes the least uneven: where
+    Without groups, and where all clips are of one, each class is dealt out in random order, the next class starting where
+    the last one ended. Groups are dealt out large ones first and equal ones in random order, each to the fold that it makes
+    the least uneven: where
 
         sum over classes of (clips in the fold / clips of the class)^2
 
     grows the least.
     """
     rng, fold = np.random.default_rng([seed, folds]), np.empty(len(y), np.int64)
-    if groups is None or len(np.unique(groups)) == len(y):
+    if groups is None or len(np.unique(groups)) in (1, len(y)):
         dealt = 0
         for label in np.unique(y):
             clips = rng.permutation(np.flatnonzero(y == label))

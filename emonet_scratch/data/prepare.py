@@ -26,7 +26,7 @@ WORKERS = 1 + (os.cpu_count() or 1)     # threads: while ffmpeg decodes for one,
 
 @dataclass
 class Dataset:
-    """Splits by name, the names of the audio features, the clips that were left out; and the extractor.
+    """Splits by name, names of the audio features, clips that were left out, the extractor, warnings as of Collection.
 
     extractor: what made the audio vectors, one of EXTRACTORS and the version of ffmpeg (see `made_by`), or "files" for files
     that name none of them; "" without sound.
@@ -36,6 +36,7 @@ class Dataset:
     feature_names: tuple[str, ...]
     skipped: list[Clip]
     extractor: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True,
@@ -74,9 +75,9 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     splits = {name: _split(data, shown, name, clips[name], readings) for name in wanted}
     _account(readings, skipped, faces, log)
     if not sound:
-        return Dataset(splits, (), skipped)
+        return Dataset(splits, (), skipped, warnings=data.warnings)
     names = features.names if features else EXTRACTORS[extractor][1]
-    return Dataset(splits, names, skipped, extractor_of(features, extractor))
+    return Dataset(splits, names, skipped, extractor_of(features, extractor), data.warnings)
 
 
 def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -> tuple[dict[str, list[Clip]], list[Clip]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import choose_device
 from ..data.batches import Split
+from ..data.folds import groups_of
 from ..data.prepare import Dataset
 from ..errors import DataError
 from ..files import owned, say, write_csv, write_whole
@@ -54,7 +55,8 @@ def _compare(run: Path, folder: Path, split: str, device: str, log: Callable[[st
              f"each test by itself; lost: clips that only {REFERENCE} has right, won: those that only the row has right",
              "networks: at the epoch of least validation loss, which flatters them on the validation split",
              f"late fusion: the weights for a clip come from {weights_from}",
-             f"linear SVM: C = {C:g}, by five folds of the training split"]
+             f"linear SVM: C = {C:g}, by five folds of the training split",
+             *(f"warning: {line}" for line in data.warnings)]
     text = "\n".join([_table(rows, chance, majority), "", *notes])
     write_csv(folder / "compare.csv", _columns(rows, chance, majority))
     write_whole(folder / "compare.txt", f"{text}\n".encode())
@@ -83,13 +85,13 @@ def _predictions(models: dict[str, Model], splits: dict[str, Split], split: str,
     own = {name: model.probabilities(shown, device)[1] for name, model in models.items()}
     both = np.stack([own["audio"], own["video"]])
     if split == "val":
-        late = fuse_across_folds(both, shown.labels, seed)
+        late = fuse_across_folds(both, shown.labels, seed, groups_of(shown))
     else:
         known = np.stack([models[name].probabilities(val, device)[1] for name in ("audio", "video")])
         late = fuse(both, find_weights(known, val.labels, seed))
     projection = models["audio"].projection
     X, Z = projection.standardise(train.audio), projection.standardise(shown.audio)
-    C = choose_C(X, train.labels, seed=seed)
+    C = choose_C(X, train.labels, seed=seed, groups=groups_of(train))
     return {REFERENCE: own["fused"].argmax(1), "late fusion": late.argmax(1), "audio network": own["audio"].argmax(1),
             "video network": own["video"].argmax(1), "audio, linear SVM": LinearSVM(C).fit(X, train.labels).predict(Z),
             "audio, LDA": projection.lda.predict(Z)}, C

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data.batches import Split
-from ..data.clips import Collection
-from ..data.folds import held_out, joined, stratified_folds
+from ..data.afew import SPLITS
+from ..data.batches import Split, merged
+from ..data.folds import groups_of, held_out, stratified_folds
 from ..data.prepare import Dataset
 from ..errors import DataError
-from ..files import Lock, owned, parse_json, read_whole, write_csv, write_whole
+from ..files import Lock, owned, parse_json, read_whole, say, write_csv, write_whole
 from ..training.calibration import calibration
 from ..training.inference import load_model, score
 from ..training.metrics import DRAWS, bootstrap_interval
@@ -25,7 +25,7 @@ from ..training.settings import Settings
 INNER = 5           # of the clips that are not tested, one in so many validates
 
 
-def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = print) -> str:
+def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = say) -> str:
     """Train and test the networks of `settings` on every fold, in `folder`; write and return the table.
 
     folds: how many, of whole groups; None: one for each group. A fold is tested by networks that are trained on the others
@@ -34,9 +34,7 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
     In `folder`: fold-*.json (what is said of each clip), crossvalidation.json, .csv, .txt and .png.
     """
     settings = on_device(settings, log)
-    whole = replace(settings.collection(), clips=_as_one(settings.collection()))
-    data = dataset(settings, ("train",), log, whole)
-    split = data.splits["train"]
+    data, split = everything(settings, log)
     groups = groups_of(split)
     fold = groups if folds is None else stratified_folds(split.labels, folds, settings.seed, groups)
     _check(split, groups, fold, folds)
@@ -60,23 +58,14 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
     return report(folder, settings.modalities)
 
 
-def _as_one(data: Collection) -> tuple[Any, ...]:
-    """All clips that have a label, as if of one split; DataError where names are twice."""
-    clips = tuple(replace(clip, split="train", id=f"{clip.split}-{clip.id}" if twice else clip.id)
-                  for twice in [len({clip.id for clip in data.clips}) < len(data.clips)]
-                  for clip in data.clips if clip.label is not None)
-    if not clips:
-        raise DataError(f"{', '.join(map(str, data.roots))}: no clip has a label")
-    return clips
-
-
-def groups_of(split: Split) -> np.ndarray:
-    """(N,) numbers of groups: of one name, with the same bytes, or with the same sound."""
-    names = [name or None for name in split.groups or [""] * len(split)]
-    keys = [key or None for key in split.keys or [""] * len(split)]
-    sounds = [None if x is None or np.isnan(x).all() else x.tobytes()
-              for x in ([None] * len(split) if split.audio is None else split.audio)]
-    return joined(names, keys, sounds)
+def everything(settings: Settings, log: Callable[[str], None] = say) -> tuple[Dataset, Split]:
+    """The data set that the settings name, and all of its clips that have a label, in one split."""
+    whole = replace(settings, allow_shared_groups=True).collection()          # folds keep groups whole in any case
+    for line in whole.notes:
+        log(line)
+    data = dataset(settings, tuple(name for name in SPLITS if whole.split(name)), log, whole)
+    split = merged(data.splits)
+    return data, split.take(np.flatnonzero(split.labels >= 0))
 
 
 def _check(split: Split, groups: np.ndarray, fold: np.ndarray, folds: int | None) -> None:

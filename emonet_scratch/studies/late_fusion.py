@@ -45,9 +45,10 @@ def _score(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     return list(zip(right.tolist(), likelihood.tolist(), strict=True))
 
 
-def fuse_across_folds(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Fused probabilities (N, K); the weights of a clip come from the other four fifths of the clips, never from itself."""
+def fuse_across_folds(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0,
+                      groups: np.ndarray | None = None) -> np.ndarray:
+    """Fused probabilities (N, K); the weights of a clip come from four fifths of the clips, none of its group (N,)."""
     fused = np.empty(probabilities.shape[1:])
-    for out in held_out(labels, 5, seed):
+    for out in held_out(labels, 5, seed, groups):
         fused[out] = fuse(probabilities[:, out], find_weights(probabilities[:, ~out], labels[~out], seed))
     return fused

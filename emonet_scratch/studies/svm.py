@@ -61,8 +61,8 @@ def _extended(X: np.ndarray) -> np.ndarray:
 
 
 def choose_C(X: np.ndarray, y: np.ndarray, grid: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-             seed: int = 0) -> float:
-    """The C of the grid with which most clips are right that were left out, in five folds; of equals the least."""
+             seed: int = 0, groups: np.ndarray | None = None) -> float:
+    """The C of the grid with which most clips are right that were left out, in five folds of groups; of equals the least."""
     right = [sum(np.count_nonzero(LinearSVM(C).fit(X[~out], y[~out]).predict(X[out]) == y[out])
-                 for out in held_out(y, 5, seed)) for C in grid]
+                 for out in held_out(y, 5, seed, groups)) for C in grid]
     return grid[int(np.argmax(right))]

@@ -43,18 +43,17 @@ class AudioProjection:
                  folds: int = 0, seed: int = 0) -> None:
         self.n_components, self.shrinkage, self.clip, self.folds, self.seed = n_components, shrinkage, clip, folds, seed
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: Sequence[str] | None = None,
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None,
             classes: Sequence[str] = CLASSES) -> "AudioProjection":
         """X (N, D), y (N,) numbers of classes; DataError with the reason where LDA has no answer.
 
-        groups: N names of who is to be left out whole where clips are left out, "" where that is not known. Clips with the
-        same vector, and so with the same sound, are one group in any case.
+        groups: (N,) numbers of who is left out whole where clips are left out. Clips with the same vector, and so with the
+        same sound, are one group in any case.
         """
         known = ~missing(X)
         if not known.any():
             raise DataError("LDA of the training split's audio vectors: no clip of it has sound: train on video alone")
-        names = [name or None for name in groups or [""] * len(X)]
-        group = joined(names, [x.tobytes() for x in X])[known]
+        group = joined(range(len(X)) if groups is None else groups.tolist(), [x.tobytes() for x in X])[known]
         clips, X, y = len(X), X[known], y[known]
         if (label := one_class(y)) is not None:
             raise DataError(f"LDA of the training split's audio vectors: all clips that can be used are {classes[label]}: "

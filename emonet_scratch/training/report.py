@@ -22,7 +22,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"{name:9}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{r['loss']:8.3f}"
                      f"{r['parameters']:12,}{r['seconds']:9.1f}")
     lines += [f"{'chance':9}{r['chance']:9.3f}", f"{'majority':9}{r['majority']:9.3f}"]     # the same in every row
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"warning: {line}" for line in r["warnings"])])
 
 
 def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dict[str, list[dict[str, Any]]]) -> None:

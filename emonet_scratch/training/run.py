@@ -15,6 +15,7 @@ from .. import dispatch
 from ..backend import choose_device
 from ..data.batches import Split
 from ..data.clips import Collection
+from ..data.folds import groups_of
 from ..data.prepare import Dataset, prepare
 from ..data.video import ffmpeg_version
 from ..files import owned, say, write_whole
@@ -55,7 +56,7 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     results, rows = {}, {}
     for name in settings.modalities:
         trainer = train_network(settings, data, name, folder / name, projection, resume, log)
-        results[name], rows[name] = _result(trainer), trainer.rows
+        results[name], rows[name] = _result(trainer) | {"warnings": list(data.warnings)}, trainer.rows
     save_pictures(folder, results, rows)
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", json.dumps(results, indent=2).encode())   # last: it says that all is done
@@ -87,7 +88,7 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
     """The splits `wanted` of the clips that the settings name, or of others, with what the networks of the settings read."""
     if clips is None:
         clips = settings.collection()
-        for line in clips.notes:
+        for line in (*clips.notes, *clips.drawn):
             log(line)
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
     return prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
@@ -100,7 +101,7 @@ def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
     if train.audio is None:
         return None
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
-    projection.fit(train.audio, train.labels, train.groups, train.classes)
+    projection.fit(train.audio, train.labels, groups_of(train), train.classes)
     if config.lda_cross_fit > 1 and projection.training is None:
         log("warning: some class has too few clips for projections out of fold: LDA projects the clips it was fitted on")
     return projection

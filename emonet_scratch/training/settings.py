@@ -47,7 +47,7 @@ class Settings:
 
     def collection(self) -> Collection:
         """The clips that they name; DataError as `collect`."""
-        return collect(self.data, self.labels, self.name, self.allow_shared_groups, self.seed)
+        return collect(self.data, self.labels, self.name, self.allow_shared_groups)
 
     def config_of(self, name: str) -> EmoNetConfig:
         """The configuration of the network `name` of MODALITIES."""

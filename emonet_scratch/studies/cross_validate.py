@@ -59,13 +59,13 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
 
 
 def everything(settings: Settings, log: Callable[[str], None] = say) -> tuple[Dataset, Split]:
-    """The data set that the settings name, and all of its clips that have a label, in one split."""
+    """The data set that the settings name, and all of its clips that have a label, in one split, by name."""
     whole = replace(settings, allow_shared_groups=True).collection()          # folds keep groups whole in any case
     for line in whole.notes:
         log(line)
     data = dataset(settings, tuple(name for name in SPLITS if whole.split(name)), log, whole)
     split = merged(data.splits)
-    return data, split.take(np.flatnonzero(split.labels >= 0))
+    return data, split.take([i for i in np.argsort(split.ids) if split.labels[i] >= 0])
 
 
 def _check(split: Split, groups: np.ndarray, fold: np.ndarray, folds: int | None) -> None:

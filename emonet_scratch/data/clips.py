@@ -7,8 +7,9 @@ A data set is one or several sources, each a table of clips (see table.py) or a 
     a pattern           of --name, where one is given
     class folders       each clip lies in a folder named after its class
 
-in this order, a pattern before all; the last two may lie in folders of splits, too. Classes come from the labels (labels.py). Groups say who or what must not be on both
-sides of a split; where no source has splits, a fifth of the groups becomes the validation split.
+in this order, a pattern before all; corpora and class folders may lie in folders of splits, too. Classes come from the
+labels (labels.py). Groups say who or what must not be on both sides of a split; where no source has splits, a fifth of the
+groups becomes the validation split.
 """
 
 import os
@@ -63,8 +64,8 @@ def collect(sources: Sequence[str | os.PathLike], labels: str = "", name: str | 
     """The clips of all `sources`; labels: changes as of `parse_labels`; name: a pattern as of `pattern_of`.
 
     strict: problems of AFEW's layout are errors; least: classes.
-    DataError: a source without clips, a row of a table that is wrong, fewer classes than `least`, a change of a label that no
-    clip has, two clips of one name, a group in two splits.
+    DataError: a source without clips, a row of a table that is wrong, fewer than `least` classes, a change of a label that
+    no clip has, two clips of one name, a group in two splits.
     """
     changes = parse_labels(labels)
     found = [_read(source, name, strict) for source in dict.fromkeys(map(Path, sources))]

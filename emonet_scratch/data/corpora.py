@@ -56,7 +56,7 @@ def recognise(names: Sequence[str]) -> tuple[Corpus, int] | None:
 def parse(pattern: str, name: str) -> dict[str, str] | None:
     """What the parts of a pattern are in the end of a name, without the empty ones; None where it does not match."""
     found = re.search(rf"(?:^|[/_])(?:{pattern})$", name)
-    return {part: SAME.get(text, text) for part, text in found.groupdict().items() if text} if found else None
+    return {part: text for part, text in found.groupdict().items() if text} if found else None
 
 
 def pattern_of(name: str) -> str:

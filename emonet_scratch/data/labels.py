@@ -45,11 +45,12 @@ def rename(label: str, meant: str, changes: Mapping[str, str | None]) -> str | N
     return KNOWN.get(same(meant), unicodedata.normalize("NFC", meant).strip())
 
 
-def classes_of(labels: Iterable[str]) -> tuple[str, ...]:
-    """The classes of these labels, each once, in the order of `same`. DataError: fewer than 2, more than MOST."""
+def classes_of(labels: Iterable[str], least: int = 2) -> tuple[str, ...]:
+    """The classes of these labels, each once, in the order of `same`. DataError: fewer than `least`, more than MOST."""
     names: dict[str, str] = {}
     for label in labels:
         names.setdefault(same(label), label)
-    if not 2 <= len(names) <= MOST:
-        raise DataError(f"expected 2 to {MOST} classes, got {len(names)} ({', '.join(list(names.values())[:5]) or 'none'})")
+    if not least <= len(names) <= MOST:
+        raise DataError(f"expected {least} to {MOST} classes, got {len(names)} "
+                        f"({', '.join(list(names.values())[:5]) or 'none'})")
     return tuple(names[key] for key in sorted(names))

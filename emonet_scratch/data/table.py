@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
 from ..errors import DataError
@@ -10,13 +11,14 @@ from ..files import read_whole
 
 COLUMNS = ("path", "label", "split", "group", "features")
 MOST = 2**28        # bytes of a table
+NO_TEXT = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")     # but a path may have any bytes
 
 
 def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
     """(number of the row, {column: text without blanks around}) of a CSV file with a header; of COLUMNS only.
 
     Separated by comma, semicolon or tab, UTF-8 with or without a byte order mark. DataError, with row and column: no such
-    columns, a row of another length, an empty path.
+    columns, a row of another length, an empty path, what is no text.
     """
     path, shown = Path(path), repr(os.fspath(path))
     text = read_whole(path, MOST).decode("utf-8-sig", "surrogateescape")
@@ -27,7 +29,7 @@ def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
         names = [name.strip().casefold() for name in next(rows, [])]
         if lacking := [name for name in COLUMNS[:2] if name not in names]:
             raise DataError(f"{shown} row 1: expected columns named path and label, separated by comma, semicolon or tab, "
-                            f"got no {lacking[0]} among {', '.join(map(repr, names[:8]))}")
+                            f"got no {lacking[0]} among {', '.join(repr(name[:40]) for name in names[:8])}")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise DataError(f"{shown} row 1: the column {twice[0]} is there twice")
         found = []
@@ -39,6 +41,9 @@ def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
             cells = {name: cell.strip() for name, cell in zip(names, row, strict=True) if name in COLUMNS}
             if not cells["path"]:
                 raise DataError(f"{shown} row {number}, column path: expected the name of a file, got nothing")
+            if wrong := [name for name in cells if name not in ("path", "features") and NO_TEXT.search(cells[name])]:
+                raise DataError(f"{shown} row {number}, column {wrong[0]}: expected text on one line in UTF-8, got "
+                                f"{cells[wrong[0]][:80]!r}")
             found.append((number, cells))
     except csv.Error as error:
         raise DataError(f"{shown} near row {rows.line_num}: {error}") from None

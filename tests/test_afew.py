@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from emonet_scratch.data import afew
 from emonet_scratch.data.afew import SPLITS, find_clips, load_features
-from emonet_scratch.data.predictions import write_predictions
 from emonet_scratch.data.doctor import examine
 from emonet_scratch.data.opensmile import write_arff
+from emonet_scratch.data.predictions import write_predictions
 from emonet_scratch.data.prepare import audio_vector, prepare
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
@@ -159,12 +159,29 @@ def test_a_root_without_splits(tmp_path):
     refused(lambda: find_clips(tmp_path / "Angry" / "1.avi"), "expected a folder", "got a file")
 
 
-@pytest.mark.parametrize(("names", "words"), [
-    (["a.wav", "b.WAV", "c.txt"], ["2 .wav, 1 .txt", "--modalities audio", "ffmpeg -i X.wav X.mkv", "`emonet features`"]),
-    (["1.jpg"], ["1 .jpg", "ffmpeg -framerate 25 -i %d.jpg X.mp4"]), (["Angry.zip"], ["1 .zip", "unpack", ".avi, .flv"])])
-def test_what_is_there_in_place_of_clips_is_named(tmp_path, names, words):
-    touch(tmp_path, *(f"Train/Angry/{name}" for name in names))
-    refused(lambda: find_clips(tmp_path), "Train'", *words)
+def test_what_is_there_in_place_of_clips_is_named(tmp_path):
+    touch(tmp_path, "Train/Angry.zip", "Train/a.txt", "Train/b.TXT")
+    refused(lambda: find_clips(tmp_path), "Train'", "got 2 .txt, 1 .zip", "unpack", ".avi, .flv", "or sounds, or pictures")
+    touch(tmp_path, "Train/Angry/1.wav")
+    assert keys(find_clips(tmp_path))["train"] == [("1", "Angry")]
+
+
+@pytest.mark.parametrize(("names", "clips"), [
+    (["a.wav", "b.MP3", "c.txt", "a.csv", "a.arff"], ["a.wav", "b.MP3"]), (["a.jpg", "b.PNG", "c.txt"], ["a.jpg", "b.PNG"]),
+    (["a.wav", "a.jpg", "b.jpg"], ["a.wav"]), (["a.avi", "b.wav", "c.jpg", "d.avi"], ["a.avi", "d.avi"])])
+def test_clips_are_videos_else_sounds_else_pictures(tmp_path, names, clips):
+    """Of each split, wherever in it they are: Train_Audio/b.wav belongs to Train_AFEW/a.avi; Val has kinds of its own."""
+    touch(tmp_path, *(f"{folder}/Angry/{name}" for name in names for folder in [f"Train_{Path(name).suffix[1:]}", "Val"]))
+    touch(tmp_path, "Test/x.flac", "Test/y.bmp", "Test/x.bmp")
+    found = find_clips(tmp_path)
+    assert [clip.path.name for clip in found["train"]] == [clip.path.name for clip in found["val"]] == clips
+    assert {(clip.split, clip.label) for clip in found["train"] + found["val"]} == {("train", "Angry"), ("val", "Angry")}
+    assert [clip.path.name for clip in found["test"]] == ["x.flac"]
+
+
+def test_numbered_pictures_of_clips_are_to_be_joined(tmp_path):
+    touch(tmp_path, *(f"Train/Angry/{clip}/{k}.jpg" for clip in "ab" for k in range(3)))
+    refused(lambda: find_clips(tmp_path), "two clips with the id '0'", "ffmpeg -framerate 25 -i %d.jpg X.mp4", "and 2 more")
 
 
 def test_a_root_one_level_too_low_or_without_splits_says_what_is_there(tmp_path):
@@ -464,11 +481,12 @@ def test_predictions_into_a_place_that_refuses(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "predictions.csv"]
 
 
-def test_sounds_beside_feature_files_are_named(tmp_path):
+def test_sounds_beside_feature_files_are_clips_that_have_them(tmp_path):
     for split, name in (("Train", "a"), ("Val", "b")):
         folder = tmp_path / split / "Angry"
         folder.mkdir(parents=True)
         (folder / f"{name}.wav").write_bytes(b"RIFF")
         (folder / f"{name}.csv").write_text(f"name;F0\n{name};1\n")
-    with pytest.raises(DataError, match=r"got 1 \.csv, 1 \.wav: sounds alone are no clips"):
-        find_clips(tmp_path)
+    clips = find_clips(tmp_path)
+    assert keys(clips) == {"train": [("a", "Angry")], "val": [("b", "Angry")], "test": []}
+    assert vectors(load_features([tmp_path], every(clips))) == {("train", "a"): [1], ("val", "b"): [1]}

@@ -13,11 +13,11 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.svm import LinearSVC
 
 from emonet_scratch.cli import main
+from emonet_scratch.data.folds import stratified_folds
 from emonet_scratch.studies.compare import REFERENCE, measure
 from emonet_scratch.studies.late_fusion import find_weights, fuse, fuse_across_folds
 from emonet_scratch.studies.svm import LinearSVM, choose_C
 from emonet_scratch.training.metrics import mcnemar
-from emonet_scratch.training.projection import stratified_folds
 from tests.strategies import seeds
 from tests.tiny import QUICK, build
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_compared_is_refused(compared, data, tmp_path, capsys):
     changed = shutil.copytree(compared, tmp_path / "changed")
     config = json.loads((changed / "config.json").read_text())
     other = build(tmp_path / "other")
-    (changed / "config.json").write_text(json.dumps(config | {"data": str(other)}))
+    (changed / "config.json").write_text(json.dumps(config | {"data": [str(other)]}))
     refused("of the test split have no label", "--run", str(changed), "--split", "test")
     next((other / "Val_AFEW").glob("*/*.avi")).unlink()
     refused("trained on other data", "--run", str(changed))

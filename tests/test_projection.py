@@ -8,8 +8,9 @@ from scipy.special import log_softmax
 
 from emonet_scratch import LDA
 from emonet_scratch.data.batches import Split
+from emonet_scratch.data.folds import stratified_folds
 from emonet_scratch.errors import DataError
-from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit, stratified_folds
+from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit
 from emonet_scratch.training.trainer import Trainer
 from tests.strategies import seeds
 from tests.tiny import TINY, split

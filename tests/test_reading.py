@@ -184,7 +184,7 @@ def test_the_name_of_an_extractor_has_the_version_of_ffmpeg_and_old_names_are_un
 
 
 def test_a_checkpoint_says_once_when_another_ffmpeg_made_its_vectors():
-    model = Model(None, "a projection", ("f",), "is10-2+ffmpeg-5.1.6", Path("run/best.safetensors"))
+    model = Model(None, "a projection", ("f",), "is10-2+ffmpeg-5.1.6", Path("run/best.safetensors"), ("a", "b"), 1.0)
     lines = []
     model.check_features(("f",), "is10-2+ffmpeg-9.0.2", lines.append)
     assert len(lines) == 1 and "5.1.6" in lines[0] and "9.0.2" in lines[0] and "best.safetensors" in lines[0]

@@ -120,7 +120,7 @@ def test_damaged_metrics(stopped):
 
 
 def test_damaged_settings(tmp_path):
-    Settings("data", TINY, cache="x").write(tmp_path, {})
+    Settings(("data",), TINY, cache="x").write(tmp_path, {})
     content = json.loads((tmp_path / "config.json").read_text())
     assert read_settings(tmp_path).config == TINY
     for _, _, text in damaged(content):

@@ -10,18 +10,19 @@ from emonet_scratch.errors import DataError
 from emonet_scratch.models import EmoNetConfig
 from emonet_scratch.training.settings import MODALITIES, Settings, find_run, read_settings
 
-SETTINGS = Settings("data", EmoNetConfig.preset("small"), ("fused",), seed=3, precision="fp32", save_every=5)
+SETTINGS = Settings(("data",), EmoNetConfig.preset("small"), ("fused",), seed=3, precision="fp32", save_every=5)
 
 
 @pytest.mark.parametrize("settings", [
-    SETTINGS, Settings("data", EmoNetConfig()),
-    Settings("a\nb", EmoNetConfig.preset("paper"), device="cuda:1", cache="c", on_error="stop")])
+    SETTINGS, Settings(("data",), EmoNetConfig()),
+    Settings(("a\nb", "c"), EmoNetConfig.preset("paper"), device="cuda:1", cache="c", on_error="stop", labels="calm=Neutral",
+             name="{group}_{label}", allow_shared_groups=True)])
 def test_they_go_round(tmp_path, settings):
     settings.write(tmp_path, {"numpy": "2"})
     content = json.loads((tmp_path / "config.json").read_text())
     assert read_settings(tmp_path) == settings and content["versions"] == {"numpy": "2"}
     assert list(content) == ["versions", "data", "config", "modalities", "seed", "device", "precision", "cache", "on_error",
-                             "save_every"]
+                             "save_every", "labels", "name", "allow_shared_groups"]
     assert content["config"].keys() == {f.name for f in dataclasses.fields(EmoNetConfig)}
 
 
@@ -30,10 +31,12 @@ def test_the_configuration_of_each_network():
     assert SETTINGS.config_of("audio").replace(modalities=SETTINGS.config.modalities) == SETTINGS.config
 
 
-WRONG = [("data", None), ("data", ""), ("config", 3), ("config", {"lr": "x"}), ("config", {"speed": 1}),
+WRONG = [("data", None), ("data", ""), ("data", "data"), ("data", []), ("data", [""]), ("data", ["a\0"]), ("data", [3]),
+         ("config", 3), ("config", {"lr": "x"}), ("config", {"speed": 1}),
          ("modalities", ["dance"]), ("modalities", [["audio"]]), ("modalities", []), ("modalities", "audio"),
          ("seed", "3"), ("seed", -1), ("seed", True), ("device", 0), ("precision", "half"), ("precision", [1]), ("cache", 1),
-         ("on_error", "ask"), ("on_error", None), ("save_every", "x"), ("save_every", 0)]
+         ("on_error", "ask"), ("on_error", None), ("save_every", "x"), ("save_every", 0),
+         ("labels", None), ("labels", ["a=b"]), ("name", 3), ("allow_shared_groups", 1), ("allow_shared_groups", None)]
 
 
 @pytest.mark.parametrize("field, value", WRONG)

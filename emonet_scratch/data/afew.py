@@ -8,7 +8,8 @@ valid, validation or test in its name (`Train_AFEW_5_0`, `Test_vid_Distribute`);
 folder named like one, in any case; the id is the name of the file without its suffix. An id may occur in
 two splits, so a clip is keyed by (split, id). Clips of the test split need no class.
 
-Any container in `VIDEO_SUFFIXES` and any id is accepted, so that other data sets fit in the same tree.
+Any container in `VIDEO_SUFFIXES` and any id is accepted, so that other data sets fit in the same tree. The clips of a
+split without videos are its sounds, and of one without these its pictures; beside videos both are ignored.
 Names are compared by `same_name`, and shown and written as they are on the disk.
 Hidden files, `__MACOSX` and `._*` are ignored. A linked folder is followed once, and never into a loop.
 Source: Dhall, Goecke, Lucey, Gedeon 2012, Collecting large, richly annotated facial-expression databases.
@@ -29,10 +30,10 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import faults_of
 from .opensmile import ESCAPES, Row, Table, is_feature_table, read_features
-from .video import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from .video import PICTURES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp"}
+KINDS = (VIDEO_SUFFIXES, SOUND_SUFFIXES, PICTURES)         # of files that are clips: of a split, the first that it has
 ESCAPED = str.maketrans({c: text for c, text in ESCAPES.items() if c != "\\"})       # of D:\new, read as Weka's escapes
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}
@@ -132,68 +133,54 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     """As `find_clips`, with the problems as lines; DataError remains for no folder and for no split at all."""
     root = Path(root)
     found: dict[tuple[str, str], Clip] = {}
-    problems, tops, first, filled = [], [], {}, set()         # first: one folder of each split that has any
-    suffixes: dict[str | None, Counter[str]] = defaultdict(Counter)
+    problems, tops, empty = [], [], []
+    paths: dict[str | None, list[Path]] = defaultdict(list)
+    first: dict[str, Path] = {}                               # one folder of each split that has any
     for folder, files in walk(root):
         parts = folder.relative_to(root).parts
         tops += parts if len(parts) == 1 else ()
         split = split_of(parts)
-        suffixes[split].update(Path(name).suffix.lower() for name in files)
-        if split is None:
-            continue
-        first.setdefault(split, folder)
-        for path in (folder / name for name in files):
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                clip = Clip(split, path.stem, path, class_of(parts))
-                key = split, same_name(clip.id)
-                problems += _misplaced(clip, found.get(key))
-                found.setdefault(key, clip)
-                filled.add(split)
-            elif _is_feature_file(path):
-                filled.add(split)
+        paths[split] += [folder / name for name in files]
+        if split is not None:
+            first.setdefault(split, folder)
     if not first:
-        raise DataError(_no_split(root, tops, suffixes[None]))
-    problems += [f"{str(folder)!r}: expected clips of the {split} split, got {_found(suffixes[split])}: "
-                 f"{_advice(suffixes[split])}" for split, folder in first.items()
-                 if _lacks_clips(suffixes[split], split in filled)]
+        raise DataError(_no_split(root, tops, paths[None]))
+    for split, folder in first.items():
+        have = {path.suffix.lower() for path in paths[split]}
+        kind = next((kind for kind in KINDS if not kind.isdisjoint(have)), set())
+        for path in (path for path in paths[split] if path.suffix.lower() in kind):
+            clip = Clip(split, path.stem, path, class_of(path.relative_to(root).parts[:-1]))
+            key = split, same_name(clip.id)
+            problems += _misplaced(clip, found.get(key))
+            found.setdefault(key, clip)
+        if not kind and not any(map(_is_feature_file, paths[split])):
+            empty.append(f"{str(folder)!r}: expected clips of the {split} split, got {_found(paths[split])}: unpack or "
+                         f"remove it (clips are {', '.join(sorted(VIDEO_SUFFIXES))}, or sounds, or pictures)")
     clips = sorted(found.values(), key=lambda clip: clip.id)
-    return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems
+    return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems + empty
 
 
-def _no_split(root: Path, tops: Sequence[str], suffixes: Counter[str]) -> str:
+def _no_split(root: Path, tops: Sequence[str], paths: Sequence[Path]) -> str:
     """What is wrong with a folder of these folders and files."""
     where = f"above {root.name!r}" if split_of([root.resolve().name]) else "that holds them"
     return (f"{str(root)!r}: expected folders such as Train_AFEW, Val_AFEW, Test_AFEW, got "
-            f"{', '.join(map(repr, tops[:5])) or 'no folder'} with {_found(suffixes)}: name the folder {where}, or sort the "
+            f"{', '.join(map(repr, tops[:5])) or 'no folder'} with {_found(paths)}: name the folder {where}, or sort the "
             f"clips into folders such as Train/Angry and Val/Angry")
 
 
-def _lacks_clips(suffixes: Counter[str], filled: bool) -> bool:
-    """Whether files of these suffixes are none of clips: nothing that fills a split, or sounds and what describes them."""
-    return not filled or (not suffixes.keys().isdisjoint(SOUND_SUFFIXES) and suffixes.keys().isdisjoint(VIDEO_SUFFIXES))
-
-
-def _found(suffixes: Counter[str]) -> str:
+def _found(paths: Sequence[Path]) -> str:
     """How many files of each suffix, the most frequent first."""
+    suffixes = Counter(path.suffix.lower() for path in paths)
     return ", ".join(f"{n} {suffix or 'without a suffix'}" for suffix, n in suffixes.most_common(5)) or "none"
-
-
-def _advice(suffixes: Counter[str]) -> str:
-    """What to do about a folder that has these files, and clips are wanted."""
-    most = next((suffix for suffix, _ in suffixes.most_common() if suffix in SOUND_SUFFIXES | PICTURES), "")
-    if most in SOUND_SUFFIXES:
-        return (f"sounds alone are no clips: for --modalities audio put each into a container (ffmpeg -i X{most} X.mkv); "
-                "`emonet features` writes their vectors")
-    if most:
-        return f"pictures alone are no clips: join those of a clip (ffmpeg -framerate 25 -i %d{most} X.mp4)"
-    return f"unpack or remove it (clips are {', '.join(sorted(VIDEO_SUFFIXES))})"
 
 
 def _misplaced(clip: Clip, namesake: Clip | None) -> list[str]:
     """What is wrong with the place of a clip, one line at most; `namesake` has its id in its split, and came before."""
+    suffix = clip.path.suffix.lower()
     if namesake:
         return [f"{str(namesake.path)!r} and {str(clip.path)!r} are two clips with the id {clip.id!r} in the "
-                f"{clip.split} split: expected one; remove or rename the other"]
+                f"{clip.split} split: expected one; remove or rename the other"
+                + f", or join the pictures of a clip (ffmpeg -framerate 25 -i %d{suffix} X.mp4)" * (suffix in PICTURES)]
     if clip.label is None and clip.split != "test":
         return [f"{str(clip.path)!r}: expected a {clip.split} clip in a folder named after its class "
                 f"({', '.join(CLASSES)}), got none in its path: move it into one"]

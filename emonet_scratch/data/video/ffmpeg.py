@@ -39,9 +39,10 @@ FORMATS = {
     "mpeg": (".mpeg .mpg .vob", ""), "mpegts": (".m2ts .mts .ts", ""), "flv": (".flv", ""), "asf": (".asf .wmv", ".wma"),
     "ogg": (".ogv", ".oga .ogg .opus"), "mp3": ("", ".mp2 .mp3"), "wav": ("", ".wav"), "w64": ("", ".w64"),
     "flac": ("", ".flac"), "aac": ("", ".aac"), "aiff": ("", ".aif .aifc .aiff"), "au": ("", ".au"), "caf": ("", ".caf"),
-    "amr": ("", ".amr"), "png_pipe": (".png", ""), "jpeg_pipe": (".jpeg .jpg", ""), "bmp_pipe": (".bmp", ""),   # one picture
+    "amr": ("", ".amr"),
 }
-CONTAINERS = ",".join(FORMATS)
+CONTAINERS = ",".join([*FORMATS, "png_pipe", "jpeg_pipe", "bmp_pipe"])
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
 VIDEO_SUFFIXES, SOUND_SUFFIXES = ({suffix for listed in FORMATS.values() for suffix in listed[k].split()} for k in (0, 1))
 GUARDS = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-max_pixels", str(MAX_PIXELS)]
 

@@ -11,7 +11,7 @@ from ..files import read_whole
 
 COLUMNS = ("path", "label", "split", "group", "features")
 MOST = 2**28        # bytes of a table
-NO_TEXT = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")     # but a path may have any bytes
+NO_TEXT = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")     # but a path may have any bytes
 
 
 def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from emonet_scratch.cli import main as emonet
 from emonet_scratch.data.cifar10 import read_cifar10
+from emonet_scratch.data.clips import collect
 from emonet_scratch.data.opensmile import read_arff, read_csv
 from emonet_scratch.data.video import FrameCache
 from emonet_scratch.files import write_tensors
@@ -290,6 +291,37 @@ def tables(draw) -> Case:
     return Case("tables", {name: content}, lambda: answer(lambda: read(name)))
 
 
+CELLS = ["a.wav", "b.wav", "sub/c.wav", "./a.wav", "../case/b.wav", "sub", ".", "..", "/", "gone.wav", "", " ", "Angry",
+         "sad", "joy", "Грусть", "e\u0301", "é", "train", "Val", "test", "dev", "train_val", "ann", "v.arff", "t.csv",
+         "path", "label", "\x1b[31m", "\0", "\x85", "\u2028", "\ufeff", "x" * 300, "x/" * 3000, "y" * 200_000, '"', '"a',
+         '"a"b', '"a, b"', '"a\nb"', "a,b", "'", "{label}", "=1+1", "-", "*", "~"]
+CHANGES = ["joy=sad", "-joy", "joy=, -", "-Angry, joy=Грусть", "a=b=c", "=", "é=x, e\u0301=y", "\x1b=\0", "x" * 5000]
+
+
+@st.composite
+def clip_tables(draw) -> Case:
+    """clips.csv: an honest one with other cells, columns and rows, of any encoding and ends of lines, or with damage."""
+    head = ["path", "label", "split", "group", "features"]
+    rows = [["a.wav", "joy", "train", "ann", "v.arff"], ["b.wav", "sad", "val", "bob", ""], ["sub/c.wav", "joy", *"   "]]
+    usual = st.sampled_from([1] * 20 + [0, 5])
+    for _ in range(draw(st.integers(0, 4))):
+        row = draw(st.sampled_from([*rows * 3, head]))
+        at = draw(st.integers(0, max(0, len(row) - 1)))
+        row[at:at + draw(usual)] = [draw(st.sampled_from(CELLS))] * draw(usual)
+    rows = draw(st.permutations([head[:], *rows])) if draw(st.integers(0, 20)) == 7 else [head[:], *rows]
+    order = draw(st.permutations(range(5)))
+    separator, end = draw(st.sampled_from(",;\t")), draw(st.sampled_from(["\n", "\r\n", "\r", "\n \n"]))
+    text = end.join(separator.join(row[k] for k in order if k < len(row)) for row in rows) + end
+    text *= draw(st.sampled_from([1] * 10 + [2, 300]))
+    content = text.encode(draw(st.sampled_from(["utf-8"] * 10 + ["utf-8-sig"] * 3 + ["cp1252", "utf-16"])), "replace")
+    content = draw(damaged(content)) if draw(st.integers(0, 2)) == 0 else content
+    files = {"t.csv": content, "a.wav": b"x", "b.wav": b"x", "sub/c.wav": b"x", "v.arff": "\n".join(ARFF[:7]).encode()}
+    changes = draw(st.sampled_from(CHANGES)) if draw(st.integers(0, 2)) == 0 else ""
+    if draw(st.booleans()):
+        return Case("tables of clips: doctor", files, lambda: emonet(["doctor", "t.csv", f"--labels={changes}"]))
+    return Case("tables of clips: collect", files, lambda: answer(lambda: collect(["t.csv"], changes)))
+
+
 def leaves(text: bytes) -> list[tuple[int, int]]:
     """Where the values of a JSON text lie."""
     value = rb'"(?:[^"\\]|\\.)*"|-?[\d.]+(?:e[+-]?\d+)?|true|false|null|\[\]|\{\}'
@@ -371,7 +403,7 @@ def cached(draw, base: dict[str, bytes]) -> Case:
 
 def cases(base: dict[str, bytes]) -> st.SearchStrategy[Case]:
     """Any case."""
-    kinds = [weights(base), packs(), tables(), states(base), journals(base), clips(base), cached(base)]
+    kinds = [weights(base), packs(), tables(), clip_tables(), states(base), journals(base), clips(base), cached(base)]
 
     @st.composite
     def one(draw) -> Case:

@@ -38,7 +38,7 @@ for change in CHANGES:
     config = EmoNetConfig.preset("small").replace(**{"epochs": options.epochs} | change)
     name = ", ".join(f"{field}={value}" for field, value in change.items()) or "none"
     try:
-        results = [run(Settings(str(data), config, ("audio",), seed, device="cpu"), options.out / f"{name}-seed{seed}",
+        results = [run(Settings((str(data),), config, ("audio",), seed, device="cpu"), options.out / f"{name}-seed{seed}",
                        log=lambda line: None)["audio"] for seed in range(options.seeds)]
     except EmonetError as error:                                              # such as: another process is at it
         sys.exit(f"ablation: {error}")

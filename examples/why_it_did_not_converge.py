@@ -232,7 +232,7 @@ def main() -> None:
     if options.data is None:
         synthetic.write(where, tuple(options.clips_per_class), seed=0, exist_ok=True)
     _, default = ends(changes)
-    data = dataset(Settings(where, default, ("fused",), cache=str(options.out / "cache")))
+    data = dataset(Settings((where,), default, ("fused",), cache=str(options.out / "cache")))
     for split in data.splits.values():
         split.frames = [clip[sample_frames(len(clip), options.frames)] for clip in split.frames]
     rows = Rows(options.out / "rows.jsonl", f"{where}, {options.frames} frames")

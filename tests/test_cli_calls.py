@@ -56,8 +56,8 @@ def test_wrong_calls_get_a_usage_line(arguments, message, capsys):
 
 
 def test_ctrl_c_without_a_run_names_none(tmp_path, monkeypatch, capsys):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
-    monkeypatch.setattr("emonet_scratch.cli.examine", interrupt)
+    monkeypatch.setattr("emonet_scratch.cli.collect", interrupt)
     assert main(["doctor", "data"]) == 130
     assert capsys.readouterr().err == "emonet: interrupted\n"

@@ -20,12 +20,16 @@ SAME = 0.55                                     # the least correlation of two p
 CHUNK = 64
 STILL = 4.0                                     # the least that changes from frame to frame: below it is a codec's noise
 LAG = 8                                         # frames over which a change of pictures is taken
+LEAST = 16                                      # rows of a print: those of fewer are alike by chance
 
 
 def sound_print(sound: np.ndarray | None) -> np.ndarray:
-    """(n, 32) int8 of -1, 0, 1, a row every 32 ms, of a sound (S,) at RATE; 0 where it is quiet. n = 0: nothing is heard."""
+    """(n, 32) int8 of -1, 0, 1, a row every 32 ms, of a sound (S,) at RATE; 0 where it is quiet.
+
+    n = 0: nothing is heard, or not for long enough.
+    """
     sound = np.zeros(0, np.float32) if sound is None else np.asarray(sound[:MOST * RATE], np.float32)
-    if len(sound) < FRAME + HOP or not sound.any():
+    if len(sound) < FRAME + LEAST * HOP or not sound.any():
         return np.zeros((0, 32), np.int8)
     frames = np.lib.stride_tricks.sliding_window_view(sound, FRAME)[::HOP] * np.hanning(FRAME).astype(np.float32)
     power = np.abs(fft.rfft(frames, axis=1)) ** 2                             # (n + 1, FRAME / 2 + 1)
@@ -41,9 +45,9 @@ def sound_print(sound: np.ndarray | None) -> np.ndarray:
 def picture_print(frames: np.ndarray | None) -> np.ndarray:
     """(n, 64) float32 of frames (n + LAG, 16, 16, 3) uint8 at 25 a second: by how much each of 8 x 8 blocks brightens.
 
-    n = 0: nothing moves.
+    n = 0: nothing moves, or not for long enough.
     """
-    if frames is None or len(frames) <= LAG + 5:
+    if frames is None or len(frames) < LAG + LEAST:
         return np.zeros((0, 64), np.float32)
     grey = frames[:MOST * 25].reshape(-1, 8, 2, 8, 2, 3).mean(axis=(2, 4, 5), dtype=np.float32).reshape(-1, 64)
     change = grey[LAG:] - grey[:-LAG]

@@ -6,4 +6,5 @@ from .ffmpeg import PICTURES, SOUND_SUFFIXES, VIDEO_SUFFIXES, Probe, ffmpeg_vers
 from .sampling import augment, sample_frames
 
 __all__ = ["PICTURES", "SOUND_SUFFIXES", "VIDEO_SUFFIXES", "FrameCache", "Frames", "Media", "Probe", "augment",
-           "content_key", "ffmpeg_version", "probe", "read_clip", "read_media", "read_sound", "sample_frames", "stream_frames"]
+           "content_key", "ffmpeg_version", "probe", "read_clip", "read_media", "read_sound", "sample_frames",
+           "stream_frames"]

@@ -430,7 +430,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = load_model(options.checkpoint, device)
     say(f"checkpoint: {shown(model.path)}\n{line}")
     used = model.config.modalities
-    clips = collect(options.data, options.labels, options.name, options.allow_shared_groups or options.split == "all", least=0)
+    shared = options.allow_shared_groups or options.split == "all"
+    clips = collect(options.data, options.labels, options.name, shared, least=0)
     for note in clips.notes:
         say(note)
     wanted = [name for name in SPLITS if clips.split(name)] if options.split == "all" else [options.split]

@@ -37,9 +37,9 @@ def stratified_folds(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | 
     the last one ended. Groups are dealt out large ones first and equal ones in random order, each to the fold that it makes
     the least uneven: where
 
-        sum over classes of (clips in the fold / clips of the class)^2
+        sum over classes, and of all, of (clips in the fold / clips of the class)^2
 
-    grows the least.
+    grows the least: an empty fold comes before any other.
     """
     rng, fold = np.random.default_rng([seed, folds]), np.empty(len(y), np.int64)
     if groups is None or len(np.unique(groups)) in (1, len(y)):
@@ -53,10 +53,11 @@ def stratified_folds(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | 
     _, group = np.unique(groups, return_inverse=True)
     counts = np.zeros((group.max() + 1, label.max() + 1))
     np.add.at(counts, (group, label), 1)
+    counts = np.column_stack([counts, counts.sum(axis=1)])
     shares, filled = counts / counts.sum(axis=0), np.zeros((folds, counts.shape[1]))
     fold_of = np.empty(len(counts), np.int64)
     order = rng.permutation(len(counts))
-    for g in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
+    for g in order[np.argsort(-counts[order, -1], kind="stable")]:
         fold_of[g] = k = ((2 * filled + shares[g]) * shares[g]).sum(axis=1).argmin()
         filled[k] += shares[g]
     return fold_of[group]

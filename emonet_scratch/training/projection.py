@@ -141,7 +141,7 @@ def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray
     Z (N, D), y (N,); groups (N,) are left out whole. Of equals, the one that gives them the larger likelihood. (On real
     speech the likelihood alone asks for more shrinkage than is good for accuracy: docs/results.md.) An intensity under which
     S_W is singular, of all clips or of a fold, is out; where a class of one clip leaves nothing to choose by, the answer is
-    0.1.
+    0.1. Clips of a class that no other fold has count as wrong.
     """
     scores: dict[str | float, tuple[int, float]] = {}
     if np.unique(y, return_counts=True)[1].min() < 2:
@@ -151,7 +151,10 @@ def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray
         try:
             LDA(None, shrinkage).fit(Z, y)
             for out in held_out(y, CV_FOLDS, seed, groups):
+                if len(np.unique(y[~out])) < 2:
+                    continue
                 lda = LDA(None, shrinkage).fit(Z[~out], y[~out])
+                out &= np.isin(y, lda.classes_)
                 log_p, label = lda.predict_log_proba(Z[out]), np.searchsorted(lda.classes_, y[out])
                 right += int((log_p.argmax(axis=1) == label).sum())
                 likelihood += log_p[np.arange(len(label)), label].sum()

@@ -148,7 +148,8 @@ def test_too_few_groups_are_one_line(table, tmp_path, kept, folds, wanted):
 
 def command(table, folder, *more):
     return [sys.executable, "-m", "emonet_scratch", "cross-validate", str(table), "--out", str(folder),
-            "--leave-one-group-out", "--device", "cpu", "--preset", "small", "--epochs", "12", "--runs", str(folder.parent), *more]
+            "--leave-one-group-out", "--device", "cpu", "--preset", "small", "--epochs", "12", "--runs",
+            str(folder.parent), *more]
 
 
 def start(*arguments):

@@ -70,7 +70,8 @@ def test_splits_are_merged_with_all_that_they_hold():
                      ["g"] * n, ("A", "B", "C"))
     whole = merged({"train": part(0, ["a", "b"]), "val": part(1, ["c"])})
     assert (whole.ids, whole.labels.tolist(), whole.keys) == (["a", "b", "c"], [0, 1, 1], ["0", "0", "1"])
-    assert whole.audio.tolist() == [[0, 0], [0, 0], [1, 1]] and whole.classes == ("A", "B", "C") and len(whole.groups) == len(whole.frames) == 3
+    assert whole.audio.tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert whole.classes == ("A", "B", "C") and len(whole.groups) == len(whole.frames) == 3
     assert merged({"train": part(0, ["a"]), "val": part(1, ["a"])}).ids == ["train-a", "val-a"]
     assert merged({"train": Split(["a"], np.zeros(1, int))}).audio is None
 

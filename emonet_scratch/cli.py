@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.Namespace()
     with _stopped_by_signals():
         try:
-            options = _parser().parse_args(arguments, options)
-            options.typed = sys.argv[1:] if arguments is None else list(arguments)
+            typed = _with_dashes(sys.argv[1:] if arguments is None else arguments)
+            options = _parser().parse_args(typed, options)
+            options.typed = typed
             return options.command(options) or 0
         except BrokenPipeError:                                               # `| head` has read enough
             return 1
@@ -73,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 128 + number
         finally:
             _flush()
+
+
+def _with_dashes(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `--labels -contempt` as `--labels=-contempt`: argparse would look for an option -contempt."""
+    joined: list[str] = []
+    for text in arguments:
+        if joined[-1:] == ["--labels"] and text[:1] == "-" != text[1:2]:
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 @contextmanager

@@ -118,6 +118,13 @@ def test_a_test_split_alone_is_in_AFEW_layout(tmp_path):
     assert data.classes == CLASSES and [data.number(clip) for clip in data.clips] == [-1, -1]
 
 
+def test_classes_beside_those_of_AFEW_need_the_pattern_that_the_error_names(tmp_path):
+    names = product(("train", "val"), ("angry", "calm"), "12")
+    touch(tmp_path, *(f"{split}/{name}/{name}{k}.mp4" for split, name, k in names))
+    refused(lambda: collect([tmp_path]), "calm", "--name '{split}/{label}/{}'")
+    assert collect([tmp_path], name="{split}/{label}/{}").classes == ("Angry", "calm")
+
+
 def test_a_corpus_in_folders_of_splits_keeps_them(tmp_path):
     touch(tmp_path, *(f"Training/{name}" for name in ravdess((1, 3))), *(f"val/{name}" for name in ravdess((2,))))
     data = collect([tmp_path])
@@ -323,6 +330,14 @@ def test_a_class_that_the_data_lack_is_no_problem(tmp_path):
     touch(tmp_path / "afew", "Train/Angry/1.avi", "Train/Sad/2.avi", "Val/Sad/3.avi")
     report = examine(tmp_path / "afew", read=False)
     assert report.problems == 0 and any("no clip of Disgust, Fear" in line for line in report.facts)
+
+
+@pytest.mark.parametrize("option", [["--labels", "-calm"], ["--labels=-calm"], ["--labels", "-calm, 08=Fear"]])
+def test_a_single_label_is_dropped_on_the_command_line(tmp_path, capsys, option):
+    touch(tmp_path, *ravdess((1, 2, 3)))
+    cli.main(["doctor", str(tmp_path), *option])
+    said = capsys.readouterr()
+    assert "of 48 clips are left out by their labels" in said.out and not said.err
 
 
 # ---- sounds alone, pictures alone ----

@@ -198,3 +198,11 @@ def test_a_file_of_all_vectors_needs_no_column(tmp_path):
     data = collect([path])
     assert {clip.id: load_features(data.roots, data.clips).vectors[clip.key].tolist() for clip in data.clips} == {
         "a": [1], "b": [2]}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_table_itself_is_no_file_of_features(tmp_path, separator):
+    path = written(tmp_path, "path,label,age\na.wav,1,31\nsub/b.wav,2,40\n".replace(",", separator))
+    data = collect([path])
+    lines = []
+    assert load_features(data.roots, data.clips, log=lines.append) is None and not lines

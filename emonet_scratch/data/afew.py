@@ -30,6 +30,7 @@ from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import faults_of
 from .opensmile import ESCAPES, Row, Table, is_feature_table, read_features
+from .table import is_clip_table
 from .video import PICTURES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
@@ -183,7 +184,8 @@ def _misplaced(clip: Clip, namesake: Clip | None) -> list[str]:
                 + f", or join the pictures of a clip (ffmpeg -framerate 25 -i %d{suffix} X.mp4)" * (suffix in PICTURES)]
     if clip.label is None and clip.split != "test":
         return [f"{str(clip.path)!r}: expected a {clip.split} clip in a folder named after its class "
-                f"({', '.join(CLASSES)}), got none in its path: move it into one"]
+                f"({', '.join(CLASSES)}), got none in its path: move it into one, or give --name "
+                "'{split}/{label}/{}' where the folders are classes of your own"]
     return []
 
 
@@ -278,7 +280,7 @@ def _feature_files(root: Path, note: Callable[[str], None]) -> list[Path]:
     for path in sorted(folder / name for folder, names in walk(root) for name in names):
         if _is_feature_file(path):
             files.append(path)
-        elif path.suffix.lower() in (".csv", ".npz", ".tsv"):
+        elif path.suffix.lower() in (".csv", ".npz", ".tsv") and not is_clip_table(path):
             others.append(path)
     if others:
         note(f"{len(others)} tables not taken for feature files, such as {str(others[0])!r}: expected .arff, or .csv with "
@@ -337,7 +339,7 @@ def _is_feature_file(path: Path) -> bool:
             lines = file.readline(1 << 20) + file.readline(1 << 20)
     except OSError:
         return True                     # read_features says what is wrong with it
-    return is_feature_table(lines.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
+    return is_feature_table(lines.decode("utf-8", "surrogateescape").removeprefix("\ufeff")) and not is_clip_table(path)
 
 
 def _forms(name: str) -> tuple[str, ...]:

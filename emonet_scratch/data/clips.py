@@ -246,6 +246,6 @@ def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:
              for group, found in splits.items() if len(found) > 1]
     if lines and not allowed:
         more = f", and so are {len(lines) - 1} more" if lines[1:] else ""
-        raise DataError(f"{lines[0]}{more}: a score would not hold for strangers; put all of it into one split, add clips of "
-                        f"other groups, or go on with --allow-shared-groups")
+        raise DataError(f"{lines[0]}{more}: a score would not hold for strangers; put all of it into one split, add clips "
+                        f"of other groups, or go on with --allow-shared-groups")
     return tuple(lines)

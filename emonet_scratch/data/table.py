@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DataError
@@ -12,6 +13,16 @@ from ..files import read_whole
 COLUMNS = ("path", "label", "split", "group", "features")
 MOST = 2**28        # bytes of a table
 NO_TEXT = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")     # but a path may have any bytes
+
+
+def is_clip_table(path: Path) -> bool:
+    """Whether a file begins with the header of a table of clips."""
+    with suppress(OSError):
+        if path.is_file():
+            with open(path, "rb") as file:
+                head = file.readline(2**16).decode("utf-8-sig", "replace")
+            return set(COLUMNS[:2]) <= {name.strip(' "\r\n').casefold() for name in re.split("[,;\t]", head)}
+    return False
 
 
 def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:

@@ -193,8 +193,11 @@ def test_import_weights_runs_no_program(tmp_path, capsys):
 
 
 def test_wrong_trunks_get_one_line_before_anything_is_read(tmp_path, capsys, trunk):
+    for part in ("Train", "Val"):
+        (tmp_path / "data" / part / "Angry").mkdir(parents=True)
+        (tmp_path / "data" / part / "Angry" / "1.avi").write_bytes(b"not to be read")
     for value, message in ((tmp_path / "nowhere", "no such file"), (trunk[0], "is no trunk for")):
-        assert main(["train", "--data", str(tmp_path), "--set", f"trunk={value}", "--preset", "default", "--device", "cpu",
-                     "--runs", str(tmp_path / "runs")]) == 1
+        assert main(["train", "--data", str(tmp_path / "data"), "--set", f"trunk={value}", "--preset", "default",
+                     "--device", "cpu", "--runs", str(tmp_path / "runs")]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1

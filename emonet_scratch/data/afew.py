@@ -133,7 +133,7 @@ def find_clips(root: str | os.PathLike) -> dict[str, list[Clip]]:
 def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     """As `find_clips`, with the problems as lines; DataError remains for no folder and for no split at all."""
     root = Path(root)
-    found: dict[tuple[str, str], Clip] = {}
+    clips: list[Clip] = []
     problems, tops, empty = [], [], []
     paths: dict[str | None, list[Path]] = defaultdict(list)
     first: dict[str, Path] = {}                               # one folder of each split that has any
@@ -147,18 +147,25 @@ def scan(root: str | os.PathLike) -> tuple[dict[str, list[Clip]], list[str]]:
     if not first:
         raise DataError(_no_split(root, tops, paths[None]))
     for split, folder in first.items():
-        have = {path.suffix.lower() for path in paths[split]}
-        kind = next((kind for kind in KINDS if not kind.isdisjoint(have)), set())
-        for path in (path for path in paths[split] if path.suffix.lower() in kind):
-            clip = Clip(split, path.stem, path, class_of(path.relative_to(root).parts[:-1]))
-            key = split, same_name(clip.id)
-            problems += _misplaced(clip, found.get(key))
-            found.setdefault(key, clip)
-        if not kind and not any(map(_is_feature_file, paths[split])):
+        found, wrong = _clips_of(split, paths[split], root)
+        clips, problems = clips + found, problems + wrong
+        if not found and not any(map(_is_feature_file, paths[split])):
             empty.append(f"{str(folder)!r}: expected clips of the {split} split, got {_found(paths[split])}: unpack or "
                          f"remove it (clips are {', '.join(sorted(VIDEO_SUFFIXES))}, or sounds, or pictures)")
-    clips = sorted(found.values(), key=lambda clip: clip.id)
+    clips.sort(key=lambda clip: clip.id)
     return {split: [clip for clip in clips if clip.split == split] for split in SPLITS}, problems + empty
+
+
+def _clips_of(split: str, paths: Sequence[Path], root: Path) -> tuple[list[Clip], list[str]]:
+    """The clips among the files of a split, each id once, and what is wrong with their places."""
+    have, problems = {path.suffix.lower() for path in paths}, []
+    found: dict[str, Clip] = {}
+    kind = next((kind for kind in KINDS if not kind.isdisjoint(have)), set())
+    for path in (path for path in paths if path.suffix.lower() in kind):
+        clip = Clip(split, path.stem, path, class_of(path.relative_to(root).parts[:-1]))
+        problems += _misplaced(clip, found.get(same_name(clip.id)))
+        found.setdefault(same_name(clip.id), clip)
+    return list(found.values()), problems
 
 
 def _no_split(root: Path, tops: Sequence[str], paths: Sequence[Path]) -> str:
@@ -251,13 +258,10 @@ def scan_features(roots: Sequence[str | os.PathLike], clips: Sequence[Clip], spl
 
     note: gets a line on the tables that were looked at and are none of features.
     """
-    features, index = Features(), defaultdict(list)
-    for clip in clips:
-        for k, form in enumerate(_forms(clip.id)):
-            index[k, clip.split, form].append(clip)
+    features, index = Features(), _by_name(clips)
     named = {clip.features: clip for clip in clips if clip.features}
     files = {path: path.relative_to(root).parts[:-1] for root in map(Path, roots) for path in _feature_files(root, note)}
-    files |= {path: () for path in named}
+    files |= dict.fromkeys(named, ())
     for path, folders in files.items():
         split = split_of(folders) or split_of([path.stem])
         if split and split not in splits and path not in named:
@@ -345,6 +349,15 @@ def _is_feature_file(path: Path) -> bool:
 def _forms(name: str) -> tuple[str, ...]:
     """What names are compared by, the strictest first: as they are, composed, and without case."""
     return name, same_name(name), same_name(name).casefold()
+
+
+def _by_name(clips: Sequence[Clip]) -> dict[tuple[int, str, str], list[Clip]]:
+    """The clips by how strict a form of a name is, split and that form of their ids."""
+    index = defaultdict(list)
+    for clip in clips:
+        for k, form in enumerate(_forms(clip.id)):
+            index[k, clip.split, form].append(clip)
+    return index
 
 
 def _match(text: str, split: str | None, index: Mapping[tuple[int, str, str], list[Clip]]) -> Clip | None:

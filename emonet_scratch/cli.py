@@ -24,7 +24,7 @@ from . import dispatch
 from .backend import choose_device
 from .data.afew import SPLITS, Clip, Features, load_features, split_of
 from .data.batches import Split, merged
-from .data.clips import PICTURES, collect
+from .data.clips import collect
 from .data.doctor import examine
 from .data.extract import DEFAULT, EXTRACTORS, base_of, extract
 from .data.labels import same
@@ -32,7 +32,7 @@ from .data.predictions import write_predictions
 from .data.prepare import Reader, extractor_of, prepare
 from .data.progress import progress
 from .data.synthetic import write as write_synthetic
-from .data.video import SOUND_SUFFIXES
+from .data.video import PICTURES, SOUND_SUFFIXES
 from .emotions import CLASSES
 from .errors import DataError, EmonetError
 from .files import on_one_line, owned, owned_file, print_anything, read_whole, say, shown

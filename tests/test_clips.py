@@ -223,9 +223,9 @@ def test_ids_are_stems_where_these_are_unique_and_else_paths(tmp_path):
     assert {clip.id for clip in collect([tmp_path / "unique"]).clips} == set("abcd")
     rows = [("ann/1.wav", "joy", "train", ""), ("bob/1.wav", "sad", "val", ""), ("x.wav", "joy", "train", "")]
     assert [clip.key for clip in collect([table(tmp_path, rows)]).clips] == [("train", "1"), ("train", "x"), ("val", "1")]
-    rows[1] = ("bob/1.wav", "sad", "train", "")
+    rows[1:] = [("bob/1.wav", "sad", "train", ""), ("x.wav", "joy", "val", "")]
     assert [clip.id for clip in collect([table(tmp_path, rows)]).clips] == ["ann_1", "bob_1", "x"]
-    refused(lambda: collect([table(tmp_path, [("a.wav", "joy", "train", ""), ("a.flac", "sad", "train", "")])]),
+    refused(lambda: collect([table(tmp_path, [("a.wav", "joy", "val", ""), ("a.flac", "sad", "val", "")])]),
             "a.wav", "a.flac", "two clips with the name")
 
 
@@ -242,7 +242,7 @@ def test_an_id_without_a_split_cannot_meet_one_with_a_split(tmp_path):
                 max_size=40))
 def test_a_drawn_split_parts_no_group(tmp_path_factory, drawn):
     """Some of a group may have a split: the rest of it goes there."""
-    given, rows = {}, []
+    given, rows = {}, [("val.wav", "a", "val", "speaker val")] * any(split == "train" for _, _, split in drawn)
     for k, (group, label, split) in enumerate(drawn):
         split = given.setdefault(group, split) and split                     # of one group at most one split is given
         rows.append((f"{k}.wav", "abc"[label], split, f"speaker {group}"))
@@ -315,8 +315,11 @@ def test_the_command_line_refuses_and_allows(tmp_path, capsys, monkeypatch):
 # ---- labels ----
 
 def test_a_change_of_a_label_that_no_clip_has(tmp_path):
+    """One text may serve several corpora, so what one of them lacks is said and no error, unless that is all of it."""
     touch(tmp_path, *ravdess((1, 2)))
-    refused(lambda: collect([tmp_path], labels="calm=Neutral, fearfull=Fear"), "'fearfull'", "they have: Angry, Calm")
+    refused(lambda: collect([tmp_path], labels="calmm=Neutral, fearfull=Fear"), "'calmm', 'fearfull'", "they have: Angry,")
+    data = collect([tmp_path], labels="calm=neutral, fearful=Fear, -contempt")
+    assert "Calm" not in data.classes and "no clip has the label 'contempt', 'fearful'" in data.notes[-1]
     refused(lambda: collect([tmp_path], labels="-09"), "--labels", "'09'")
     refused(lambda: collect([tmp_path], labels="nonsense"), "--labels", "OLD=NEW")
     for most, words in ((7, "2 to 100 classes, got 1 (Surprise)"), (8, "got 0 (none)")):
@@ -417,3 +420,27 @@ def test_a_label_keeps_its_name(classes, known, draw):
     for before, after in zip(labels, split.labels.tolist(), strict=True):
         name = None if before < 0 else classes[before]
         assert after == next((k for k, other in enumerate(known) if name and other.lower() == name), -1)
+
+
+def test_a_data_set_of_training_and_test_clips_has_its_validation_split_drawn(tmp_path):
+    """Which AFEW's layout has not: there a folder is missing."""
+    rows = [(f"{who}/{k}.wav", "ab"[k % 2], "test" if who == "tom" else "train", who)
+            for who in ("ann", "bob", "cy", "tom") for k in range(4)]
+    data = collect([table(tmp_path, rows)])
+    assert {clip.group for clip in data.split("test")} == {"tom"} and len({clip.group for clip in data.split("val")}) == 1
+    assert "no split is given for validation: 4 of 12 clips" in data.drawn[0]
+    alone = collect([table(tmp_path, [row for row in rows if row[3] == "ann"])])
+    assert not alone.split("val") and not alone.drawn                          # of one speaker nobody is a stranger
+    touch(tmp_path / "afew", *(f"Train/{name}/{name}{k}.wav" for name in ("Angry", "Sad") for k in range(4)))
+    assert not collect([tmp_path / "afew"]).split("val")
+
+
+def test_clips_of_a_known_corpus_in_folders_of_afew_keep_their_speakers(tmp_path):
+    """A shell loop that sorts files by emotion may put one actor on both sides."""
+    touch(tmp_path, *(f"{split}/{name}/{actor}-1-0{code}_1.wav" for split, actor in (("Train", 7), ("Train", 8), ("Val", 9))
+                      for name, code in (("Angry", 6), ("Sad", 2))))
+    data = collect([tmp_path])
+    assert {clip.group for clip in data.clips} == {"Java-SED 7", "Java-SED 8", "Java-SED 9"}
+    assert "AFEW's layout" in data.notes[0] and "Java-SED" in data.notes[0] and len(data.classes) == 7
+    touch(tmp_path, "Val/Sad/7-2-02_1.wav")
+    refused(lambda: collect([tmp_path]), "'Java-SED 7' is in train and val")

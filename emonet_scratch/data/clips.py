@@ -14,22 +14,19 @@ groups becomes the validation split.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
-from . import afew, corpora
-from .afew import SPLITS, Clip, class_of, same_name, split_of
+from .afew import SPLITS, Clip, same_name
 from .folds import joined, stratified_folds
-from .labels import MOST, classes_of, parse_labels, rename, same
-from .table import read_table
-from .video import PICTURES, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from .labels import classes_of, parse_labels, rename, same
+from .sources import Source, read_source
 
-SUFFIXES = VIDEO_SUFFIXES | SOUND_SUFFIXES | PICTURES
 FOLDS = 5           # one of so many folds of groups becomes the validation split
 
 
@@ -64,143 +61,45 @@ def collect(sources: Sequence[str | os.PathLike], labels: str = "", name: str | 
     """The clips of all `sources`; labels: changes as of `parse_labels`; name: a pattern as of `pattern_of`.
 
     strict: problems of AFEW's layout are errors; least: classes.
-    DataError: a source without clips, a row of a table that is wrong, fewer than `least` classes, a change of a label that
-    no clip has, two clips of one name, a group in two splits.
+    DataError: a source without clips, a row of a table that is wrong, fewer than `least` classes, changes of labels that no
+    clip has, two clips of one name, a group in two splits.
     """
-    changes = parse_labels(labels)
-    found = [_read(source, name, strict) for source in dict.fromkeys(map(Path, sources))]
+    found = [read_source(source, name, strict) for source in dict.fromkeys(map(Path, sources))]
+    clips, classes, changed = _labelled(found, parse_labels(labels), least)
+    clips, drawn = _with_splits(clips)
+    clips = _named(clips)
+    shared = _shared_groups(clips, allow_shared_groups)
+    notes, problems = ([line for source in found for line in getattr(source, kind)] for kind in ("notes", "problems"))
+    return Collection(tuple(sorted(clips, key=lambda clip: (SPLITS.index(clip.split), clip.id))), classes,
+                      tuple(source.root for source in found), (*notes, *changed), drawn, tuple(problems), shared)
+
+
+def _labelled(found: Sequence[Source], changes: Mapping[str, str | None], least: int) -> tuple[
+        list[Clip], tuple[str, ...], list[str]]:
+    """The clips that are not dropped, labelled by names of classes; the classes; lines on the changes."""
     every = [pair for source in found for pair in source.clips]
-    if unknown := sorted(changes.keys() - {same(text) for clip, meant in every for text in (clip.label or "", meant)}):
-        have = ", ".join(sorted({meant for _, meant in every if meant})[:20])
-        raise DataError(f"--labels: no clip has the label {unknown[0]!r}; they have: {have}")
+    notes = _unknown(changes, every)
     kept = [replace(clip, label=label) for clip, meant in every
             if (label := clip.label and rename(clip.label, meant, changes)) or clip.label is None]
     fixed = not changes and all(source.afew for source in found)              # also the classes that it lacks
     classes = CLASSES if fixed else classes_of((clip.label for clip in kept if clip.label), least)
     spelled = {same(name): name for name in classes}
-    clips = [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept]
-    notes, problems = ([line for source in found for line in getattr(source, kind)] for kind in ("notes", "problems"))
     if dropped := len(every) - len(kept):
         notes.append(f"{dropped} of {len(every)} clips are left out by their labels")
-    clips, drawn = _with_splits(clips)
-    clips = _named(clips)
-    shared = _shared_groups(clips, allow_shared_groups)
-    return Collection(tuple(sorted(clips, key=lambda clip: (SPLITS.index(clip.split), clip.id))), classes,
-                      tuple(source.root for source in found), tuple(notes), drawn, tuple(problems),
-                      shared)
+    return [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept], classes, notes
 
 
-@dataclass
-class _Source:
-    """What one source holds: clips, each with what its label means; afew: whether it is a folder in AFEW's layout."""
-
-    root: Path
-    clips: list[tuple[Clip, str]]
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    afew: bool = False
-
-
-def _read(source: Path, name: str | None, strict: bool) -> _Source:
-    if os.path.isfile(source):
-        return _from_table(source)
-    files = [folder / file for folder, names in afew.walk(source) for file in names if Path(file).suffix.lower() in SUFFIXES]
-    names = {path: path.relative_to(source).with_suffix("").as_posix() for path in files}
-    if name is not None:
-        try:
-            return _from_names(source, names, corpora.pattern_of(name), f"names {name}")
-        except ValueError as error:
-            raise DataError(f"--name: {error}") from None
-    inside = [parts for path in files if split_of(parts := path.relative_to(source).parts[:-1])]
-    if not files or (inside and (any(map(class_of, inside)) or all(split_of(parts) == "test" for parts in inside))):
-        splits, problems = (afew.find_clips(source), []) if strict else afew.scan(source)
-        clips = [clip for split in SPLITS for clip in splits[split]]
-        return _Source(source, [(clip, clip.label or "") for clip in clips],
-                       [f"{str(source)!r}: AFEW's layout, {len(clips)} clips"], problems, afew=True)
-    if known := corpora.recognise(list(names.values())):
-        corpus, number = known
-        found = _from_names(source, names, corpus.pattern, corpus.name, corpus)
-        found.notes.append(f"{str(source)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {len(names)} "
-                           f"names fit; groups: {corpus.group}")
-        return found
-    return _from_class_folders(source, names)
-
-
-def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
-                corpus: corpora.Corpus | None = None) -> _Source:
-    """The clips whose names fit the pattern; the others are problems."""
-    found = _Source(source, [])
-    for path, name in names.items():
-        parts = corpora.parse(pattern, name)
-        if parts is None:
-            found.problems.append(f"{str(path)!r}: no name of {what}")
-            continue
-        label, group = parts["label"], parts.get("group", "")
-        split = _split(parts.get("split", ""), DataError(f"{str(path)!r} names no split (train, val, test)"))
-        title = _title(source)
-        if corpus:
-            title, group, split = corpus.name, corpora.SAME.get(group, group), split_of(name.split("/")[:-1]) or ""
-        found.clips.append((Clip(split, name, path, label, group and f"{title} {group}", title),
-                            corpus.labels[label] if corpus else label))
-    if not found.clips:
-        raise DataError(f"{str(source)!r}: expected {what}, got none among {len(names)} files"
-                        + (f", such as {next(iter(names.values()))!r}" if names else ""))
-    if corpus is None:
-        found.notes.append(f"{str(source)!r}: {len(found.clips)} of {len(names)} names fit")
-    return found
-
-
-def _from_class_folders(source: Path, names: dict[Path, str]) -> _Source:
-    """Clips in folders that are named after their classes."""
-    clips = [(Clip(split_of(name.split("/")[:-2]) or "", name, path, label, "", _title(source)), label)
-             for path, name in names.items() if path.parent != source and not split_of([label := path.parent.name])]
-    labels = Counter(meant for _, meant in clips)
-    if len(clips) < len(names) or not 2 <= len(labels) <= MOST or max(labels.values()) < 2:
-        known = ", ".join(corpus.name for corpus in corpora.CORPORA)
-        raise DataError(f"{str(source)!r}: {len(names)} files that are neither in AFEW's layout (Train/Angry/...), nor "
-                        f"named as in {known}, nor in a folder a class: say what the names mean "
-                        f"(--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
-    return _Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)} "
-                                   f"({', '.join(sorted(labels)[:8])}{', ...' * (len(labels) > 8)}); groups are not known"])
-
-
-def _title(source: Path) -> str:
-    return os.path.basename(os.path.abspath(source))
-
-
-def _from_table(path: Path) -> _Source:
-    """The rows of a table; every file has to be there."""
-    rows = read_table(path)
-    found, seen, used = _Source(path.parent, []), {}, {}
-    for number, cells in rows:
-        def fault(column: str, expected: str, number: int = number, cells: dict[str, str] = cells) -> DataError:
-            return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got "
-                             f"{cells.get(column, '')!r}")
-        file, features = (path.parent / cells[column] if cells.get(column) else None for column in ("path", "features"))
-        for column, there in (("path", file), ("features", features)):
-            if there is not None and not os.path.isfile(there):
-                raise fault(column, "a file that is there (paths are relative to the table)")
-        split = _split(cells.get("split", ""), fault("split", "train, val, test or nothing"))
-        if not cells["label"] and split != "test":
-            raise fault("label", "a class (only clips of the test split may have none)")
-        if (before := seen.setdefault(file.resolve(), number)) != number:
-            raise fault("path", f"every file once, there is row {before}")
-        if features and (before := used.setdefault(features.resolve(), number)) != number:
-            raise fault("features", f"a file of this clip alone, row {before} has it too (leave the column out, and name "
-                                    f"the rows of the file after the clips)")
-        name = Path(cells["path"]).with_suffix("").as_posix()
-        clip = Clip(split, name, file, cells["label"] or None, cells.get("group", ""), path.stem, features)
-        found.clips.append((clip, cells["label"]))
-    found.notes.append(f"{str(path)!r}: a table of {len(rows)} clips")
-    return found
-
-
-def _split(text: str, fault: DataError) -> str:
-    """One of SPLITS, or "" for nothing; the fault is raised for another word."""
-    split = split_of([text]) if text else ""
-    if split is None:
-        raise fault
-    return split
+def _unknown(changes: Mapping[str, str | None], every: Sequence[tuple[Clip, str]]) -> list[str]:
+    """A line on the changes of labels that no clip has, as one text may serve several corpora; DataError: all of them."""
+    have = {same(text) for clip, meant in every for text in (clip.label or "", meant)}
+    unknown = sorted(changes.keys() - have)
+    if not unknown:
+        return []
+    names = ", ".join(sorted({meant for _, meant in every if meant})[:20])
+    line = f"--labels: no clip has the label {', '.join(map(repr, unknown))}; they have: {names}"
+    if len(unknown) == len(changes):
+        raise DataError(line)
+    return [line]
 
 
 def _named(clips: list[Clip]) -> list[Clip]:
@@ -217,23 +116,34 @@ def _named(clips: list[Clip]) -> list[Clip]:
 
 
 def _with_splits(clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
-    """The clips, of those without a split a fifth in the validation split, whole groups; and lines on that."""
+    """The clips, each in a split, whole groups; and a line on a validation split that was drawn.
+
+    A clip without a split follows its group. Of the others a fifth is drawn; and of the training clips, AFEW's excepted,
+    where all clips have splits and none is for validation.
+    """
     given = {clip.group: clip.split for clip in clips if clip.group and clip.split}
     clips = [replace(clip, split=clip.split or given.get(clip.group, "")) for clip in clips]
-    free = [clip for clip in clips if not clip.split]
+    free = [k for k, clip in enumerate(clips) if not clip.split]
+    if not free and all(clip.split != "val" for clip in clips):
+        free = [k for k, clip in enumerate(clips) if clip.split == "train" and clip.corpus != "AFEW"]
+        free = free if len({clips[k].group or k for k in free}) > 1 else []
     if not free:
         return clips, ()
-    groups = joined([clip.group or None for clip in free])
-    _, label = np.unique([clip.label for clip in free], return_inverse=True)
-    fold = stratified_folds(label, FOLDS, 0, groups)                          # the same for every seed of a training
-    sizes = np.bincount(fold)                                                 # of two speakers the one with fewer clips
-    out = fold == np.where(sizes, abs(FOLDS * sizes - len(free)), np.inf).argmin()
-    names = sorted({clip.group for clip, val in zip(free, out, strict=True) if val and clip.group})
-    line = (f"no split is given: {int(out.sum())} of {len(free)} clips are the validation split"
-            + (f", those of {len(names)} groups ({', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else
-               ", drawn by class; groups are not known"))
-    split = {id(clip): "val" if val else "train" for clip, val in zip(free, out, strict=True)}
-    return [replace(clip, split=clip.split or split[id(clip)]) for clip in clips], (line,)
+    out = _drawn([clips[k] for k in free])
+    for k, val in zip(free, out, strict=True):
+        clips[k] = replace(clips[k], split="val" if val else "train")
+    names = sorted({clips[k].group for k in free if clips[k].split == "val" and clips[k].group})
+    who = (f"those of {len(names)} groups ({', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else
+           "drawn by class; groups are not known")
+    return clips, (f"no split is given for validation: {int(out.sum())} of {len(free)} clips are the validation split, {who}",)
+
+
+def _drawn(clips: Sequence[Clip]) -> np.ndarray:
+    """(N,) bools: which are a fifth of the clips, or, of few groups, those that are nearest to a fifth."""
+    _, label = np.unique([clip.label for clip in clips], return_inverse=True)
+    fold = stratified_folds(label, FOLDS, 0, joined([clip.group or None for clip in clips]))      # the same for every seed
+    sizes = np.bincount(fold)
+    return fold == np.where(sizes, abs(FOLDS * sizes - len(clips)), np.inf).argmin()
 
 
 def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..errors import DataError
 from .afew import SPLITS, Clip, Features, missing_classes, one_class, scan_features
-from .clips import PICTURES, Collection, collect
+from .clips import Collection, collect
 from .left_out import attempt_all
 from .near import SAME, picture_print, similarities, sound_print
-from .video import SOUND_SUFFIXES, Probe, content_key, read_media
+from .video import PICTURES, SOUND_SUFFIXES, Probe, content_key, read_media
 
 FPS = 25                # lengths are counted in frames at this rate, as the model sees them
 RATE = 16000            # samples a second, as for features: what is heard there is heard here
@@ -170,10 +170,7 @@ def _check_clips(report: Report, root: Path, readings: Sequence[Reading]) -> Non
 
 
 def _near(root: Path, readings: Sequence[Reading]) -> list[str]:
-    """A line for each pair of clips in different splits that are one recording: encoded anew, scaled, trimmed, louder.
-
-    Where something is heard in both, that decides: people nod and turn alike.
-    """
+    """A line for each pair of clips in different splits that are one recording: encoded anew, scaled, trimmed, louder."""
     found: dict[tuple[int, int], str] = {}
     for kind, what in enumerate(("sound", "pictures")):
         for split, others in (("train", ("val", "test")), ("val", ("test",))):
@@ -181,11 +178,15 @@ def _near(root: Path, readings: Sequence[Reading]) -> list[str]:
                      for side in ((split,), others)]
             for i, j, score in similarities(*([readings[k].prints[kind] for k in side] for side in sides)):
                 pair = sides[0][i], sides[1][j]
-                heard = kind == 1 and all(len(readings[k].prints[0]) for k in pair)
-                if score >= SAME and not heard and readings[pair[0]].key != readings[pair[1]].key:
+                if score >= SAME and _says(kind, readings[pair[0]], readings[pair[1]]):
                     a, b = (_name(readings[k].clip, root) for k in pair)
                     found.setdefault(pair, f"{a} = {b}: {what}, {score:.2f}")
     return list(found.values())
+
+
+def _says(kind: int, a: Reading, b: Reading) -> bool:
+    """Whether prints of this kind decide on two clips: where both are heard, sounds do, for people nod and turn alike."""
+    return a.key != b.key and (kind == 0 or not (len(a.prints[0]) and len(b.prints[0])))
 
 
 def _check_features(report: Report, root: Path, clips: Sequence[Clip], features: Features | None) -> None:

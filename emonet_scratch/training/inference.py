@@ -156,9 +156,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         config, facts = EmoNetConfig().replace(**meta["config"]), meta["facts"]
         if ("audio" in config.modalities) != ("projection" in groups):
             raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
-        classes = tuple(facts["classes"])
-        if not (2 <= len(set(classes)) == len(classes) and all(isinstance(name, str) and name for name in classes)):
-            raise ValueError(f"its classes are {facts['classes']}")
+        classes = _classes_of(facts)
         projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
         names, K = tuple(facts["feature_names"]), len(projection.scale) if projection else 0
         if not all(isinstance(name, str) for name in (*names, facts["extractor"])) or (
@@ -167,3 +165,11 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
         net = EmoNet(config, K, Bounded(groups["model"]), False, len(classes)).to_device(device)
         net.load_state_dict(groups["model"])
         return Model(net, projection, names, facts["extractor"], path, classes, restored_temperature(meta))
+
+
+def _classes_of(facts: dict[str, Any]) -> tuple[str, ...]:
+    """The classes of a checkpoint; ValueError for what are none."""
+    classes = tuple(facts["classes"])
+    if not (2 <= len(set(classes)) == len(classes) and all(isinstance(name, str) and name for name in classes)):
+        raise ValueError(f"its classes are {facts['classes']}")
+    return classes

@@ -138,6 +138,7 @@ def test_without_opencv_there_is_one_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(DataError, match=r"emonet_scratch\[faces\]"):
             faces.import_cv2()
         (tmp_path / "Train_AFEW" / "Happy").mkdir(parents=True)
+        (tmp_path / "Train_AFEW" / "Happy" / "1.avi").write_bytes(b"not to be read")
         call = ["train", "--data", str(tmp_path), "--crop", "faces", "--set", "trunk=random", "--device", "cpu"]
         assert main([*call, "--runs", str(tmp_path / "runs")]) == 1
         error = capsys.readouterr().err

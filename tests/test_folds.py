@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from emonet_scratch import LDA
 from emonet_scratch.data.batches import Split, merged
-from emonet_scratch.data.folds import groups_of, held_out, joined, stratified_folds
+from emonet_scratch.data.folds import a_fifth, groups_of, held_out, joined, stratified_folds
 from emonet_scratch.studies import late_fusion, svm
 from emonet_scratch.training import projection
 from emonet_scratch.training.projection import AudioProjection, cross_fit
@@ -131,3 +131,11 @@ def test_one_speaker_alone_is_folded_clip_by_clip(seed):
     y = np.arange(60) % 3
     X = rng.standard_normal((60, 4)) + 3 * np.eye(4)[y]
     assert AudioProjection(shrinkage="cv", folds=5).fit(X, y, np.zeros(60, int)).training is not None
+
+
+@pytest.mark.parametrize("sizes, expected", [([10] * 5, 10), ([10] * 10, 20), ([24] * 7, 24), ([90, 10], 10), ([5, 5, 5], 5),
+                                             ([1] * 50, 10)])
+def test_validation_takes_what_is_nearest_to_a_fifth(sizes, expected):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    out = a_fifth(np.arange(len(groups)) % 2, 0, groups)
+    assert out.sum() == expected and not set(groups[out]) & set(groups[~out])

@@ -23,11 +23,9 @@ import numpy as np
 from ..emotions import CLASSES
 from ..errors import DataError
 from .afew import SPLITS, Clip, same_name
-from .folds import joined, stratified_folds
+from .folds import a_fifth, joined
 from .labels import classes_of, parse_labels, rename, same
 from .sources import Source, read_source
-
-FOLDS = 5           # one of so many folds of groups becomes the validation split
 
 
 @dataclass(frozen=True)
@@ -129,21 +127,15 @@ def _with_splits(clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
         free = free if len({clips[k].group or k for k in free}) > 1 else []
     if not free:
         return clips, ()
-    out = _drawn([clips[k] for k in free])
+    _, labels = np.unique([clips[k].label for k in free], return_inverse=True)
+    out = a_fifth(labels, 0, joined([clips[k].group or None for k in free]))             # the same for every seed
     for k, val in zip(free, out, strict=True):
         clips[k] = replace(clips[k], split="val" if val else "train")
     names = sorted({clips[k].group for k in free if clips[k].split == "val" and clips[k].group})
     who = (f"those of {len(names)} groups ({', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else
            "drawn by class; groups are not known")
-    return clips, (f"no split is given for validation: {int(out.sum())} of {len(free)} clips are the validation split, {who}",)
-
-
-def _drawn(clips: Sequence[Clip]) -> np.ndarray:
-    """(N,) bools: which are a fifth of the clips, or, of few groups, those that are nearest to a fifth."""
-    _, label = np.unique([clip.label for clip in clips], return_inverse=True)
-    fold = stratified_folds(label, FOLDS, 0, joined([clip.group or None for clip in clips]))      # the same for every seed
-    sizes = np.bincount(fold)
-    return fold == np.where(sizes, abs(FOLDS * sizes - len(clips)), np.inf).argmin()
+    return clips, (f"no split is given for validation: {int(out.sum())} of {len(free)} clips are the validation split, "
+                   f"{who}",)
 
 
 def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:

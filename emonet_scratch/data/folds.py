@@ -67,3 +67,10 @@ def held_out(y: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = N
     """For each of these folds, (N,) bools: which clips are in it, and so not among those that something is fitted on."""
     fold = stratified_folds(y, folds, seed, groups)
     return [fold == k for k in np.unique(fold)]
+
+
+def a_fifth(y: np.ndarray, seed: int, groups: np.ndarray) -> np.ndarray:
+    """(N,) bools: the clips of one of five folds, of few groups of that which is nearest to a fifth, for validation."""
+    fold = stratified_folds(y, 5, seed, groups)
+    sizes = np.bincount(fold)
+    return fold == np.where(sizes, abs(5 * sizes - len(y)), np.inf).argmin()

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.afew import SPLITS
 from ..data.batches import Split, merged
-from ..data.folds import groups_of, held_out, stratified_folds
+from ..data.folds import a_fifth, groups_of, stratified_folds
 from ..data.prepare import Dataset
 from ..errors import DataError
 from ..files import Lock, owned, parse_json, read_whole, say, write_csv, write_whole
@@ -21,8 +21,6 @@ from ..training.metrics import DRAWS, bootstrap_interval
 from ..training.report import confusion_figure, reliability_figure, save_figure
 from ..training.run import dataset, on_device, projection_of, train_network
 from ..training.settings import Settings
-
-INNER = 5           # of the clips that are not tested, one in so many validates
 
 
 def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = say) -> str:
@@ -99,7 +97,7 @@ def _fold(settings: Settings, data: Dataset, split: Split, groups: np.ndarray, o
           log: Callable[[str], None]) -> dict[str, Any]:
     """What networks that have seen no clip of the groups in `out` (N,) say of these."""
     inner = np.flatnonzero(~out)
-    val = held_out(split.labels[inner], INNER, settings.seed, groups[inner])[0]
+    val = a_fifth(split.labels[inner], settings.seed, groups[inner])
     train, val, test = (split.take(index) for index in (inner[~val], inner[val], np.flatnonzero(out)))
     part = replace(data, splits={"train": train, "val": val})
     projection = projection_of(settings.config, train, settings.seed, log)

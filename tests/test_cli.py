@@ -391,8 +391,10 @@ def test_real_clips_train_and_predict(real_data, tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "data")]) == 1                      # the splits hold the same clips
     assert "Surprise" in capsys.readouterr().out
     out = tmp_path / "run"
-    assert main(["train", "--data", str(tmp_path / "data"), "--runs", str(tmp_path), "--out", str(out), *QUICK,
-                 "--modalities", "fused"]) == 0
+    call = ["train", "--data", str(tmp_path / "data"), "--runs", str(tmp_path), "--out", str(out), *QUICK,
+            "--modalities", "fused"]
+    assert main(call) == 1 and "'CREMA-D 1001' is in train and val" in capsys.readouterr().err
+    assert main([*call, "--allow-shared-groups"]) == 0
     capsys.readouterr()
     assert main(["predict", "--checkpoint", str(out), "--json", *map(str, clips)]) == 0
     rows = json.loads(capsys.readouterr().out)

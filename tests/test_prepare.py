@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from emonet_scratch.data.clips import collect
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.data.prepare import prepare
 from emonet_scratch.data.sound import is10
@@ -161,7 +162,8 @@ def test_real_clips(real_data, tmp_path):
             folder = tmp_path / split / names[clip.stem.split("_")[2]]
             folder.mkdir(parents=True)
             (folder / clip.name).symlink_to(clip)
-    one, two = (prepare(tmp_path, frame_size=32, cache=tmp_path / "cache", log=lambda line: None) for _ in range(2))
+    data = collect([tmp_path], allow_shared_groups=True)                      # one actor
+    one, two = (prepare(data, frame_size=32, cache=tmp_path / "cache", log=lambda line: None) for _ in range(2))
     assert sorted(one.splits["train"].labels) == [0, 1, 2, 3, 4, 5] and not one.skipped
     for a, b in zip(one.splits["train"].frames, two.splits["val"].frames, strict=True):
         assert np.array_equal(a, b) and len(a) > 25

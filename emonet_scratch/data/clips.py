@@ -77,8 +77,8 @@ def _labelled(found: Sequence[Source], changes: Mapping[str, str | None], least:
     """The clips that are not dropped, labelled by names of classes; the classes; lines on the changes."""
     every = [pair for source in found for pair in source.clips]
     notes = _unknown(changes, every)
-    kept = [replace(clip, label=label) for clip, meant in every
-            if (label := clip.label and rename(clip.label, meant, changes)) or clip.label is None]
+    renamed = [replace(clip, label=clip.label and rename(clip.label, meant, changes)) for clip, meant in every]
+    kept = [new for new, (old, _) in zip(renamed, every, strict=True) if new.label or old.label is None]
     fixed = not changes and all(source.afew for source in found)              # also the classes that it lacks
     classes = CLASSES if fixed else classes_of((clip.label for clip in kept if clip.label), least)
     spelled = {same(name): name for name in classes}
@@ -121,21 +121,31 @@ def _with_splits(clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
     """
     given = {clip.group: clip.split for clip in clips if clip.group and clip.split}
     clips = [replace(clip, split=clip.split or given.get(clip.group, "")) for clip in clips]
-    free = [k for k, clip in enumerate(clips) if not clip.split]
-    if not free and all(clip.split != "val" for clip in clips):
-        free = [k for k, clip in enumerate(clips) if clip.split == "train" and clip.corpus != "AFEW"]
-        free = free if len({clips[k].group or k for k in free}) > 1 else []
+    free = _free(clips)
     if not free:
         return clips, ()
     _, labels = np.unique([clips[k].label for k in free], return_inverse=True)
     out = a_fifth(labels, 0, joined([clips[k].group or None for k in free]))             # the same for every seed
     for k, val in zip(free, out, strict=True):
         clips[k] = replace(clips[k], split="val" if val else "train")
-    names = sorted({clips[k].group for k in free if clips[k].split == "val" and clips[k].group})
-    who = (f"those of {len(names)} groups ({', '.join(names[:6])}{', ...' * (len(names) > 6)})" if names else
-           "drawn by class; groups are not known")
+    names = sorted({clips[k].group for k in free if clips[k].split == "val"} - {""})
+    who = f"those of {len(names)} groups ({shortened(names)})" if names else "drawn by class; groups are not known"
     return clips, (f"no split is given for validation: {int(out.sum())} of {len(free)} clips are the validation split, "
                    f"{who}",)
+
+
+def _free(clips: Sequence[Clip]) -> list[int]:
+    """Numbers of the clips of which some may become the validation split."""
+    free = [k for k, clip in enumerate(clips) if not clip.split]
+    if not free and all(clip.split != "val" for clip in clips):
+        free = [k for k, clip in enumerate(clips) if clip.split == "train" and clip.corpus != "AFEW"]
+        free = free if len({clips[k].group or k for k in free}) > 1 else []
+    return free
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """The first of some names, with dots for the others."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:

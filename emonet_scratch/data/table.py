@@ -43,21 +43,23 @@ def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
                             f"got no {lacking[0]} among {', '.join(repr(name[:40]) for name in names[:8])}")
         if twice := [name for name in COLUMNS if names.count(name) > 1]:
             raise DataError(f"{shown} row 1: the column {twice[0]} is there twice")
-        found = []
-        for number, row in enumerate(rows, 2):
-            if not any(map(str.strip, row)):
-                continue
-            if len(row) != len(names):
-                raise DataError(f"{shown} row {number}: expected {len(names)} values, one for each column, got {len(row)}")
-            cells = {name: cell.strip() for name, cell in zip(names, row, strict=True) if name in COLUMNS}
-            if not cells["path"]:
-                raise DataError(f"{shown} row {number}, column path: expected the name of a file, got nothing")
-            if wrong := [name for name in cells if name not in ("path", "features") and NO_TEXT.search(cells[name])]:
-                raise DataError(f"{shown} row {number}, column {wrong[0]}: expected text on one line in UTF-8, got "
-                                f"{cells[wrong[0]][:80]!r}")
-            found.append((number, cells))
+        found = [(number, _cells(f"{shown} row {number}", names, row)) for number, row in enumerate(rows, 2)
+                 if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"{shown} near row {rows.line_num}: {error}") from None
     if not found:
         raise DataError(f"{shown}: expected a row for every clip below the header, got none")
     return found
+
+
+def _cells(where: str, names: list[str], row: list[str]) -> dict[str, str]:
+    """{column: text} of a row."""
+    if len(row) != len(names):
+        raise DataError(f"{where}: expected {len(names)} values, one for each column, got {len(row)}")
+    cells = {name: cell.strip() for name, cell in zip(names, row, strict=True) if name in COLUMNS}
+    if not cells["path"]:
+        raise DataError(f"{where}, column path: expected the name of a file, got nothing")
+    for name, text in cells.items():
+        if name not in ("path", "features") and NO_TEXT.search(text):
+            raise DataError(f"{where}, column {name}: expected text on one line in UTF-8, got {text[:80]!r}")
+    return cells

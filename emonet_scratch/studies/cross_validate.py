@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.afew import SPLITS
 from ..data.batches import Split, merged
+from ..data.clips import shortened
 from ..data.folds import a_fifth, groups_of, stratified_folds
 from ..data.prepare import Dataset
 from ..errors import DataError
@@ -75,8 +76,7 @@ def _check(split: Split, groups: np.ndarray, fold: np.ndarray, folds: int | None
 
 
 def _names(split: Split, which: np.ndarray) -> str:
-    names = sorted({split.groups[i] for i in np.flatnonzero(which) if split.groups and split.groups[i]})
-    return f"{', '.join(names[:5])}{', ...' * (len(names) > 5)}" or "unnamed groups"
+    return shortened(sorted({split.groups[i] for i in np.flatnonzero(which)} - {""})) or "unnamed groups"
 
 
 def _agree(file: Path, told: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from ..errors import DataError
 from .afew import SPLITS, Clip, same_name
 from .folds import a_fifth, joined
 from .labels import classes_of, parse_labels, rename, same
-from .sources import Source, read_source
+from .sources import Source, read_source, shortened
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,12 @@ def _labelled(found: Sequence[Source], changes: Mapping[str, str | None], least:
     notes = _unknown(changes, every)
     renamed = [replace(clip, label=clip.label and rename(clip.label, meant, changes)) for clip, meant in every]
     kept = [new for new, (old, _) in zip(renamed, every, strict=True) if new.label or old.label is None]
-    fixed = not changes and all(source.afew for source in found)              # also the classes that it lacks
-    classes = CLASSES if fixed else classes_of((clip.label for clip in kept if clip.label), least)
-    spelled = {same(name): name for name in classes}
     if dropped := len(every) - len(kept):
         notes.append(f"{dropped} of {len(every)} clips are left out by their labels")
+    if not changes and all(source.afew for source in found):
+        return kept, CLASSES, notes                                           # also those that it lacks
+    classes = classes_of((clip.label for clip in kept if clip.label), least)
+    spelled = {same(name): name for name in classes}
     return [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept], classes, notes
 
 
@@ -141,11 +142,6 @@ def _free(clips: Sequence[Clip]) -> list[int]:
         free = [k for k, clip in enumerate(clips) if clip.split == "train" and clip.corpus != "AFEW"]
         free = free if len({clips[k].group or k for k in free}) > 1 else []
     return free
-
-
-def shortened(names: Sequence[str], most: int = 6) -> str:
-    """The first of some names, with dots for the others."""
-    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:

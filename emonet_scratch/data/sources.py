@@ -104,7 +104,12 @@ def _from_class_folders(source: Path, names: dict[Path, str]) -> Source:
                         f"named as in {known}, nor in a folder a class: say what the names mean "
                         f"(--name '{{group}}_{{label}}_{{}}'), or give a table (clips.csv: path,label,group)")
     return Source(source, clips, [f"{str(source)!r}: a folder a class, {len(clips)} clips in {len(labels)} "
-                                   f"({', '.join(sorted(labels)[:8])}{', ...' * (len(labels) > 8)}); groups are not known"])
+                                   f"({shortened(sorted(labels), 8)}); groups are not known"])
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """The first of some names, with dots for the others."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def _title(source: Path) -> str:

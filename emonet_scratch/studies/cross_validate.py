@@ -11,9 +11,9 @@ import numpy as np
 
 from ..data.afew import SPLITS
 from ..data.batches import Split, merged
-from ..data.clips import shortened
 from ..data.folds import a_fifth, groups_of, stratified_folds
 from ..data.prepare import Dataset
+from ..data.sources import shortened
 from ..errors import DataError
 from ..files import Lock, owned, parse_json, read_whole, say, write_csv, write_whole
 from ..training.calibration import calibration

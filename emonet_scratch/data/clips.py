@@ -76,16 +76,22 @@ def _labelled(found: Sequence[Source], changes: Mapping[str, str | None], least:
         list[Clip], tuple[str, ...], list[str]]:
     """The clips that are not dropped, labelled by names of classes; the classes; lines on the changes."""
     every = [pair for source in found for pair in source.clips]
-    notes = _unknown(changes, every)
-    renamed = [replace(clip, label=clip.label and rename(clip.label, meant, changes)) for clip, meant in every]
-    kept = [new for new, (old, _) in zip(renamed, every, strict=True) if new.label or old.label is None]
+    if not changes and all(source.afew for source in found):
+        return [clip for clip, _ in every], CLASSES, []                       # also those that it lacks
+    notes, kept = _unknown(changes, every), []
+    for clip, meant in every:
+        label = rename(clip.label, meant, changes) if clip.label else None
+        kept += [replace(clip, label=label)] if label or not clip.label else []
     if dropped := len(every) - len(kept):
         notes.append(f"{dropped} of {len(every)} clips are left out by their labels")
-    if not changes and all(source.afew for source in found):
-        return kept, CLASSES, notes                                           # also those that it lacks
-    classes = classes_of((clip.label for clip in kept if clip.label), least)
+    return *_spelled(kept, least), notes
+
+
+def _spelled(clips: Sequence[Clip], least: int) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips, with one spelling of each class; and the classes."""
+    classes = classes_of((clip.label for clip in clips if clip.label), least)
     spelled = {same(name): name for name in classes}
-    return [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in kept], classes, notes
+    return [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in clips], classes
 
 
 def _unknown(changes: Mapping[str, str | None], every: Sequence[tuple[Clip, str]]) -> list[str]:

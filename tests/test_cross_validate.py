@@ -86,15 +86,16 @@ def test_the_table_is_made_of_what_was_said(done):
     names = np.concatenate([fold["groups"] for fold in folds])
     right = p.argmax(axis=1) == labels
     assert found["accuracy"] == right.mean() > 0.6 and found["classes"] == sorted(CLASSES)
-    assert found["groups"] == {name: [9, right[names == name].mean()] for name in sorted(set(names))}
-    assert found["groups"][found["worst"]][1] == min(right[names == name].mean() for name in names)
+    assert found["group"] == {name: [9, right[names == name].mean()] for name in sorted(set(names))}
+    assert found["corpus"] == {"clips": [63, right.mean()]} and found["known"]
+    assert found["group"][found["worst"]][1] == min(right[names == name].mean() for name in names)
     assert found["recall"] == pytest.approx(unweighted_recall(np.array(found["confusion"])))
     assert tuple(found["interval"]) == bootstrap_interval(right, names)
     text = (done / "crossvalidation.txt").read_text(encoding="utf-8")
     assert f"{right.mean():.3f}" in text and found["worst"] in text and "63 clips of 7 groups" in text
     assert {path.name for path in done.glob("*.png")} == {"confusion.png", "reliability.png"}
     with open(done / "crossvalidation.csv", encoding="utf-8") as file:
-        assert len(list(csv.reader(file))) == 1 + SPEAKERS
+        assert len(list(csv.reader(file))) == 1 + SPEAKERS + 1
 
 
 def test_speakers_who_say_one_thing_each_are_not_recognised_by_their_voices(tmp_path):
@@ -195,3 +196,23 @@ def test_groups_that_share_splits_are_no_matter(tmp_path):
     with pytest.raises(DataError, match="the group 'speaker 0' is in"):
         settings.collection()
     cross_validate(replace(settings, config=TINY.replace(epochs=1)), tmp_path / "folds", 3, lambda line: None)
+
+
+def test_a_mixture_has_its_corpora_side_by_side(tmp_path):
+    one, two = build(tmp_path / "one"), build(tmp_path / "two")
+    two = two.rename(two.with_name("others.csv"))
+    text = two.read_text(encoding="utf-8").replace("speaker", "other")
+    two.write_text(text, encoding="utf-8")
+    settings = replace(settings_of(one), data=(str(one), str(two)))
+    text = cross_validate(settings, tmp_path / "folds", 3, lambda line: None)
+    found = json.loads((tmp_path / "folds" / "crossvalidation.json").read_text(encoding="utf-8"))["audio"]
+    assert {name: n for name, (n, _) in found["corpus"].items()} == {"clips": 63, "others": 63}
+    assert f"accuracy by corpus: clips {found['corpus']['clips'][1]:.3f}, others" in text
+
+
+def test_where_no_group_is_named_this_is_said(table, tmp_path):
+    rows = [row.split(",") for row in table.read_text(encoding="utf-8").splitlines()]
+    path = table.with_name("nobody.csv")
+    path.write_text("\n".join(",".join([row[0], row[1], row[3]]) for row in rows), encoding="utf-8")
+    text = cross_validate(settings_of(path), tmp_path, 3, lambda line: None)
+    assert "No group is named" in text and "not known" in text and "worst" in text

@@ -67,11 +67,11 @@ def test_splits_are_merged_with_all_that_they_hold():
     def part(k, ids):
         n = len(ids)
         return Split(ids, np.arange(n) + k, [np.full((2, 4, 4, 3), k, np.uint8)] * n, np.full((n, 2), k), [str(k)] * n,
-                     ["g"] * n, ("A", "B", "C"))
+                     ["g"] * n, ["c"] * n, ("A", "B", "C"))
     whole = merged({"train": part(0, ["a", "b"]), "val": part(1, ["c"])})
     assert (whole.ids, whole.labels.tolist(), whole.keys) == (["a", "b", "c"], [0, 1, 1], ["0", "0", "1"])
     assert whole.audio.tolist() == [[0, 0], [0, 0], [1, 1]]
-    assert whole.classes == ("A", "B", "C") and len(whole.groups) == len(whole.frames) == 3
+    assert whole.classes == ("A", "B", "C") and len(whole.groups) == len(whole.frames) == len(whole.corpora) == 3
     assert merged({"train": part(0, ["a"]), "val": part(1, ["a"])}).ids == ["train-a", "val-a"]
     assert merged({"train": Split(["a"], np.zeros(1, int))}).audio is None
 

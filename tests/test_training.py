@@ -1,11 +1,14 @@
 """The trainer: it learns, its seed decides everything, it starts where it should, it goes the same on a device."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from emonet_scratch import backend, dispatch, models
+from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.errors import DataError
-from emonet_scratch.training import NonFiniteError, read_checkpoint
+from emonet_scratch.training import NonFiniteError, Settings, read_checkpoint, run
 from emonet_scratch.training import trainer as trainer_module
 from emonet_scratch.training.projection import AudioProjection
 from tests.device import cupy
@@ -145,3 +148,19 @@ def test_a_value_that_is_not_finite_on_a_device_is_traced(tmp_path, gpu):
     trainer.model.audio.poison = Poisoned("forward", 1)
     with pytest.raises(NonFiniteError, match=r"in the output of audio\.poison"):
         trainer.fit()
+
+
+def test_a_run_on_shared_groups_says_so_in_its_results(tmp_path):
+    """Whoever reads the table later has not seen the option."""
+    rows = [f"{name}/{k}.wav,{name},{('train', 'val')[k // 6]},ann,{name}{k}.arff" for name in ("a", "b") for k in range(8)]
+    for k, row in enumerate(rows):
+        path, label, *_, features = row.split(",")
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(bytes([k]) * 9)
+        write_arff(tmp_path / features, "r", ["f"], [(Path(path).stem, None, np.array([k % 3 + 5.0 * (label == "a")]))])
+    (tmp_path / "clips.csv").write_text("\n".join(["path,label,split,group,features", *rows]))
+    settings = Settings((str(tmp_path / "clips.csv"),), TINY.replace(epochs=1, lda_cross_fit=0), ("audio",),
+                        device="cpu", allow_shared_groups=True)
+    results = run(settings, tmp_path / "run", log=lambda line: None)
+    assert "'ann' is in train and val" in results["audio"]["warnings"][0]
+    assert "warning: the group 'ann'" in (tmp_path / "run" / "results.txt").read_text()

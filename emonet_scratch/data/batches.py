@@ -17,8 +17,8 @@ class Split:
 
     ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
     frozen trunk, perhaps in files, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or
-    what is in each clip and must not be on both sides of a split, "" where that is not known; classes: what labels
-    count.
+    what is in each clip and must not be on both sides of a split, "" where that is not known; corpora: where each is from;
+    classes: what labels count.
     """
 
     ids: list[str]
@@ -27,6 +27,7 @@ class Split:
     audio: np.ndarray | None = None
     keys: list[str] | None = None
     groups: list[str] | None = None
+    corpora: list[str] | None = None
     classes: tuple[str, ...] = CLASSES
 
     def __len__(self) -> int:
@@ -37,7 +38,7 @@ class Split:
         def of(values: list | None) -> list | None:
             return None if values is None else [values[i] for i in index]
         return Split(of(self.ids), self.labels[index], of(self.frames), None if self.audio is None else self.audio[index],
-                     of(self.keys), of(self.groups), self.classes)
+                     of(self.keys), of(self.groups), of(self.corpora), self.classes)
 
 
 def merged(splits: Mapping[str, Split]) -> Split:
@@ -51,7 +52,8 @@ def merged(splits: Mapping[str, Split]) -> Split:
         values = [getattr(part, name) for part in parts]
         return None if any(v is None for v in values) else [x for v in values for x in v]
     return Split(ids, np.concatenate([part.labels for part in parts]), of("frames"), None if parts[0].audio is None else
-                 np.concatenate([part.audio for part in parts]), of("keys"), of("groups"), parts[0].classes)
+                 np.concatenate([part.audio for part in parts]), of("keys"), of("groups"), of("corpora"),
+                 parts[0].classes)
 
 
 @dataclass

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..emotions import CLASSES
+
 
 class Corpus(NamedTuple):
     """One corpus; group: who is the same in clips of one group."""
@@ -40,6 +42,8 @@ CORPORA = (
     Corpus("Java-SED", r"(?P<group>\d\d?)-\d\d?-(?P<label>0[1-6])_\d\d?",
            {"01": "Neutral", "02": "Sad", "03": "Happy", "04": "Surprise", "05": "Fear", "06": "Angry"}, "actor",
            "Arifin et al. 2022", "sounds and images MIT, of the videos none is named"),
+    Corpus("AFEW", rf"(?i:(?P<label>{'|'.join(CLASSES)}))/\d{{9}}", {name: name for name in CLASSES},
+           "film, which names do not say", "Dhall et al. 2012, IEEE MultiMedia 19(3)", "on request, for research"),
 )
 SAME = {"OA": "OAF", "YA": "YAF"}               # TESS has OA_bite_neutral among the names of OAF
 ENOUGH = 0.5                                    # so many of the names have to fit

@@ -70,6 +70,9 @@ def examine(data: Collection | str | os.PathLike, read: bool = True) -> Report:
         data = collect([data], strict=False, allow_shared_groups=True)
     report = Report([*data.notes, *data.drawn])
     readings, unreadable = _read_all(data.clips) if read else ([], [])
+    corpora = Counter(clip.corpus for clip in data.clips)
+    if len(corpora) > 1:
+        report.facts.append("corpora: " + ", ".join(f"{name} {n}" for name, n in corpora.items()))
     for split in SPLITS:
         report.facts += _describe(split, data.split(split), data.classes, [r for r in readings if r.clip.split == split])
     report.add("files, clips and folders out of place", data.problems)

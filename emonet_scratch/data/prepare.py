@@ -221,7 +221,7 @@ def _split(data: Collection, shown: str, name: str, clips: Sequence[Clip], readi
     frames, audio, keys = ([getattr(readings[clip], name) for clip in used] for name in ("frames", "audio", "key"))
     return Split([clip.id for clip in used], np.array([data.number(clip) for clip in used]),
                  None if frames[0] is None else frames, None if audio[0] is None else np.array(audio), keys,
-                 [clip.group for clip in used], data.classes)
+                 [clip.group for clip in used], [clip.corpus for clip in used], data.classes)
 
 
 def extractor_of(features: Features | None, extractor: str = DEFAULT) -> str:

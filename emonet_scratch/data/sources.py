@@ -40,13 +40,15 @@ def read_source(path: Path, name: str | None, strict: bool = True) -> Source:
             raise DataError(f"--name: {error}") from None
     known = corpora.recognise(list(names.values()))
     if not files or _is_afew([file.relative_to(path).parts[:-1] for file in files]):
-        return _from_afew(path, known and known[0], strict)
-    if known is None:
+        found = _from_afew(path, known and known[0], strict)
+    elif known:
+        found = _from_names(path, names, known[0].pattern, known[0].name, known[0])
+    else:
         return _from_class_folders(path, names)
-    corpus, number = known
-    found = _from_names(path, names, corpus.pattern, corpus.name, corpus)
-    found.notes.append(f"{str(path)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {len(names)} "
-                       f"names fit; groups: {corpus.group}")
+    if known:
+        corpus, number = known
+        found.notes.append(f"{str(path)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {len(names)} "
+                           f"names fit; groups: {corpus.group}")
     return found
 
 
@@ -60,13 +62,12 @@ def _from_afew(path: Path, known: corpora.Corpus | None, strict: bool) -> Source
     """Clips in AFEW's layout; where their names are those of a known corpus, they still say who it is."""
     splits, problems = (afew.find_clips(path), []) if strict else afew.scan(path)
     clips = [clip for split in SPLITS for clip in splits[split]]
-    note = f"{str(path)!r}: AFEW's layout, {len(clips)} clips"
     if known:
         parts = [corpora.parse(known.pattern, clip.id) or {} for clip in clips]
-        clips = [replace(clip, group=f"{known.name} {part['group']}") if part else clip
+        clips = [replace(clip, group=f"{known.name} {part['group']}", corpus=known.name) if "group" in part else clip
                  for clip, part in zip(clips, parts, strict=True)]
-        note += f", named as those of {known.name}; groups: {known.group}"
-    return Source(path, [(clip, clip.label or "") for clip in clips], [note], problems, afew=True)
+    return Source(path, [(clip, clip.label or "") for clip in clips],
+                  [f"{str(path)!r}: AFEW's layout, {len(clips)} clips"], problems, afew=True)
 
 
 def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
@@ -84,7 +85,7 @@ def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
         if corpus:
             title, group, split = corpus.name, corpora.SAME.get(group, group), split_of(name.split("/")[:-1]) or ""
         found.clips.append((Clip(split, name, path, label, group and f"{title} {group}", title),
-                            corpus.labels[label] if corpus else label))
+                            corpus.labels.get(label, label) if corpus else label))
     if not found.clips:
         raise DataError(f"{str(source)!r}: expected {what}, got none among {len(names)} files"
                         + (f", such as {next(iter(names.values()))!r}" if names else ""))

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ def _fold(settings: Settings, data: Dataset, split: Split, groups: np.ndarray, o
         train_network(settings, part, name, folder / name, projection, True, lambda line: None)
         model = load_model(folder / name, settings.device)
         probabilities[name] = model.probabilities(test, settings.device)[1].tolist()
-    return {"ids": test.ids, "labels": test.labels.tolist(), "groups": test.groups, "classes": list(split.classes),
-            "group": groups[out].tolist(), "probabilities": probabilities}
+    return {"ids": test.ids, "labels": test.labels.tolist(), "groups": test.groups, "corpora": test.corpora,
+            "classes": list(split.classes), "group": groups[out].tolist(), "probabilities": probabilities}
 
 
 def pooled(folds: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -115,16 +115,21 @@ def pooled(folds: list[dict[str, Any]], name: str) -> dict[str, Any]:
     labels, group = (np.array([value for fold in folds for value in fold[key]]) for key in ("labels", "group"))
     probabilities = np.array([row for fold in folds for row in fold["probabilities"][name]])
     right = probabilities.argmax(axis=1) == labels
-    called = [text for fold in folds for text in fold["groups"] or [""] * len(fold["labels"])]
-    by_group = {}
-    for g in np.unique(group):
-        names = {called[i] for i in np.flatnonzero(group == g)}
-        by_group[" + ".join(sorted(names)) or f"group {g}"] = [int((group == g).sum()), float(right[group == g].mean())]
+    called, corpora = (np.array([text for fold in folds for text in fold[key]]) for key in ("groups", "corpora"))
+    named = {g: " + ".join(sorted({*called[group == g]} - {""})) or f"group {g}" for g in np.unique(group)}
+    groups = _by([named[g] for g in group], right)
     return score(labels, probabilities) | {
         "interval": bootstrap_interval(right, group),
         "calibration": calibration(probabilities, labels), "temperature": 1.0, "classes": folds[0]["classes"],
         "folds": [float((np.array(f["probabilities"][name]).argmax(1) == f["labels"]).mean()) for f in folds],
-        "groups": by_group, "worst": min(by_group, key=lambda g: by_group[g][1])}
+        "group": groups, "corpus": _by(corpora, right), "known": bool((called != "").any()),
+        "worst": min(groups, key=lambda g: groups[g][1])}
+
+
+def _by(keys: Sequence[str], right: np.ndarray) -> dict[str, tuple[int, float]]:
+    """{key: (clips that have it, share of these that are right)}; keys and right: (N,)."""
+    keys = np.array(keys)
+    return {str(key): (int((keys == key).sum()), float(right[keys == key].mean())) for key in np.unique(keys)}
 
 
 def report(folder: Path, modalities: tuple[str, ...]) -> str:
@@ -135,18 +140,25 @@ def report(folder: Path, modalities: tuple[str, ...]) -> str:
     rows = [["", "accuracy", "95 % interval", "macro F1", "recall", "error of p", "worst group", "folds"]]
     for name, r in results.items():
         low, high = r["interval"]
+        worst = f"{r['worst']} {r['group'][r['worst']][1]:.3f}" if r["known"] else "not known"
         rows.append([name, f"{r['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", f"{r['macro_f1']:.3f}", f"{r['recall']:.3f}",
-                     f"{r['calibration']['ece']:.3f}", f"{r['worst']} {r['groups'][r['worst']][1]:.3f}",
+                     f"{r['calibration']['ece']:.3f}", worst,
                      " ".join(f"{a:.2f}" for a in r["folds"])])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
-              f"{some['clips']} clips of {len(some['groups'])} groups, each tested once, in {len(folds)} folds, by networks",
+              f"{some['clips']} clips of {len(some['group'])} groups, each tested once, in {len(folds)} folds, by networks",
               "that have seen none of its group; epoch and temperature are chosen on a fifth of the other groups.",
               f"Intervals: {DRAWS} bootstraps over groups."]
+    if not some["known"]:
+        lines.append("No group is named: every clip counts as one, and who is in several is on both sides.")
+    if len(some["corpus"]) > 1:
+        lines += [f"{name}, accuracy by corpus: " + ", ".join(f"{corpus} {a:.3f}" for corpus, (_, a) in r["corpus"].items())
+                  for name, r in results.items()]
     text = "\n".join(lines)
-    write_csv(folder / "crossvalidation.csv", [["network", "group", "clips", "accuracy"], *(
-        [name, group, n, accuracy] for name, r in results.items() for group, (n, accuracy) in r["groups"].items())])
+    write_csv(folder / "crossvalidation.csv", [["network", "by", "name", "clips", "accuracy"], *(
+        [name, kind, *row] for name, r in results.items() for kind in ("group", "corpus")
+        for row in ([key, n, accuracy] for key, (n, accuracy) in r[kind].items()))])
     save_figure(folder / "confusion.png", confusion_figure, results)
     save_figure(folder / "reliability.png", reliability_figure, results)
     write_whole(folder / "crossvalidation.txt", f"{text}\n".encode())

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +86,9 @@ def main() -> None:
     fields = {}
     for item in options.set:
         name, _, value = item.partition("=")
-        fields[name] = json.loads(value) if value[:1] in '0123456789[tfn"' else value
+        with suppress(ValueError):
+            value = json.loads(value)
+        fields[name] = value
     sources = tuple(str(Path(path).absolute()) for path in options.data)
     cache = str(options.out.absolute().parent / "cache")
     settings = Settings(sources, EmoNetConfig.preset(options.preset).replace(**fields), tuple(options.modalities),

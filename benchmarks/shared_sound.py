@@ -49,7 +49,7 @@ def main() -> None:
             trainer = Trainer(config, split, val, Path(folder), projection=fitted, log=lambda line: None)
             trainer.fit()
             seen, strange = trainer.rows[-2:]
-            cells = [name, fitted.shrinkage, *(f"{row['accuracy']:.3f}" for row in (seen, strange)), f"{strange['loss']:.3f}"]
+            cells = [name, fitted.shrinkage] + [f"{x:.3f}" for x in (seen["accuracy"], strange["accuracy"], strange["loss"])]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 

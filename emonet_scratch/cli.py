@@ -331,7 +331,7 @@ def _train(options: argparse.Namespace, folder: Path, settings: Settings) -> Non
     say(f"run: {shown(folder)}")
     results = run(settings, folder, resume=options.resume is not None)
     say(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: "
-          "results.json, confusion.png, curves.png, checkpoints")
+          "results.json, confusion.png, reliability.png, curves.png, checkpoints")
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -449,7 +449,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     wanted = [name for name in SPLITS if clips.split(name)] if options.split == "all" else [options.split]
     data = prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=_cache(options),
                    log=say, on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
-    for line in data.warnings:
+    for line in data.warnings if options.split != "all" else ():
         say(f"warning: {line}")
     model.check_features(data.feature_names, data.extractor)
     split = _in_classes_of(model, merged(data.splits))

@@ -26,7 +26,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", RO
          ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / "emonet_scratch").glob("*/*.md"))]
 #: Files that commands write, or that others have: named in the documentation, not in the repository.
-MADE = {"compare.json", "config.json", "confusion.png", "curves.png", "last.safetensors", "best.safetensors", "x.arff"}
+MADE = {"compare.json", "config.json", "confusion.png", "crossvalidation.json", "curves.png", "reliability.png",
+        "results.json", "settings.json", "last.safetensors", "best.safetensors", "x.arff"}
 
 
 def pages(*without):

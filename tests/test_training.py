@@ -151,16 +151,19 @@ def test_a_value_that_is_not_finite_on_a_device_is_traced(tmp_path, gpu):
 
 
 def test_a_run_on_shared_groups_says_so_in_its_results(tmp_path):
-    """Whoever reads the table later has not seen the option."""
+    """Whoever reads the table later has not seen the option. And a class that no training clip has is told at once."""
     rows = [f"{name}/{k}.wav,{name},{('train', 'val')[k // 6]},ann,{name}{k}.arff" for name in ("a", "b") for k in range(8)]
+    rows.append("c/0.wav,c,val,ann,c0.arff")
     for k, row in enumerate(rows):
         path, label, *_, features = row.split(",")
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(bytes([k]) * 9)
-        write_arff(tmp_path / features, "r", ["f"], [(Path(path).stem, None, np.array([k % 3 + 5.0 * (label == "a")]))])
+        write_arff(tmp_path / features, "r", ["f"], [(Path(path).stem, None, np.array([k % 3 + 5 * (label == "a")]))])
     (tmp_path / "clips.csv").write_text("\n".join(["path,label,split,group,features", *rows]))
     settings = Settings((str(tmp_path / "clips.csv"),), TINY.replace(epochs=1, lda_cross_fit=0), ("audio",),
                         device="cpu", allow_shared_groups=True)
-    results = run(settings, tmp_path / "run", log=lambda line: None)
+    lines = []
+    results = run(settings, tmp_path / "run", log=lines.append)
+    assert "warning: the training split has no clip of c: no clip will be rightly called that" in lines
     assert "'ann' is in train and val" in results["audio"]["warnings"][0]
     assert "warning: the group 'ann'" in (tmp_path / "run" / "results.txt").read_text()

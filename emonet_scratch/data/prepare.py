@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .afew import Clip, Features, load_features, missing_classes
+from .afew import Clip, Features, load_features
 from .batches import Split
 from .blas import one_blas_thread
 from .clips import Collection, collect
@@ -61,7 +61,7 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
         import_cv2()                                                          # one line, not one for every clip
     if not isinstance(data, Collection):
         data = collect([data])
-    clips, everything = _find(data, wanted, log)
+    clips, everything = _find(data, wanted)
     features, shown = None, ", ".join(repr(str(root)) for root in data.roots)
     if sound:
         features = load_features(data.roots, data.clips, wanted, on_error, log)
@@ -80,7 +80,7 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     return Dataset(splits, names, skipped, extractor_of(features, extractor), data.warnings)
 
 
-def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -> tuple[dict[str, list[Clip]], list[Clip]]:
+def _find(data: Collection, wanted: Sequence[str]) -> tuple[dict[str, list[Clip]], list[Clip]]:
     """The clips of the wanted splits, and all of them in a row; DataError where one of these has none."""
     clips = {name: data.split(name) for name in wanted}
     for name in wanted:
@@ -88,8 +88,6 @@ def _find(data: Collection, wanted: Sequence[str], log: Callable[[str], None]) -
             shown = ", ".join(repr(str(root)) for root in data.roots)
             raise DataError(f"{shown}: expected clips of the {name} split, got none: a folder has to have "
                             f"{name!r} in its name, or a row of the table in its column split (see `emonet doctor`)")
-    if "train" in wanted and (missing := missing_classes(clips["train"], data.classes)):
-        log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     return clips, [clip for name in wanted for clip in clips[name]]
 
 

@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..files import read_whole
 
 COLUMNS = ("path", "label", "split", "group", "features")
-MOST = 2**28        # bytes of a table
+MOST = 2**25        # bytes of a table: some 300,000 clips
 NO_TEXT = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")     # but a path may have any bytes
 
 

@@ -50,6 +50,8 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     train, val = data.splits["train"], data.splits["val"]
     projection = _saved_projection(folder, settings.modalities, train, val) if resume else None
     projection = projection or projection_of(settings.config, train, settings.seed, log)
+    if missing := [name for k, name in enumerate(train.classes) if k not in train.labels]:
+        log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     to = f"; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}" if projection else ""
     log(f"{len(train)} training and {len(val)} validation clips{to}")
     settings.write(folder, versions() | {"ffmpeg": ffmpeg_version()})         # only now: what has it can be resumed

@@ -381,7 +381,10 @@ def compare(options: argparse.Namespace) -> None:
     """Train audio, video and fused networks, and compare them with late fusion, a linear SVM and LDA."""
     if options.run is None:
         with _new_run(options, "-compare", "compare it with --run") as folder:
-            _compare(options, folder, _settings(options, list(MODALITIES)))
+            settings = _settings(options, list(MODALITIES))
+            if len(settings.modalities) < len(MODALITIES):
+                raise DataError("compare wants clips with pictures and sound: use cross-validate, or train")
+            _compare(options, folder, settings)
     else:
         _refuse_others(options, "--run goes by the settings of that run", "run", "runs", "out", "split", "device",
                        "precision")
@@ -406,7 +409,7 @@ def _cross_validate_arguments(parser: argparse.ArgumentParser) -> None:
     folds.add_argument("--folds", type=_integer(2), default=5, help="of whole groups")
     folds.add_argument("--leave-one-group-out", action="store_true", help="a fold for each speaker, film or subject")
     parser.add_argument("--out", type=_path, metavar="DIR", help="folder of the folds, shared by all processes that are to "
-                        "work on them (default: RUNS/cross-validation)")
+                        "work on them (default: RUNS/cross-validation-DATA)")
     _add_device(parser)
 
 
@@ -414,7 +417,8 @@ def cross_validate(options: argparse.Namespace) -> None:
     """Train and test on folds of whole groups: what a training is worth on people that it has not seen."""
     options.data = [*options.sources, *(options.data or [])] or None
     networks = MODALITIES if options.modalities == "all" else [options.modalities]
-    folder, settings = _folder(options, "cross-validation"), _settings(options, list(networks))
+    name = "-".join(["cross-validation", *(Path(path).absolute().stem for path in options.data or ())])[:120]
+    folder, settings = _folder(options, name), _settings(options, list(networks))
     say(f"folds: {shown(folder)}")
     options.go_on = folder / "settings.json", "the same command goes on"
     say(f"\n{run_cross_validate(settings, folder, None if options.leave_one_group_out else options.folds)}\n\n"
@@ -444,7 +448,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     used = model.config.modalities
     shared = options.allow_shared_groups or options.split == "all"
     clips = collect(options.data, options.labels, options.name, shared, least=0)
-    for note in clips.notes:
+    for note in (*clips.notes, *(() if options.split == "all" else clips.drawn)):
         say(note)
     wanted = [name for name in SPLITS if clips.split(name)] if options.split == "all" else [options.split]
     data = prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=_cache(options),

@@ -444,3 +444,35 @@ def test_clips_of_a_known_corpus_in_folders_of_afew_keep_their_speakers(tmp_path
     assert "AFEW's layout" in data.notes[0] and "Java-SED" in data.notes[1] and len(data.classes) == 7
     touch(tmp_path, "Val/Sad/7-2-02_1.wav")
     refused(lambda: collect([tmp_path]), "'Java-SED 7' is in train and val")
+
+
+def test_the_same_bytes_are_on_one_side_when_a_split_is_drawn(tmp_path):
+    """The same recording in two folders, or in a folder and a table, and nobody has named who it is."""
+    for k in range(20):
+        for copy in "ab":
+            path = tmp_path / "xy"[k % 2] / f"{copy}{k}.wav"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(bytes([k]) * 2000)
+    data = collect([tmp_path])
+    assert {clip.id[1:] for clip in data.split("val")}.isdisjoint({clip.id[1:] for clip in data.split("train")})
+    assert len(data.split("val")) == 8
+
+
+def test_groups_are_one_in_any_spelling_and_names_have_to_be_text(tmp_path):
+    rows = [(f"{k}.wav", "ab"[k % 2], split, who) for k, (split, who) in enumerate(
+        [("train", "Ann"), ("train", " ann "), ("train", "ANN"), ("val", "bob")])]
+    assert {clip.group for clip in collect([table(tmp_path, rows)]).clips} == {"Ann", "bob"}
+    touch(tmp_path / "bad", *(f"{name}/{k}.wav" for name in ("joy", "sa\x1bd") for k in range(2)))
+    refused(lambda: collect([tmp_path / "bad"]), "text on one line in UTF-8")
+
+
+def test_a_sound_is_no_table_and_windows_paths_are_found(tmp_path):
+    touch(tmp_path, "a/1.wav", "a/2.wav", "b/3.wav", "b/4.wav")
+    refused(lambda: collect([tmp_path / "a" / "1.wav"]), "got one clip")
+    (tmp_path / "clips.csv").write_text("path,label\n" + "\n".join(f"{n}\\{k}.wav,{n}" for n, k in ("a1", "a2", "b3", "b4")))
+    assert len(collect([tmp_path / "clips.csv"]).clips) == 4
+
+
+def test_a_pattern_that_gives_every_clip_a_class_of_its_own_is_refused(tmp_path):
+    touch(tmp_path, *(f"{k}.wav" for k in range(9)))
+    refused(lambda: collect([tmp_path], name="{label}"), "several clips a class")

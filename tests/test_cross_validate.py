@@ -87,7 +87,7 @@ def test_the_table_is_made_of_what_was_said(done):
     right = p.argmax(axis=1) == labels
     assert found["accuracy"] == right.mean() > 0.6 and found["classes"] == sorted(CLASSES)
     assert found["group"] == {name: [9, right[names == name].mean()] for name in sorted(set(names))}
-    assert found["corpus"] == {"clips": [63, right.mean()]} and found["known"]
+    assert found["corpus"] == {"clips": [63, right.mean()]} and found["unnamed"] == 0
     assert found["group"][found["worst"]][1] == min(right[names == name].mean() for name in names)
     assert found["recall"] == pytest.approx(unweighted_recall(np.array(found["confusion"])))
     assert tuple(found["interval"]) == bootstrap_interval(right, names)
@@ -180,7 +180,7 @@ def test_the_command_line(table, tmp_path, capsys):
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "the clips are sounds alone" in said and "95 % interval" in said and "worst group" in said
-    assert (tmp_path / "cross-validation" / "crossvalidation.json").exists()
+    assert (tmp_path / "cross-validation-clips" / "crossvalidation.json").exists()
     assert main([*arguments, "--seed", "1"]) == 1 and "with other seed" in capsys.readouterr().err
     assert main(["cross-validate", str(tmp_path / "nothing"), "--runs", str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -215,4 +215,29 @@ def test_where_no_group_is_named_this_is_said(table, tmp_path):
     path = table.with_name("nobody.csv")
     path.write_text("\n".join(",".join([row[0], row[1], row[3]]) for row in rows), encoding="utf-8")
     text = cross_validate(settings_of(path), tmp_path, 3, lambda line: None)
-    assert "No group is named" in text and "not known" in text and "worst" in text
+    assert "Of 63 clips no group is named" in text and "not known" in text and "worst" in text
+
+
+def test_a_table_that_was_corrected_does_not_go_on_with_old_folds(tmp_path):
+    """Names are the same, but who speaks and what they say is not."""
+    path = build(tmp_path / "data")
+    settings = settings_of(path)
+    cross_validate(settings, tmp_path / "folds", 3, lambda line: None)
+    rows = path.read_text(encoding="utf-8").splitlines()
+    for old, new in (("speaker 1", "speaker 2"), ("calm", "злой")):
+        path.write_text("\n".join([rows[0], *(row.replace(old, new) if k < 20 else row for k, row in enumerate(rows[1:]))]),
+                        encoding="utf-8")
+        with pytest.raises(DataError, match=r"with other (content|groups)"):
+            cross_validate(settings, tmp_path / "folds", 3, lambda line: None)
+
+
+def test_leave_one_out_wants_names_and_two_folds_of_three_are_too_few(table, tmp_path):
+    rows = [row.split(",") for row in table.read_text(encoding="utf-8").splitlines()]
+    path = table.with_name("noname.csv")
+    path.write_text("\n".join(",".join([row[0], row[1], row[3]]) for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match="no group is named"):
+        cross_validate(settings_of(path), tmp_path / "a", None, lambda line: None)
+    path.write_text("\n".join(",".join(row) for row in [rows[0], *(row for row in rows[1:] if row[0][0] in "012")]),
+                    encoding="utf-8")
+    with pytest.raises(DataError, match="leave one group alone"):
+        cross_validate(settings_of(path), tmp_path / "b", 2, lambda line: None)

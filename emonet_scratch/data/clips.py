@@ -26,6 +26,10 @@ from .afew import SPLITS, Clip, same_name
 from .folds import a_fifth, joined
 from .labels import classes_of, parse_labels, rename, same
 from .sources import Source, read_source, shortened
+from .table import NO_TEXT
+from .video import content_key
+
+LEAST = 1000        # bytes: a smaller file is no recording that could be there twice
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,15 @@ def _labelled(found: Sequence[Source], changes: Mapping[str, str | None], least:
 
 
 def _spelled(clips: Sequence[Clip], least: int) -> tuple[list[Clip], tuple[str, ...]]:
-    """The clips, with one spelling of each class; and the classes."""
+    """The clips, with one spelling of each class and group; and the classes. DataError: names that are no text."""
+    for clip in clips:
+        if NO_TEXT.search(f"{clip.label}{clip.group}"):
+            raise DataError(f"{str(clip.path)!r}: expected a label and a group of text on one line in UTF-8, got "
+                            f"{clip.label!r} and {clip.group!r}")
     classes = classes_of((clip.label for clip in clips if clip.label), least)
-    spelled = {same(name): name for name in classes}
-    return [replace(clip, label=clip.label and spelled[same(clip.label)]) for clip in clips], classes
+    spelled, groups = {same(name): name for name in classes}, {same(clip.group): clip.group for clip in reversed(clips)}
+    return [replace(clip, label=clip.label and spelled[same(clip.label)], group=groups[same(clip.group)])
+            for clip in clips], classes
 
 
 def _unknown(changes: Mapping[str, str | None], every: Sequence[tuple[Clip, str]]) -> list[str]:
@@ -132,22 +141,35 @@ def _with_splits(clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
     if not free:
         return clips, ()
     _, labels = np.unique([clips[k].label for k in free], return_inverse=True)
-    out = a_fifth(labels, 0, joined([clips[k].group or None for k in free]))             # the same for every seed
+    together = joined([clips[k].group or None for k in free], _contents([clips[k].path for k in free]))
+    out = a_fifth(labels, 0, together)                                        # the same for every seed
     for k, val in zip(free, out, strict=True):
         clips[k] = replace(clips[k], split="val" if val else "train")
-    names = sorted({clips[k].group for k in free if clips[k].split == "val"} - {""})
+    return clips, (_told([clips[k] for k in free]),)
+
+
+def _told(clips: Sequence[Clip]) -> str:
+    """The line on clips of which a part was drawn."""
+    val = [clip for clip in clips if clip.split == "val"]
+    names = sorted({clip.group for clip in val} - {""})
     who = f"those of {len(names)} groups ({shortened(names)})" if names else "drawn by class; groups are not known"
-    return clips, (f"no split is given for validation: {int(out.sum())} of {len(free)} clips are the validation split, "
-                   f"{who}",)
+    return f"no split is given for validation: {len(val)} of {len(clips)} clips are the validation split, {who}"
 
 
 def _free(clips: Sequence[Clip]) -> list[int]:
     """Numbers of the clips of which some may become the validation split."""
     free = [k for k, clip in enumerate(clips) if not clip.split]
     if not free and all(clip.split != "val" for clip in clips):
-        free = [k for k, clip in enumerate(clips) if clip.split == "train" and clip.corpus != "AFEW"]
+        free = [k for k, clip in enumerate(clips) if clip.split == "train" and clip.label and clip.corpus != "AFEW"]
         free = free if len({clips[k].group or k for k in free}) > 1 else []
     return free
+
+
+def _contents(paths: Sequence[Path]) -> list[str | None]:
+    """What tells recordings of the same bytes: only those are read of which another has the size; None for the others."""
+    sizes = [path.stat().st_size for path in paths]
+    often = Counter(sizes)
+    return [content_key(path) if size > LEAST and often[size] > 1 else None for path, size in zip(paths, sizes, strict=True)]
 
 
 def _shared_groups(clips: list[Clip], allowed: bool) -> tuple[str, ...]:

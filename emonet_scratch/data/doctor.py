@@ -207,11 +207,11 @@ def _check_features(report: Report, root: Path, clips: Sequence[Clip], features:
     report.add("clips with several rows in their feature file", features.unclear.values())
     report.add("clips without features", (_name(c, root) for c in clips if c.key not in features.vectors))
     report.add("clips with several feature files", (
-        f"{split} {id!r}: {', '.join(repr(str(path.relative_to(root))) for path in paths)}; the first is used"
+        f"{split} {id!r}: {', '.join(_shown(path, root) for path in paths)}; the first is used"
         for (split, id), paths in sorted(features.duplicates.items())))
     report.add("feature files of another class than the clip", features.disagreements)
     report.add("feature rows without a clip", (
-        repr(str(path.relative_to(root))) + ("" if name is None else f", row {name!r}")
+        _shown(path, root) + ("" if name is None else f", row {name!r}")
         for path, name in features.unmatched))
     if features.vectors:
         _check_values(report, features)
@@ -233,4 +233,8 @@ def _check_values(report: Report, features: Features) -> None:
 
 
 def _name(clip: Clip, root: Path) -> str:
-    return repr(str(clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path))
+    return _shown(clip.path, root)
+
+
+def _shown(path: Path, root: Path) -> str:
+    return repr(str(path.relative_to(root) if path.is_relative_to(root) else path))

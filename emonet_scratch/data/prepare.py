@@ -11,11 +11,12 @@ import numpy as np
 
 from ..errors import DataError
 from .afew import Clip, Features, load_features
-from .batches import Split
+from .batches import Split, merged
 from .blas import one_blas_thread
 from .clips import Collection, collect
 from .extract import DEFAULT, EXTRACTORS, base_of, made_by
 from .faces import SEARCH, import_cv2, read_face
+from .folds import groups_of
 from .left_out import attempt, attempt_all, usable
 from .sound.is10 import RATE
 from .video import FrameCache, Frames, Media, content_key, read_media
@@ -65,6 +66,9 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     features, shown = None, ", ".join(repr(str(root)) for root in data.roots)
     if sound:
         features = load_features(data.roots, data.clips, wanted, on_error, log)
+        if features is not None and not features.vectors:
+            log("no row of the feature files is of one of the clips: none of them is used")
+            features = None
         if features is None:
             log(f"no feature files below {shown}: computing {len(EXTRACTORS[extractor][1])} audio features from "
                 f"sound tracks ({extractor})")
@@ -77,7 +81,17 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     if not sound:
         return Dataset(splits, (), skipped, warnings=data.warnings)
     names = features.names if features else EXTRACTORS[extractor][1]
-    return Dataset(splits, names, skipped, extractor_of(features, extractor), data.warnings)
+    return Dataset(splits, names, skipped, extractor_of(features, extractor), (*data.warnings, *_shared(splits)))
+
+
+def _shared(splits: Mapping[str, Split]) -> list[str]:
+    """A line where clips of two splits have the same bytes or the same audio vector, which no name of a group tells."""
+    whole = merged(splits)
+    of = np.repeat(list(splits), [len(split) for split in splits.values()])
+    groups = groups_of(replace(whole, groups=None))
+    twice = [g for g in np.unique(groups) if len(set(of[groups == g])) > 1]
+    names = [" = ".join(f"{of[i]} {whole.ids[i]!r}" for i in np.flatnonzero(groups == g)[:3]) for g in twice[:1]]
+    return [f"{len(twice)} recordings are in several splits, such as {names[0]}: scores do not hold"] if twice else []
 
 
 def _find(data: Collection, wanted: Sequence[str]) -> tuple[dict[str, list[Clip]], list[Clip]]:

@@ -30,6 +30,8 @@ class Source:
 def read_source(path: Path, name: str | None, strict: bool = True) -> Source:
     """The clips of one source; name, strict: as of `collect`. DataError: none, or a table or name that is wrong."""
     if os.path.isfile(path):
+        if path.suffix.lower() in SUFFIXES:
+            raise DataError(f"{str(path)!r}: expected a table of clips or a folder, got one clip")
         return _from_table(path)
     files = [folder / file for folder, names in afew.walk(path) for file in names if Path(file).suffix.lower() in SUFFIXES]
     names = {file: file.relative_to(path).with_suffix("").as_posix() for file in files}
@@ -89,8 +91,13 @@ def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,
     if not found.clips:
         raise DataError(f"{str(source)!r}: expected {what}, got none among {len(names)} files"
                         + (f", such as {next(iter(names.values()))!r}" if names else ""))
+    labels = Counter(meant for _, meant in found.clips)
+    if corpus is None and max(labels.values()) < 2:
+        raise DataError(f"{str(source)!r}: expected {what} with several clips a class, got {len(labels)} classes of one, "
+                        f"such as {shortened(sorted(labels), 3)}")
     if corpus is None:
-        found.notes.append(f"{str(source)!r}: {len(found.clips)} of {len(names)} names fit")
+        found.notes.append(f"{str(source)!r}: {len(found.clips)} of {len(names)} names fit, {len(labels)} classes "
+                           f"({shortened(sorted(labels), 8)}), {len({clip.group for clip, _ in found.clips} - {''})} groups")
     return found
 
 
@@ -125,7 +132,7 @@ def _from_table(path: Path) -> Source:
         def fault(column: str, expected: str, number: int = number, cells: dict[str, str] = cells) -> DataError:
             return DataError(f"{str(path)!r} row {number}, column {column}: expected {expected}, got "
                              f"{cells.get(column, '')!r}")
-        file, features = (path.parent / cells[column] if cells.get(column) else None for column in ("path", "features"))
+        file, features = (_beside(path, cells[column]) if cells.get(column) else None for column in ("path", "features"))
         for column, there in (("path", file), ("features", features)):
             if there is not None and not os.path.isfile(there):
                 raise fault(column, "a file that is there (paths are relative to the table)")
@@ -140,8 +147,15 @@ def _from_table(path: Path) -> Source:
         name = Path(cells["path"]).with_suffix("").as_posix()
         clip = Clip(split, name, file, cells["label"] or None, cells.get("group", ""), path.stem, features)
         found.clips.append((clip, cells["label"]))
+    found.root = Path(os.path.commonpath([clip.path.parent.absolute() for clip, _ in found.clips]))
     found.notes.append(f"{str(path)!r}: a table of {len(rows)} clips")
     return found
+
+
+def _beside(table: Path, name: str) -> Path:
+    """A file as a table names it, also where that was written on Windows."""
+    path = table.parent / name
+    return path if os.path.isfile(path) else table.parent / name.replace("\\", "/")
 
 
 def _split(text: str, fault: DataError) -> str:

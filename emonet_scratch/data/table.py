@@ -32,7 +32,10 @@ def read_table(path: str | os.PathLike) -> list[tuple[int, dict[str, str]]]:
     columns, a row of another length, an empty path, what is no text.
     """
     path, shown = Path(path), repr(os.fspath(path))
-    text = read_whole(path, MOST).decode("utf-8-sig", "surrogateescape")
+    content = read_whole(path, MOST)
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{shown} row 1: expected UTF-8, got UTF-16: save it as UTF-8")
+    text = content.decode("utf-8-sig", "surrogateescape")
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)

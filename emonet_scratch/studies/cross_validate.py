@@ -15,8 +15,9 @@ from ..data.folds import a_fifth, groups_of, stratified_folds
 from ..data.prepare import Dataset
 from ..data.sources import shortened
 from ..errors import DataError
-from ..files import Lock, owned, parse_json, read_whole, say, write_csv, write_whole
+from ..files import Lock, parse_json, read_whole, say, write_csv, write_whole
 from ..training.calibration import calibration
+from ..training.fingerprint import fingerprint
 from ..training.inference import load_model, score
 from ..training.metrics import DRAWS, bootstrap_interval
 from ..training.report import confusion_figure, reliability_figure, save_figure
@@ -33,13 +34,23 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
     In `folder`: fold-*.json (what is said of each clip), crossvalidation.json, .csv, .txt and .png.
     """
     settings = on_device(settings, log)
+    told = settings.as_json() | {"folds": folds}
+    _agree(folder / "settings.json", told)                                    # before hours of decoding
     data, split = everything(settings, log)
     groups = groups_of(split)
     fold = groups if folds is None else stratified_folds(split.labels, folds, settings.seed, groups)
     _check(split, groups, fold, folds)
     folder.mkdir(parents=True, exist_ok=True)
-    told = settings.as_json() | {"folds": folds, "clips": split.ids}
-    _agree(folder / "settings.json", told)
+    told |= {"clips": split.ids, "content": fingerprint(split, split, ("audio",) * (split.audio is not None)),
+             "groups": split.groups, "classes": split.classes, "keys": split.keys}
+    lock = Lock(folder / "settings.lock")
+    lock.acquire(wait=True)
+    try:
+        _agree(folder / "settings.json", told)
+        write_whole(folder / "settings.json", json.dumps(told, indent=1).encode())
+    finally:
+        lock.path.unlink(missing_ok=True)
+        lock.release()
     numbers = np.unique(fold)
     for wait, k in itertools.product((False, True), numbers):
         file = folder / f"fold-{k:03}.json"
@@ -68,11 +79,18 @@ def everything(settings: Settings, log: Callable[[str], None] = say) -> tuple[Da
 
 
 def _check(split: Split, groups: np.ndarray, fold: np.ndarray, folds: int | None) -> None:
-    number = len(np.unique(groups))
-    if number < 3 or len(np.unique(fold)) < (folds or 2):
+    """DataError where folds of these groups (N,) leave nobody to train on or to choose by."""
+    number, every = len(np.unique(groups)), np.ones(len(split), bool)
+    if number < max(3, folds or 3):
         raise DataError(f"cross-validation wants at least {max(3, folds or 3)} groups, got {number} "
-                        f"({_names(split, np.ones(len(split), bool))}): name speakers or films (a column group, or --name), "
-                        f"or ask for fewer --folds")
+                        f"({_names(split, every)}): name speakers or films (a column group, or --name)"
+                        + (", or ask for fewer --folds" if (folds or 0) > 3 else ""))
+    if folds is None and not any(split.groups):
+        raise DataError("leave one group out: no group is named (a column group, or --name), and a network for every clip "
+                        "is no answer: use --folds")
+    if any(len(np.unique(groups[fold != k])) < 2 for k in np.unique(fold)):
+        raise DataError(f"{folds} folds of {number} groups leave one group alone to train on and to choose by: use "
+                        f"--leave-one-group-out, or more --folds")
 
 
 def _names(split: Split, which: np.ndarray) -> str:
@@ -80,15 +98,11 @@ def _names(split: Split, which: np.ndarray) -> str:
 
 
 def _agree(file: Path, told: dict[str, Any]) -> None:
-    """Write what the folds are made by, or compare with it; DataError where that is something else."""
-    with owned(file.parent):
-        if not file.exists():
-            write_whole(file, json.dumps(told, indent=1).encode())
-            return
-    before = parse_json(read_whole(file, 2**26))
-    now = json.loads(json.dumps(told))
-    if before != now:
-        changed = next(key for key in now if not isinstance(before, dict) or before.get(key) != now[key])
+    """DataError where the folds that are there are made by something else."""
+    if not file.exists():
+        return
+    before, now = parse_json(read_whole(file, 2**26)), json.loads(json.dumps(told))
+    if changed := next((key for key in now if not isinstance(before, dict) or before.get(key) != now[key]), None):
         raise DataError(f"{str(file)!r} is of a cross-validation with other {changed}: give the same settings to go on, or "
                         f"another --out")
 
@@ -120,9 +134,9 @@ def pooled(folds: list[dict[str, Any]], name: str) -> dict[str, Any]:
     groups = _by([named[g] for g in group], right)
     return score(labels, probabilities) | {
         "interval": bootstrap_interval(right, group),
-        "calibration": calibration(probabilities, labels), "temperature": 1.0, "classes": folds[0]["classes"],
+        "calibration": calibration(probabilities, labels), "temperature": None, "classes": folds[0]["classes"],
         "folds": [float((np.array(f["probabilities"][name]).argmax(1) == f["labels"]).mean()) for f in folds],
-        "group": groups, "corpus": _by(corpora, right), "known": bool((called != "").any()),
+        "group": groups, "corpus": _by(corpora, right), "unnamed": int((called == "").sum()),
         "worst": min(groups, key=lambda g: groups[g][1])}
 
 
@@ -136,26 +150,7 @@ def report(folder: Path, modalities: tuple[str, ...]) -> str:
     """Write and return the table of the folds in `folder`; crossvalidation.json has all of it."""
     folds = [parse_json(read_whole(path, 2**28)) for path in sorted(folder.glob("fold-*.json"))]
     results = {name: pooled(folds, name) for name in modalities}
-    some = next(iter(results.values()))
-    rows = [["", "accuracy", "95 % interval", "macro F1", "recall", "error of p", "worst group", "folds"]]
-    for name, r in results.items():
-        low, high = r["interval"]
-        worst = f"{r['worst']} {r['group'][r['worst']][1]:.3f}" if r["known"] else "not known"
-        rows.append([name, f"{r['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", f"{r['macro_f1']:.3f}", f"{r['recall']:.3f}",
-                     f"{r['calibration']['ece']:.3f}", worst,
-                     " ".join(f"{a:.2f}" for a in r["folds"])])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
-              f"{some['clips']} clips of {len(some['group'])} groups, each tested once, in {len(folds)} folds, by networks",
-              "that have seen none of its group; epoch and temperature are chosen on a fifth of the other groups.",
-              f"Intervals: {DRAWS} bootstraps over groups."]
-    if not some["known"]:
-        lines.append("No group is named: every clip counts as one, and who is in several is on both sides.")
-    if len(some["corpus"]) > 1:
-        lines += [f"{name}, accuracy by corpus: " + ", ".join(f"{corpus} {a:.3f}" for corpus, (_, a) in r["corpus"].items())
-                  for name, r in results.items()]
-    text = "\n".join(lines)
+    text = "\n".join([*_rows(results), *_notes(results, len(folds))])
     write_csv(folder / "crossvalidation.csv", [["network", "by", "name", "clips", "accuracy"], *(
         [name, kind, *row] for name, r in results.items() for kind in ("group", "corpus")
         for row in ([key, n, accuracy] for key, (n, accuracy) in r[kind].items()))])
@@ -164,3 +159,31 @@ def report(folder: Path, modalities: tuple[str, ...]) -> str:
     write_whole(folder / "crossvalidation.txt", f"{text}\n".encode())
     write_whole(folder / "crossvalidation.json", json.dumps(results, indent=1).encode())
     return text
+
+
+def _rows(results: dict[str, dict[str, Any]]) -> list[str]:
+    """The lines of the table, one for each network."""
+    rows = [["", "accuracy", "95 % interval", "macro F1", "recall", "error of p", "worst group", "folds"]]
+    for name, r in results.items():
+        low, high = r["interval"]
+        worst = f"{r['worst']} {r['group'][r['worst']][1]:.3f}" if r["unnamed"] < r["clips"] else "not known"
+        rows.append([name, f"{r['accuracy']:.3f}", f"{low:.3f} - {high:.3f}", f"{r['macro_f1']:.3f}", f"{r['recall']:.3f}",
+                     f"{r['calibration']['ece']:.3f}", worst, " ".join(f"{a:.2f}" for a in r["folds"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _notes(results: dict[str, dict[str, Any]], folds: int) -> list[str]:
+    """What the table has to beat, how it was made, and accuracy by corpus where there are several."""
+    some = next(iter(results.values()))
+    lines = [f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}", "",
+             f"{some['clips']} clips of {len(some['group'])} groups, each tested once, in {folds} folds, by networks",
+             "that have seen none of its group; epoch and temperature are chosen on a fifth of the other groups.",
+             f"Intervals: {DRAWS} bootstraps over groups."]
+    if some["unnamed"]:
+        lines.append(f"Of {some['unnamed']} clips no group is named: each counts as one, and who is in several is on both "
+                     f"sides.")
+    if len(some["corpus"]) > 1:
+        lines += [f"{name}, accuracy by corpus: " + ", ".join(f"{corpus} {a:.3f}" for corpus, (_, a) in r["corpus"].items())
+                  for name, r in results.items()]
+    return lines

@@ -64,5 +64,5 @@ def choose_C(X: np.ndarray, y: np.ndarray, grid: tuple[float, ...] = (1e-5, 1e-4
              seed: int = 0, groups: np.ndarray | None = None) -> float:
     """The C of the grid with which most clips are right that were left out, in five folds of groups; of equals the least."""
     right = [sum(np.count_nonzero(LinearSVM(C).fit(X[~out], y[~out]).predict(X[out]) == y[out])
-                 for out in held_out(y, 5, seed, groups)) for C in grid]
+                 for out in held_out(y, 5, seed, groups) if len(np.unique(y[~out])) > 1) for C in grid]
     return grid[int(np.argmax(right))]

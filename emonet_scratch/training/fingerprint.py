@@ -23,13 +23,14 @@ def sha256(parts: Iterable[np.ndarray | bytes]) -> str:
 
 
 def fingerprint(train: Split, val: Split, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each split the number of clips and a hash of their names, labels and what the modalities read of them.
+    """For each split the number of clips and a hash of their names, labels, classes and what the modalities read of them.
 
     The frames are those of the files with the hashes `keys`; without keys they are hashed themselves.
     """
     data = {}
     for name, split in (("train", train), ("val", val)):
-        parts = {"names": [json.dumps(split.ids).encode()], "labels": [split.labels]}
+        parts = {"names": [json.dumps(split.ids).encode()], "labels": [split.labels],
+                 "classes": [json.dumps(split.classes).encode()]}
         if "video" in modalities:
             parts["clips"] = map(np.asarray, split.frames) if split.keys is None else [json.dumps(split.keys).encode()]
         if "audio" in modalities:

@@ -57,7 +57,7 @@ class AudioProjection:
         clips, X, y = len(X), X[known], y[known]
         if (label := one_class(y)) is not None:
             raise DataError(f"LDA of the training split's audio vectors: all clips that can be used are {classes[label]}: "
-                            f"expected two classes and more, each in a folder of its name (see `emonet doctor`)")
+                            f"expected two classes and more (see `emonet doctor`)")
         self.mean, self.spread = X.mean(axis=0), _spread(X)
         Z, K = self.standardise(X), None if self.n_components is None else min(self.n_components, X.shape[1])
         try:

@@ -81,8 +81,8 @@ def confusion_figure(figure_class: Any, results: dict[str, dict[str, Any]]) -> A
                 if count:
                     axes.text(j, i, count, ha="center", va="center", fontsize=9,
                               color="white" if shares[i][j] > 0.5 else INK)
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=9)
-        axes.set_yticks(range(len(classes)), classes if k == 0 else [""] * len(classes), fontsize=9)
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=9, parse_math=False)
+        axes.set_yticks(range(len(classes)), classes if k == 0 else [""] * len(classes), fontsize=9, parse_math=False)
         axes.set_title(f"{name}: accuracy {r['accuracy']:.3f}, {r['clips']} clips", fontsize=10, color=INK)
         axes.set_xlabel("predicted class", color=MUTED)
     panels[0].set_ylabel("true class", color=MUTED)
@@ -100,8 +100,9 @@ def reliability_figure(figure_class: Any, results: dict[str, dict[str, Any]]) ->
         axes.plot((0, 1), (0, 1), color=MUTED, linestyle=":")
         axes.scatter(confidence, accuracy, [600 * n / sum(clips) for n in clips], color=BLUE, alpha=0.7)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        label_axes(axes, f"{name}: T {r['temperature']:.2f}, error {r['calibration']['ece']:.3f}, Brier "
-                         f"{r['calibration']['brier']:.3f}", "confidence (largest probability)", "accuracy")
+        fitted = f"T {r['temperature']:.2f}, fitted on these clips, " if r["temperature"] else ""
+        label_axes(axes, f"{name}: {fitted}error {r['calibration']['ece']:.3f}, Brier {r['calibration']['brier']:.3f}",
+                   "confidence (largest probability)", "accuracy")
     return figure
 
 

@@ -25,7 +25,7 @@ from ..version import __version__
 from .calibration import calibration, restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
 from .fingerprint import check_data, fingerprint
-from .inference import cross_entropy, reading, score
+from .inference import reading, score
 from .projection import AudioProjection
 from .report import save_pictures, table
 from .settings import MODALITIES, Settings
@@ -92,6 +92,8 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
         clips = settings.collection()
         for line in (*clips.notes, *clips.drawn):
             log(line)
+        if clips.problems:
+            log(f"warning: {len(clips.problems)} files left out (`emonet doctor` names them), such as {clips.problems[0]}")
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
     return prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
                    on_error=settings.on_error, log=log, **reading(settings.config))
@@ -105,7 +107,8 @@ def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
     projection.fit(train.audio, train.labels, groups_of(train), train.classes)
     if config.lda_cross_fit > 1 and projection.training is None:
-        log("warning: some class has too few clips for projections out of fold: LDA projects the clips it was fitted on")
+        log("warning: some class has too few clips, or groups, for projections out of fold: LDA projects the clips it was "
+            "fitted on")
     return projection
 
 
@@ -128,9 +131,8 @@ def _result(trainer: Trainer) -> dict[str, Any]:
         groups, meta = read_checkpoint(best)
         trainer.model.load_state_dict(groups["model"])
         T = restored_temperature(meta)
-    _, probabilities = trainer.evaluate(trainer.val)
+    loss, probabilities = trainer.evaluate(trainer.val)                       # the loss of metrics.jsonl, without T
     probabilities = temper(probabilities, T)
-    loss = cross_entropy(probabilities, trainer.val.labels)
     return score(trainer.val.labels, probabilities) | {
         "classes": list(trainer.val.classes), "temperature": T,
         "calibration": calibration(probabilities, trainer.val.labels), "loss": loss,

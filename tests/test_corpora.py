@@ -207,6 +207,7 @@ def test_afew_is_known_by_its_numbers_in_folders_of_classes(tmp_path):
             path.parent.mkdir(parents=True)
             path.write_bytes(b"x")
     data = collect([tmp_path])
-    assert "AFEW's layout, 14 clips" in data.notes[0] and "AFEW (Dhall et al. 2012" in data.notes[1]
-    assert "14 of 14 names fit" in data.notes[1] and {clip.group for clip in data.clips} == {""}
+    assert data.notes == (f"{str(tmp_path)!r}: AFEW's layout, 14 clips",)
+    assert recognise([clip.path.relative_to(tmp_path).with_suffix("").as_posix() for clip in data.clips]) == (
+        BY_NAME["AFEW"], 14) and {clip.group for clip in data.clips} == {""}
     assert [clip.label for clip in data.split("train")] == list(BY_NAME["AFEW"].labels)

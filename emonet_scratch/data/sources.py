@@ -42,16 +42,17 @@ def read_source(path: Path, name: str | None, strict: bool = True) -> Source:
             raise DataError(f"--name: {error}") from None
     known = corpora.recognise(list(names.values()))
     if not files or _is_afew([file.relative_to(path).parts[:-1] for file in files]):
-        found = _from_afew(path, known and known[0], strict)
-    elif known:
-        found = _from_names(path, names, known[0].pattern, known[0].name, known[0])
-    else:
+        return _from_afew(path, known and known[0], strict)
+    if known is None:
         return _from_class_folders(path, names)
-    if known:
-        corpus, number = known
-        found.notes.append(f"{str(path)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {len(names)} "
-                           f"names fit; groups: {corpus.group}")
+    found = _from_names(path, names, known[0].pattern, known[0].name, known[0])
+    found.notes.append(_recognised(path, *known, len(names)))
     return found
+
+
+def _recognised(path: Path, corpus: corpora.Corpus, number: int, of: int) -> str:
+    return (f"{str(path)!r}: {corpus.name} ({corpus.source}; {corpus.licence}), {number} of {of} names fit; groups: "
+            f"{corpus.group}")
 
 
 def _is_afew(folders: Sequence[Sequence[str]]) -> bool:
@@ -64,12 +65,13 @@ def _from_afew(path: Path, known: corpora.Corpus | None, strict: bool) -> Source
     """Clips in AFEW's layout; where their names are those of a known corpus, they still say who it is."""
     splits, problems = (afew.find_clips(path), []) if strict else afew.scan(path)
     clips = [clip for split in SPLITS for clip in splits[split]]
-    if known:
+    notes = [f"{str(path)!r}: AFEW's layout, {len(clips)} clips"]
+    if known and known.name != "AFEW":
         parts = [corpora.parse(known.pattern, clip.id) or {} for clip in clips]
-        clips = [replace(clip, group=f"{known.name} {part['group']}", corpus=known.name) if "group" in part else clip
+        clips = [replace(clip, group=f"{known.name} {part['group']}", corpus=known.name) if part else clip
                  for clip, part in zip(clips, parts, strict=True)]
-    return Source(path, [(clip, clip.label or "") for clip in clips],
-                  [f"{str(path)!r}: AFEW's layout, {len(clips)} clips"], problems, afew=True)
+        notes.append(_recognised(path, known, sum(map(bool, parts)), len(clips)))
+    return Source(path, [(clip, clip.label or "") for clip in clips], notes, problems, afew=True)
 
 
 def _from_names(source: Path, names: dict[Path, str], pattern: str, what: str,

@@ -98,10 +98,10 @@ def reliability_figure(figure_class: Any, results: dict[str, dict[str, Any]]) ->
     for axes, (name, r) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
         clips, confidence, accuracy = zip(*(row for row in r["calibration"]["bins"] if row[0]), strict=True)
         axes.plot((0, 1), (0, 1), color=MUTED, linestyle=":")
-        axes.scatter(confidence, accuracy, [600 * n / sum(clips) for n in clips], color=BLUE, alpha=0.7)
+        axes.scatter(confidence, accuracy, [600 * n / sum(clips) for n in clips], color=BLUE, alpha=0.7, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        fitted = f"T {r['temperature']:.2f}, fitted on these clips, " if r["temperature"] else ""
-        label_axes(axes, f"{name}: {fitted}error {r['calibration']['ece']:.3f}, Brier {r['calibration']['brier']:.3f}",
+        fitted = f"\nT {r['temperature']:.2f}, fitted on these clips" if r["temperature"] else ""
+        label_axes(axes, f"{name}: error {r['calibration']['ece']:.3f}, Brier {r['calibration']['brier']:.3f}{fitted}",
                    "confidence (largest probability)", "accuracy")
     return figure
 

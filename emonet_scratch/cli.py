@@ -485,7 +485,7 @@ def _in_classes_of(model: Model, split: Split) -> Split:
         unknown = ", ".join(name for name, number in zip(split.classes, numbers, strict=True) if number < 0)
         say(f"{lost} clips are of classes that the network does not know ({unknown}) and are not counted: rename them with "
             f"--labels")
-    if (labels >= 0).any() and (absent := [name for k, name in enumerate(model.classes) if k not in labels]):
+    if absent := [name for k, name in enumerate(model.classes) if k not in labels]:
         say(f"no clip of {', '.join(absent)}: nothing is said about how well these are recognised")
     return dataclasses.replace(split, labels=labels, classes=model.classes)
 

@@ -16,9 +16,9 @@ from emonet_scratch.data.clips import collect
 from emonet_scratch.data.doctor import examine
 from emonet_scratch.data.prepare import prepare
 from emonet_scratch.emotions import CLASSES
-from emonet_scratch.errors import DataError
 from emonet_scratch.training.settings import Settings
 from tests.media import quadrants, tone, write_wav
+from tests.test_afew import refused
 from tests.tiny import TINY
 
 
@@ -28,14 +28,6 @@ def touch(root, *names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     return root
-
-
-def refused(call, *words):
-    with pytest.raises(DataError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def ravdess(actors, emotions=range(1, 9)):

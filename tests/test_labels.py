@@ -8,18 +8,10 @@ from hypothesis import strategies as st
 
 from emonet_scratch.data.labels import MOST, classes_of, parse_labels, rename, same
 from emonet_scratch.emotions import CLASSES
-from emonet_scratch.errors import DataError
+from tests.test_afew import refused
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"], exclude_characters=",=-"), min_size=1,
                 max_size=8).filter(same)
-
-
-def refused(call, *words):
-    with pytest.raises(DataError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "changes"), [

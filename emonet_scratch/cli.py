@@ -11,12 +11,12 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from .studies.diagnose import diagnose as run_diagnose
 from .studies.search import SPACES
 from .studies.search import search as run_search
 from .training import Settings, load_model, run, write_checkpoint
+from .training.answer import SHIPPED, UNKNOWN, Answer, Answerer, figures, of_one_speaker, summary
 from .training.inference import Model, reading, score
 from .training.report import table
 from .training.run import versions
@@ -234,6 +235,8 @@ def _config(options: argparse.Namespace) -> EmoNetConfig:
             fields[name] = value
     fields |= {name: value for name in ("epochs", "crop") if (value := getattr(options, name)) is not None}
     preset = options.preset or ("small" if options.data is None else "default")
+    if fields.get("crop") == "faces" and preset == "default":                 # what the weights for faces have seen
+        fields = {"trunk": "faces", "frame_size": 48} | fields
     try:
         return EmoNetConfig.preset(preset).replace(**fields)
     except (ValueError, TypeError) as error:
@@ -498,8 +501,12 @@ def _extractor(model: Model) -> str:
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clips", type=_path, nargs="+", metavar="CLIP",
                         help="media files; put -- before names that begin with a dash")
-    parser.add_argument("--checkpoint", type=_path, required=True, help="a checkpoint or the folder of a run")
-    parser.add_argument("--features", type=_path, metavar="DIR", help="ARFF or CSV files with the clips' audio vectors")
+    parser.add_argument("--checkpoint", type=_path,
+                        help="a checkpoint or the folder of a run (default: the weights that come along, see emonet models)")
+    parser.add_argument("--features", type=_path, metavar="DIR",
+                        help="ARFF or CSV files with the clips' audio vectors, for --checkpoint")
+    parser.add_argument("--one-speaker", action="store_true",
+                        help="all clips are of one person: what they say on average is how this one looks and speaks")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
@@ -509,25 +516,82 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 def predict(options: argparse.Namespace) -> int:
     """Print the class and the probabilities of all classes of each clip."""
     device, line = _device(options)
+    if options.checkpoint is None:
+        return _answer(options, device)
     _log(line)
     model = load_model(options.checkpoint, device)
     clips = [Clip(split_of(Path(name).absolute().parts[:-1]) or "test", Path(name).stem, Path(name), None)
              for name in options.clips]
     features = _features_for(model, options.features, clips)
-    failed = []
+    failed: list[Path] = []
+    ears = Path(options.checkpoint, "audio", "best.safetensors")              # of the run, for what has no pictures
+    listener = load_model(ears, device) if len(model.config.modalities) == 2 and ears.exists() else model
 
-    def rows() -> Iterator[tuple[str, np.ndarray]]:
-        for clip in clips:
-            try:
-                split = _one_clip(model, clip, features)
-            except DataError as error:
-                failed.append(clip)
-                _log(f"emonet: error: {error}")
-                continue
-            yield str(clip.path), model.probabilities(split, device)[1][0]
+    def answer(clip: Clip) -> Answer:
+        split = _one_clip(model, clip, features)
+        seen = split.frames is None or len(split.frames[0]) > 0
+        p = (model if seen else listener).probabilities(split, device)[1][0]
+        return Answer(str(clip.path), "", model.classes[int(p.argmax())], p, None, True, True)
 
-    _print_predictions(rows(), model.classes, options)
+    found = _each(clips, answer, failed)
+    _print_predictions(_alike(found, model.classes) if options.one_speaker else found, model.classes, options)
     return 1 if failed else 0
+
+
+def _each(clips: Iterable[Any], answer: Callable[[Any], Answer], failed: list[Any]) -> Iterator[Answer]:
+    """What is said of each; those that cannot be read are named and gathered in `failed`."""
+    for clip in clips:
+        try:
+            yield answer(clip)
+        except DataError as error:
+            failed.append(clip)
+            _log(f"emonet: error: {error}")
+
+
+def _alike(answers: Iterable[Answer], classes: Sequence[str]) -> list[Answer]:
+    """The same where all are of one speaker."""
+    found = list(answers)
+    known = [k for k, answer in enumerate(found) if answer.label != UNKNOWN]
+    p = of_one_speaker(np.array([found[k].probabilities for k in known]).reshape(-1, len(classes)))
+    for k, row in zip(known, p, strict=True):
+        found[k] = dataclasses.replace(found[k], probabilities=row, label=classes[int(row.argmax())])
+    return found
+
+
+def _answer(options: argparse.Namespace, device: str) -> int:
+    """Predict with the weights that come along."""
+    if options.features is not None:
+        options.parser.error("--features goes with --checkpoint")
+    answerer, failed, said = Answerer(device), [], set()
+
+    def answer(found: Answer | DataError) -> Answer:
+        if isinstance(found, DataError):
+            raise found
+        if found.weights and found.weights not in said:
+            said.add(found.weights)
+            card = SHIPPED[found.weights].with_suffix(".md")
+            _log(f"weights for {found.weights}: {summary(found.weights)} Card: {card}")
+        if found.fault:
+            _log(f"without sound: {found.clip!r}: {found.fault}")
+        return found
+
+    if answerer.blind:
+        _log(f"by voices alone: {answerer.blind}")
+    found = _each(answerer.answers(map(Path, options.clips)), answer, failed)
+    _print_predictions(_alike(found, answerer.classes) if options.one_speaker else found, answerer.classes, options)
+    return 1 if failed else 0
+
+
+def _models_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def models(options: argparse.Namespace) -> None:
+    """List the weights that come with the package: what they know, how good they are, what for they may be used."""
+    del options
+    for name, path in SHIPPED.items():
+        say("\n".join([f"{name}  {path.stat().st_size / 1e6:.2f} MB  {path}", f"  {summary(name)}",
+                       *(f"  {line}" for line in figures(name))]))
 
 
 def _features_for(model: Model, folder: str | None, clips: Sequence[Clip]) -> Features | None:
@@ -554,29 +618,37 @@ def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
                  None if found.audio is None else found.audio[None])
 
 
-def _print_predictions(rows: Iterator[tuple[str, np.ndarray]], classes: Sequence[str], options: argparse.Namespace) -> None:
-    """Each as soon as it is there, so that none is lost with a later one."""
+def _print_predictions(answers: Iterable[Answer], classes: Sequence[str], options: argparse.Namespace) -> None:
+    """Each as soon as it is there, so that none is lost with a later one; remarks only of the weights that come along."""
+    own = options.checkpoint is None
     if options.json:
-        opening = "["
-        try:
-            for name, p in rows:
-                row = {"clip": name, "class": classes[int(p.argmax())],
-                       "probabilities": dict(zip(classes, map(float, p), strict=True))}
-                say(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="")
-                opening = ","
-        finally:                                                              # what is there is a list, also after Ctrl-C
-            say("[]" if opening == "[" else "\n]")
+        _print_json(answers, classes, own)
     elif options.csv:
         exact = not sys.stdout.isatty()                                       # a program gets names as they are
         writer = csv.writer(sys.stdout if exact else SimpleNamespace(write=partial(say, end="")), lineterminator="\n")
-        writer.writerow(["clip", "class", *classes])
-        for name, p in rows:
-            writer.writerow([name, classes[int(p.argmax())], *(f"{x:.6f}" for x in p)])
+        writer.writerow(["clip", "class", *classes, *(["weights", "novelty", "unlike", "face", "voice"] if own else [])])
+        for answer in answers:
+            facts = [int(x) if isinstance(x, bool) else x for x in answer.facts.values()] if own else []
+            writer.writerow([answer.clip, answer.label, *(f"{x:.6f}" for x in answer.probabilities), *facts])
             sys.stdout.flush()
     else:
-        for name, p in rows:
-            say(f"{shown(name)}: {classes[int(p.argmax())]}  "
-                  + "  ".join(f"{c} {x:.3f}" for c, x in zip(classes, p, strict=True)))
+        for answer in answers:
+            remarks = f"  ({answer.remarks})" if own and answer.remarks else ""
+            say(f"{shown(answer.clip)}: {answer.label}  "
+                + "  ".join(f"{c} {x:.3f}" for c, x in zip(classes, answer.probabilities, strict=True)) + remarks)
+
+
+def _print_json(answers: Iterable[Answer], classes: Sequence[str], own: bool) -> None:
+    opening = "["
+    try:
+        for answer in answers:
+            row = {"clip": answer.clip, "class": answer.label,
+                   "probabilities": dict(zip(classes, map(float, answer.probabilities), strict=True))}
+            row |= answer.facts if own else {}
+            say(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="")
+            opening = ","
+    finally:                                                                  # what is there is a list, also after Ctrl-C
+        say("[]" if opening == "[" else "\n]")
 
 
 def _features_arguments(parser: argparse.ArgumentParser) -> None:
@@ -661,7 +733,7 @@ COMMANDS = [(train, _train_arguments), (search, _search_arguments), (diagnose, _
             (compare, _compare_arguments), (cross_validate, _cross_validate_arguments),
             (evaluate, _evaluate_arguments), (predict, _predict_arguments),
             (features, _features_arguments), (synthesize, _synthesize_arguments),
-            (import_weights, _import_weights_arguments), (doctor, _doctor_arguments)]
+            (import_weights, _import_weights_arguments), (models, _models_arguments), (doctor, _doctor_arguments)]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,6 +29,10 @@ class DataError(EmonetError, ValueError):
     """A file or data set that cannot be used."""
 
 
+class NoPicturesError(DataError):
+    """A file of sound where pictures are wanted."""
+
+
 class CheckpointError(EmonetError, ValueError):
     """A checkpoint that is damaged, foreign, or of another model."""
 

@@ -102,8 +102,8 @@ def definition(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.
                 f"S_W has rank {min(rank, D - 1)} < {D} features ({len(U)} clips, {len(M)} classes, "
                 f"{np.count_nonzero(diagonal == 0)} features constant within every class): "
                 "pass a larger shrinkage, such as 0.1, or drop constant and duplicate features")
-    eigenvalues, V = linalg.eigh(S_B, S_W)                                  # ascending
-    return eigenvalues[: -R - 1 : -1], e[:, None] * V[:, : -R - 1 : -1]
+    eigenvalues, V = linalg.eigh(S_B, S_W, subset_by_index=(D - R, D - 1))  # ascending
+    return eigenvalues[::-1], e[:, None] * V[:, ::-1]
 
 
 def woodbury(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -175,8 +175,14 @@ class LDA:
         self.shrinkage, self.solver = shrinkage, solver
         self.priors = priors
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> LDA:
-        """Learn the directions and Bayes' rule from X (N, D) and labels y (N,), integers or strings."""
+    def fit(self, X: np.ndarray, y: np.ndarray, nuisance: np.ndarray | None = None) -> LDA:
+        """Learn the directions and Bayes' rule from X (N, D) and labels y (N,), integers or strings.
+
+        nuisance: rows E (M, D) of differences that say nothing of the class, such as between two recordings
+        of one utterance. S_W + E^T E takes the place of S_W: w^T E^T E w = |E w|^2 is what a direction w sees
+        of them, so that lambda is large where classes stand apart by more than clips of a class and
+        recordings of a clip do.
+        """
         X = _features(X)
         N, D = X.shape
         y = _labels(y, N)
@@ -191,6 +197,7 @@ class LDA:
         if priors.shape != (C,) or not (priors > 0).all() or abs(priors.sum() - 1) > 1e-6:
             raise ValueError(f"priors must be {C} positive numbers with sum 1, got {priors}")
         means, U, t, M, s = scatter(X, codes, priors, self.shrinkage)
+        U = U if nuisance is None else np.vstack([U, _features(nuisance)])
         R = max(K, min(C - 1, D))
         eigenvalues, W = self._solve(U, t, M, R)
         eigenvalues = np.where(np.arange(R) < C - 1, np.maximum(eigenvalues, 0), 0)     # rank S_B <= C - 1

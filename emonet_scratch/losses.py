@@ -19,21 +19,46 @@ def softmax(logits: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def targets_of(labels: Array, N: int, K: int, smoothing: float = 0.0,
+               w: Array | None = None) -> tuple[np.ndarray, float]:
+    """(q, total): the smoothed targets (N, K) float64 of N labels, and what their loss is divided by; on the
+    host.
+
+    Arguments and formulas as of `softmax_cross_entropy`; ValueError for labels or smoothing that are none.
+
+    >>> targets_of(np.array([1]), 1, 4, 0.2)
+    (array([[0.05, 0.85, 0.05, 0.05]]), 1.0)
+    """
+    r = to_device(labels, "cpu")
+    if r.shape == (N,) and N > 0 and r.dtype.kind in "iu" and r.min() >= 0 and r.max() < K:
+        r = np.eye(K)[r]
+    elif not (r.shape == (N, K) and r.size and r.dtype.kind == "f"
+              and r.min() >= 0 and abs(r.sum(1) - 1).max() < 1e-3):
+        raise ValueError(f"softmax_cross_entropy: expected (N, K) floats and N integers in 0..K-1 or (N, K) "
+                         f"probabilities, N >= 1, got ({N}, {K}), labels of shape {r.shape} {r.dtype}")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {smoothing}")
+    total = float(N) if w is None else float((r @ to_device(w, "cpu")).sum()) or math.nan
+    return np.ascontiguousarray(smoothing / K + (1 - smoothing) * r), total
+
+
 @definition
 @np.errstate(invalid="ignore")
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0,
                           class_weights: Array | None = None) -> tuple[float, Array]:
     """(loss, dlogits): the mean cross-entropy of a batch and its gradient.
 
-    Shapes: logits (N, K), labels (N,) integers in 0..K-1, class_weights (K,) from 0 or None, dlogits (N, K).
+    Shapes: logits (N, K), labels (N,) integers in 0..K-1 or (N, K) probabilities r (such as what several
+    people said of each), class_weights (K,) from 0 or None, dlogits (N, K).
 
-    With the smoothed targets q_k = (1 - label_smoothing) [k = label] + label_smoothing / K (Szegedy et al.
-    2016, section 7) and the class weights w (1 if None), in nats:
+    Labels are r_nk = [k = label(n)]. With the smoothed targets q = (1 - smoothing) r + smoothing / K
+    (Szegedy et al. 2016, section 7) and the class weights w (1 if None), in nats:
 
-        loss = - sum_n sum_k t_nk log p_nk / sum_n w_label(n),     t_nk = w_k q_nk,  log p = z - logsumexp(z)
+        loss = - sum_nk t_nk log p_nk / sum_nk w_k r_nk,     t_nk = w_k q_nk,  log p = z - logsumexp(z)
 
-    d log p_j / d z_k = [j = k] - p_k gives dlogits = (p * (sum_k t_k) - t) / sum_n w_label(n). The largest
-    logit is subtracted before exp, so logits of 1e4 neither overflow nor lose the loss.
+    d log p_j / d z_k = [j = k] - p_k gives dlogits = (p * (sum_k t_k) - t) / sum_nk w_k r_nk, which is 0
+    where p = r, and nowhere else (w = 1, no smoothing): the loss is then the entropy of r, not 0. The
+    largest logit is subtracted before exp, so logits of 1e4 neither overflow nor lose the loss.
 
     At the edges as in PyTorch. A logit of -inf masks its class: p = 0, and where q = 0 there is no term (0
     log 0 = 0); where q > 0 the loss is infinite, and the gradient is not. NaN, without a warning: the loss,
@@ -46,22 +71,12 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     """
     xp = array_module(logits=logits, class_weights=class_weights)
     N, K = logits.shape if logits.ndim == 2 and logits.dtype.kind == "f" else (0, 0)
-    labels = to_device(labels, "cpu")
-    if (N < 1 or labels.shape != (N,) or labels.dtype.kind not in "iu"
-            or labels.min() < 0 or labels.max() >= K):
-        raise ValueError(f"softmax_cross_entropy: expected (N, K) floats and N integers in 0..K-1, N >= 1, "
-                         f"got {logits.shape} {logits.dtype}, labels of shape {labels.shape} {labels.dtype}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    q = np.full((N, K), label_smoothing / K)
-    q[np.arange(N), labels] += 1 - label_smoothing
+    if class_weights is not None and class_weights.shape != (K,):
+        raise ValueError(f"class_weights has shape {class_weights.shape}, expected ({K},): one a class")
+    q, total = targets_of(labels, N, K, label_smoothing, class_weights)
     t = q = to_device(q.astype(logits.dtype), device_of(logits))
-    total = float(N)
     if class_weights is not None:
-        if class_weights.shape != (K,):
-            raise ValueError(f"class_weights has shape {class_weights.shape}, expected ({K},): one a class")
         t = t * class_weights.astype(logits.dtype)
-        total = float(to_device(class_weights, "cpu")[labels].sum()) or math.nan
     z = logits - logits.max(axis=1, keepdims=True)
     log_p = z - xp.log(xp.exp(z).sum(axis=1, keepdims=True))
     loss = -float((t * xp.where(q > 0, log_p, 0)).sum()) / total

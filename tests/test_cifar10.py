@@ -215,7 +215,7 @@ def test_the_packed_copy_of_all_images(real_data):
     ({"test_jpeg": np.zeros(10, "V0")}, "no row of integers"), ({"more": np.zeros(300, np.uint8)}, "more than 256 bytes")])
 def test_a_pack_with_wrong_arrays_is_one_line(tmp_path, data, monkeypatch, changes, reason):
     if "more" in changes:
-        monkeypatch.setattr("emonet_scratch.data.cifar10.MOST_FILE", 256)
+        monkeypatch.setattr("emonet_scratch.data.packs.MOST_COLUMN", 256)
     with pytest.raises(DataError, match=reason):
         read_cifar10(packed(tmp_path / "c.npz", data, **changes), "test")
 
@@ -242,7 +242,7 @@ def test_pipes_bombs_and_too_many_pictures_are_one_line(tmp_path, data, monkeypa
     with pytest.raises(DataError, match="at most 10,000 bytes"):
         read_cifar10(tmp_path / "bomb.tar.gz", "test")
     monkeypatch.undo()
-    monkeypatch.setattr("emonet_scratch.data.cifar10.MOST_IMAGES", 5)
+    monkeypatch.setattr("emonet_scratch.data.packs.MOST_IMAGES", 5)
     with pytest.raises(DataError, match="6 pictures, expected at most 5"):
         read_cifar10(packed(tmp_path / "c.npz", data), "test")
 

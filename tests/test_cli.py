@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import KernelError
 from emonet_scratch.training import read_checkpoint
 from emonet_scratch.training.projection import AudioProjection
-from tests.media import tone, write_clip
+from tests.media import encode, tone, write_clip, write_wav
 from tests.tiny import QUICK, build
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +158,19 @@ def test_predict_prints_seven_probabilities_a_clip(trained_on_sound, data_withou
     assert [t["class"] for t in table] == [r["class"] for r in rows]
     assert main(call) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith(f"{clips[0]}: {rows[0]['class']}  Angry 0.")
+
+
+def test_a_sound_is_answered_by_the_audio_network_of_the_run(data_without_features, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(data_without_features), "--out", str(out), *QUICK]) == 0
+    write_wav(tmp_path / "a.wav", tone(1, 16000), 16000)
+    encode(tmp_path / "a.mp4", sound=tone(1, 16000), rate=16000, audio=["-c:a", "aac"])       # no pictures, either
+    capsys.readouterr()
+    rows = {}
+    for name, path in product(("audio", "."), ("a.wav", "a.mp4")):
+        assert main(["predict", "--checkpoint", str(out / name), "--csv", str(tmp_path / path)]) == 0
+        rows[name, path] = capsys.readouterr().out.splitlines()[1].split(",")[1:]
+    assert rows["audio", "a.wav"] == rows[".", "a.wav"] and rows["audio", "a.mp4"] == rows[".", "a.mp4"]
 
 
 def test_predict_with_feature_files(trained, data, capsys):

@@ -143,12 +143,13 @@ def test_dropout_on_the_gpu_resumes_and_moves_to_the_cpu_and_back(shim):
 # ---- loss ----
 
 @drawn
-@given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.booleans(), st.sampled_from([1, 50, 1e4]),
-       seeds)
-def test_cuda_kernel_softmax_cross_entropy(shim, N, K, smoothing, weighted, size, seed):
+@given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.booleans(), st.booleans(),
+       st.sampled_from([1, 50, 1e4]), seeds)
+def test_cuda_kernel_softmax_cross_entropy(shim, N, K, smoothing, weighted, votes, size, seed):
     rng = np.random.default_rng(seed)
     logits = (size * rng.standard_normal((N, 2 * K))).astype(np.float32)
     labels = rng.integers(0, K, N).astype(rng.choice(["int64", "int32", "uint8"]))
+    labels = rng.dirichlet(np.ones(K), N).astype(np.float32, order=rng.choice(["C", "F"])) if votes else labels
     weights = (rng.random(K) + 0.1).astype(np.float32) if weighted else None
     loss, dlogits = losses.softmax_cross_entropy(shim.asarray(logits)[:, ::2], shim.asarray(labels) if seed % 2 else labels,
                                                  smoothing, shim.asarray(weights) if weighted else None)
@@ -183,7 +184,8 @@ def test_a_logit_that_is_not_a_number_shows_in_the_loss(shim):
     assert math.isnan(loss) and np.isnan(dlogits.get()[1]).all() and np.isfinite(dlogits.get()[[0, 2]]).all()
 
 
-@pytest.mark.parametrize("labels, smoothing", [([0, 3], 0.0), ([-1, 0], 0.0), ([0.0, 1.0], 0.0), ([0], 0.0), ([0, 1], 1.0)])
+@pytest.mark.parametrize("labels, smoothing", [([0, 3], 0.0), ([-1, 0], 0.0), ([0.0, 1.0], 0.0), ([0], 0.0), ([0, 1], 1.0),
+                                               ([[0.5, 0.5, 0.1]] * 2, 0.0)])
 def test_wrong_arguments_of_the_loss_get_the_definition_s_line(shim, labels, smoothing):
     with pytest.raises(ValueError, match=r"label_smoothing must be in|N integers in 0\.\.K-1"):
         losses.softmax_cross_entropy(shim.asarray(np.zeros((2, 3), np.float32)), np.array(labels), smoothing)

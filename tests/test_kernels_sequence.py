@@ -196,11 +196,12 @@ def test_kernel_Normalize(library, shape, C, seed):
 
 
 @drawn
-@given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.booleans(), st.sampled_from([1, 50, 1e4]),
-       seeds)
-def test_kernel_softmax_cross_entropy(library, N, K, smoothing, weighted, size, seed):
+@given(st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.booleans(), st.booleans(),
+       st.sampled_from([1, 50, 1e4]), seeds)
+def test_kernel_softmax_cross_entropy(library, N, K, smoothing, weighted, votes, size, seed):
     rng = np.random.default_rng(seed)
     logits, labels = size * draw(rng, N, K), rng.integers(0, K, N).astype(rng.choice(["int64", "int32", "uint8"]))
+    labels = rng.dirichlet(np.ones(K), N).astype(np.float32, order=rng.choice(["C", "F"])) if votes else labels
     weights = (rng.random(K) + 0.1).astype(np.float32) if weighted else None
     definition = losses.softmax_cross_entropy.__wrapped__
     loss, dlogits = losses.softmax_cross_entropy(logits, labels, smoothing, weights)
@@ -212,6 +213,7 @@ def test_kernel_softmax_cross_entropy(library, N, K, smoothing, weighted, size, 
 @pytest.mark.parametrize("arguments", [
     (np.zeros((2, 3), np.float32), np.array([0, 3])), (np.zeros((2, 3), np.float32), np.array([-1, 0])),
     (np.zeros((2, 3), np.float32), np.array([0.0, 1.0])), (np.zeros((0, 3), np.float32), np.array([], int)),
+    (np.zeros((2, 3), np.float32), np.full((2, 3), 0.3)), (np.zeros((2, 3), np.float32), np.full((2, 2), 0.5)),
     (np.zeros((2, 3), np.float32), np.array([0, 1]), 1.0), (np.zeros((2, 3), np.float32), np.array([0, 1]), -0.1),
     (np.zeros((2, 3), np.float32), np.array([0, 1]), 0.0, np.ones(2, np.float32))])
 def test_wrong_arguments_of_the_loss_get_the_definition_s_line(arguments):

@@ -672,3 +672,34 @@ def test_the_room_needs_numpy_and_scipy_only():
             " & {'sklearn', 'safetensors', 'cupy', 'torch'}))")
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+@given(problems(), st.integers(0, 30), st.sampled_from(SHRINKAGES))
+def test_nuisance_rows_are_added_to_the_scatter_within_classes(problem, M, shrinkage):
+    """S_B w = lambda (S_W + E^T E) w, whatever route is taken."""
+    X, y = problem
+    E = np.random.default_rng(M).standard_normal((M, X.shape[1])) * X.std(axis=0)
+    lda = LDA(shrinkage=shrinkage).fit(X, y, E)
+    S_W, S_B = matrices(X, y, shrinkage)
+    S = S_W + E.T @ E
+    W, values = lda.scalings_, lda.eigenvalues_
+    scale = np.sqrt(np.diag(S))
+    assert np.allclose(W.T @ S @ W, np.eye(W.shape[1]), atol=1e-6)
+    assert np.allclose((S_B @ W) / scale[:, None], (S @ W * values) / scale[:, None], atol=1e-6 * max(1, values.max()))
+
+
+def test_a_direction_in_which_recordings_differ_is_not_used():
+    """The class is in the first two features alike, the first one also says who has recorded it."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = rng.standard_normal((400, 3)) + 2.0 * y[:, None] * [1, 1, 0]
+    E = 10.0 * rng.standard_normal((50, 1)) * [1, 0, 0] / 50**0.5
+    plain, aware = (np.abs(LDA(shrinkage=0.1).fit(X, y, rows).scalings_[:, 0]) for rows in (None, E))
+    assert plain[0] > 0.8 * plain[1] and aware[0] < 0.05 * aware[1]
+
+
+@pytest.mark.parametrize("rows", [np.zeros((2, 4)), np.full((2, 3), np.nan), np.zeros(3)])
+def test_nuisance_of_another_shape_or_without_numbers_is_refused(rows):
+    X, y = clips(0, 20, 3, 2)
+    with pytest.raises(ValueError):
+        LDA().fit(X, y, rows)

@@ -15,9 +15,15 @@ def draw(seed, N, K):
     return 3 * values(seed, N, K), rng.integers(K, size=N), rng.random(K) + 0.1
 
 
-@given(sizes, sizes, st.floats(0, 0.9), st.booleans(), seeds)
-def test_gradient(N, K, smoothing, weighted, seed):
+def votes(seed, N, K):
+    """What ten people say of each of N things."""
+    return np.random.default_rng(seed).multinomial(10, np.full(K, 1 / K), N) / 10
+
+
+@given(sizes, sizes, st.floats(0, 0.9), st.booleans(), st.booleans(), seeds)
+def test_gradient(N, K, smoothing, weighted, shared, seed):
     logits, labels, weights = draw(seed, N, K)
+    labels = votes(seed, N, K) if shared else labels
     gradcheck(lambda z: softmax_cross_entropy(z, labels, smoothing, weights if weighted else None), logits, seed=seed)
 
 
@@ -28,6 +34,43 @@ def test_value_and_gradient_by_the_textbook(N, K, seed):
     loss, dlogits = softmax_cross_entropy(logits, labels)
     assert loss == pytest.approx(-np.log(p[np.arange(N), labels]).mean())
     assert np.allclose(dlogits, (p - np.eye(K)[labels]) / N) and np.allclose(softmax(logits), p)
+
+
+@given(sizes, sizes, st.floats(0, 0.9), st.booleans(), seeds)
+def test_labels_are_probabilities_that_leave_no_doubt(N, K, smoothing, weighted, seed):
+    logits, labels, weights = draw(seed, N, K)
+    a, b = (softmax_cross_entropy(logits, r, smoothing, weights if weighted else None) for r in (labels, np.eye(K)[labels]))
+    assert a[0] == b[0] and np.array_equal(a[1], b[1])
+
+
+@given(sizes, sizes, st.floats(0, 0.9), st.booleans(), seeds)
+def test_votes_are_clips_that_are_there_as_often(N, K, smoothing, weighted, seed):
+    """Ten people each with a copy of the clip and their own label: the mean over all of them."""
+    logits, _, weights = draw(seed, N, K)
+    r = votes(seed, N, K)
+    copies = np.repeat(np.arange(N), 10)
+    labels = np.concatenate([np.repeat(np.arange(K), np.round(10 * row).astype(int)) for row in r])
+    loss, d = softmax_cross_entropy(logits, r, smoothing, weights if weighted else None)
+    want, each = softmax_cross_entropy(logits[copies], labels, smoothing, weights if weighted else None)
+    assert loss == pytest.approx(want) and np.allclose(d, each.reshape(N, 10, K).sum(axis=1))
+
+
+@given(sizes, sizes, seeds)
+def test_where_the_network_says_what_people_say_nothing_is_to_be_learnt(N, K, seed):
+    r = np.random.default_rng(seed).dirichlet(np.ones(K), N)
+    loss, d = softmax_cross_entropy(np.log(np.maximum(r, 1e-300)), r)
+    assert np.allclose(d, 0, atol=1e-12) and loss == pytest.approx(-(r * np.log(np.maximum(r, 1e-300))).sum() / N)
+
+
+@given(sizes, sizes, seeds)
+def test_votes_agree_with_pytorch(N, K, seed):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle here, and not installed")
+    logits, r = draw(seed, N, K)[0], votes(seed, N, K)
+    t = torch.tensor(logits.copy(), requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(t, torch.tensor(r), label_smoothing=0.2)
+    expected.backward()
+    loss, d = softmax_cross_entropy(logits, r, 0.2)
+    assert loss == pytest.approx(expected.item()) and np.allclose(d, t.grad.numpy())
 
 
 @given(sizes, sizes, st.floats(-1e4, 1e4), seeds)
@@ -127,6 +170,8 @@ def test_class_weights_are_repeated_clips():
     (np.zeros((2, 3)), [0, 3], {}, "N integers in 0..K-1"), (np.zeros((2, 3)), [0, -1], {}, "N integers in 0..K-1"),
     (np.zeros((2, 3)), [0], {}, "labels of shape"), (np.zeros(3), [0], {}, r"expected \(N, K\)"),
     (np.zeros((0, 3)), [], {}, "N >= 1"), (np.zeros((2, 3)), [0.0, 1.0], {}, "float64"),
+    *((np.zeros((2, 3)), [row] * 2, {}, "probabilities")
+      for row in ([0.5, 0.5, 0.1], [1.5, -0.5, 0], [NAN, 0.5, 0.5], [0.5, 0.5], [1, 0, 0])),
     (np.zeros((2, 3)), [0, 1], {"label_smoothing": 1.0}, "label_smoothing must be"),
     (np.zeros((2, 3)), [0, 1], {"class_weights": np.ones(2)}, "one a class")])
 def test_bad_arguments_get_one_line(logits, labels, options, message):

@@ -13,6 +13,7 @@ from emonet_scratch.data.prepare import prepare
 from emonet_scratch.data.sound import compact, is10
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
+from emonet_scratch.models import EmoNet, EmoNetConfig
 from emonet_scratch.training import read_checkpoint
 from emonet_scratch.training.projection import AudioProjection
 from tests.media import tone, write_clip
@@ -108,7 +109,54 @@ def test_modality_dropout_takes_the_audio_of_some_training_clips():
     np.testing.assert_array_equal(labels, kept()[1])                          # the order of clips does not depend on it
     np.testing.assert_array_equal(audio_[160:], kept(modality_dropout=0.25, start=10)[0])
     assert (kept(modality_dropout=0.25, epoch=1)[0] != audio_).any() and kept()[0].all() and split.audio.all()
-    assert all(b.audio.all() for b in batches(split, 16, None, modality_dropout=0.9))         # never in evaluation
+    assert all(b.audio.all() for b in batches(split, 16, None, modality_dropout=0.5))         # never in evaluation
+
+
+def test_modality_dropout_takes_sound_or_frames_but_never_both():
+    """A clip without frames, in training, is what a clip is that has none: no frames, a length of 0."""
+    N = 300
+    frames = [np.full((2, 3, 3, 3), i % 250 + 1, np.uint8) for i in range(N)]
+    split = Split([str(i) for i in range(N)], np.arange(N) % 7, frames, np.ones((N, 3), np.float32))
+    rows = list(batches(split, 16, None, seed=2, training=True, modality_dropout=0.3))
+    lengths, heard = np.concatenate([b.lengths for b in rows]), np.concatenate([b.audio[:, 0] for b in rows])
+    deaf, blind = heard == 0, lengths == 0
+    assert 0.22 < deaf.mean() < 0.38 and 0.22 < blind.mean() < 0.38 and not (deaf & blind).any()
+    assert all(len(b.frames) == b.lengths.sum() for b in rows) and set(lengths) == {0, 2}
+
+
+def test_what_was_made_of_the_frames_is_masked_with_them_and_the_only_thing_that_is_there_never():
+    """Two columns of a projected vector are the sound's, three the looks'; a third is silent, a fourth blind."""
+    N = 240
+    frames = [np.ones((0 if i % 4 == 0 else 2, 3, 3, 3), np.uint8) for i in range(N)]
+    audio = np.ones((N, 5), np.float32)
+    audio[::3, :2], audio[::4, 2:] = 0, 0
+    split = Split([str(i) for i in range(N)], np.arange(N) % 7, frames, audio, heard=2)
+    rows = list(batches(split, 16, None, seed=2, training=True, modality_dropout=0.4))
+    lengths, heard, looks = (np.concatenate(x) for x in zip(*((b.lengths, b.audio[:, :2], b.audio[:, 2:]) for b in rows),
+                                                            strict=True))
+    sound, sight = heard.all(axis=1), looks.all(axis=1)
+    np.testing.assert_array_equal(sight, lengths > 0)
+    assert (heard.any(axis=1) == sound).all() and (looks.any(axis=1) == sight).all()          # whole parts
+    assert (~sound & ~sight).sum() == N / 12                                                  # those that never had any
+    assert (~sound).mean() > 0.45 and (~sight).mean() > 0.37 and split.audio[1].all()
+
+
+@pytest.mark.parametrize("preset", ["default", "small"])
+def test_a_masked_branch_is_a_missing_branch_bit_for_bit(preset):
+    """A clip says the same where its frames, or its sound, were masked for training and where it never had any."""
+    config = EmoNetConfig.preset(preset).replace(frame_size=16, lstm_size=8, trunk="random", trunk_width=4)
+    net = EmoNet(config, 6, np.random.default_rng(0)).eval()
+    rng = np.random.default_rng(1)
+    frames, audio = rng.integers(0, 256, (5, 16, 16, 3), np.uint8), rng.standard_normal((2, 6)).astype(np.float32)
+    two = Split(["a", "b"], np.array([0, 1]), [frames[:3], frames[3:]], audio)
+    for blind, gone in ((True, Split(["a"], np.array([0]), [frames[:0]], audio[:1])),
+                        (False, Split(["a"], np.array([0]), [frames[:3]], np.zeros_like(audio[:1])))):
+        masked = next(b for epoch in range(200) for b in batches(two.take([0]), 1, None, training=True, epoch=epoch,
+                                                                 modality_dropout=0.5)
+                      if (b.lengths[0] == 0) == blind)
+        never = next(batches(gone, 1, None))
+        a, b = (net.forward(x.frames, x.lengths, x.audio)[0] for x in (masked, never))
+        assert np.array_equal(a, b) and np.isfinite(a).all()
 
 
 def test_data_of_the_synthetic_set_say_which_extractor(tmp_path):

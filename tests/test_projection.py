@@ -10,7 +10,7 @@ from emonet_scratch import LDA
 from emonet_scratch.data.batches import Split
 from emonet_scratch.data.folds import stratified_folds
 from emonet_scratch.errors import DataError
-from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit
+from emonet_scratch.training.projection import GRID, AudioProjection, choose_shrinkage, cross_fit, nuisance
 from emonet_scratch.training.trainer import Trainer
 from tests.strategies import seeds
 from tests.tiny import TINY, split
@@ -202,3 +202,53 @@ def test_a_shrinkage_is_advised_only_where_it_is_not_in_force(shrinkage, advised
     with pytest.raises(DataError, match=r"4 features constant within every class.*drop constant and duplicate") as caught:
         AudioProjection(shrinkage=shrinkage).fit(X, y)
     assert ("--set lda_shrinkage=0.1" in str(caught.value)) == ("larger shrinkage" in str(caught.value)) == advised
+
+
+@given(st.integers(2, 30), st.integers(1, 4), st.integers(1, 3), seeds)
+def test_nuisance_is_the_scatter_of_recordings_and_of_corpora(N, K, corpora, seed):
+    """By the sums of its docstring, clip by clip and pair by pair."""
+    rng = np.random.default_rng(seed)
+    Z, y, q = rng.standard_normal((N, 5)), rng.integers(0, 3, N), rng.integers(0, corpora, N)
+    V = Z[:, None] + rng.standard_normal((N, K, 5))
+    E = nuisance(Z, y, q, V)
+    S_V = sum(np.outer(v - z, v - z) for z, vs in zip(Z, V, strict=True) for v in vs) / (N * K)
+    pairs = []
+    for c in np.unique(y):
+        means = [Z[(y == c) & (q == b)].mean(axis=0) for b in np.unique(q[y == c])]
+        pairs += [m - np.mean(means, axis=0) for m in means] if len(means) > 1 else []
+    S_C = sum((np.outer(d, d) for d in pairs), np.zeros((5, 5))) / max(1, len(pairs))
+    assert np.allclose(E.T @ E, S_V + S_C)
+    assert nuisance(Z, y) is None and nuisance(Z, y, np.zeros(N, int)) is None
+
+
+def test_what_rooms_differ_by_is_not_learnt():
+    """Two corpora, whose rooms shift a feature, and in one of which a class is more frequent: to some extent LDA takes the
+    room for the class. With nuisance it does so half as much, and a third room costs less."""
+    rng = np.random.default_rng(3)
+
+    def corpus(N, share, room):
+        y = (rng.random(N) < share).astype(int)
+        return rng.standard_normal((N, 8)) + 2.5 * y[:, None] * np.eye(8)[0] + room * np.eye(8)[1] * 5, y
+    parts = [corpus(200, 0.75, 1.0), corpus(200, 0.25, -1.0)]
+    X, y = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    q = np.repeat([0, 1], 200)
+    strange, label = corpus(400, 0.5, 2.0)
+    plain = AudioProjection(shrinkage=0.1).fit(X, y)
+    aware = AudioProjection(shrinkage=0.1).fit(X, y, corpora=q)
+    scores = [p.lda.score(p.standardise(strange), label) for p in (plain, aware)]
+    share = [abs(p.lda.scalings_[1, 0] / p.lda.scalings_[0, 0]) for p in (plain, aware)]
+    assert share[1] < 0.5 * share[0] and scores[1] > scores[0] + 0.05
+
+
+def test_varied_vectors_count_in_every_fold(monkeypatch):
+    """The rows that LDA gets are those of its own clips: none of a clip that is left out."""
+    X, y = blobs(0, N=42, D=6)
+    V = np.repeat(X[:, None], 2, axis=1) + np.arange(42)[:, None, None] + 1.0     # every clip has differences of its own
+    seen = []
+
+    def fit(self, Z, labels, rows=None, true=LDA.fit):
+        seen.append((len(Z), None if rows is None else len(rows)))
+        return true(self, Z, labels, rows)
+    monkeypatch.setattr(LDA, "fit", fit)
+    AudioProjection(shrinkage=0.1, folds=3).fit(X, y, varied=V)
+    assert seen[0] == (42, 84) and all(rows == 2 * clips for clips, rows in seen) and len(seen) == 4

@@ -46,8 +46,8 @@ def test_the_weights_of_the_package():
     assert (resnet.depth, resnet.num_features, resnet.dense.M, resnet.training) == (20, 64, 10, False)
     net = models.EmoNet(models.EmoNetConfig.preset("default").replace(modalities=["video"]))
     assert np.array_equal(net.trunk.layer.resnet.conv.W.value, resnet.features.conv.W.value)
-    card = models.resnet.PRETRAINED.with_suffix(".md").read_text(encoding="utf-8")
-    _, meta = read_checkpoint(models.resnet.PRETRAINED)
+    card = models.resnet.TRUNKS["pretrained"].with_suffix(".md").read_text(encoding="utf-8")
+    _, meta = read_checkpoint(models.resnet.TRUNKS["pretrained"])
     assert f"{meta['test']['accuracy']:.4f}" in card and meta["command"] in card and "licence" in card
 
 

@@ -18,7 +18,9 @@ class Split:
     ids: names; labels (N,) integers, -1 where unknown; frames: N arrays (T, H, W, 3) uint8, or (T, D) features of a
     frozen trunk, perhaps in files, or None; audio (N, D) or None; keys: a hash of each clip's content; groups: who or
     what is in each clip and must not be on both sides of a split, "" where that is not known; corpora: where each is from;
-    classes: what labels count.
+    classes: what labels count; varied (N, K, D): vectors of the sound as it might have been taken elsewhere, or None; looks
+    (N, L): statistics over time of the frames' features, or None; heard: how many of the first columns of a projected audio
+    are the sound's, None for all.
     """
 
     ids: list[str]
@@ -29,6 +31,9 @@ class Split:
     groups: list[str] | None = None
     corpora: list[str] | None = None
     classes: tuple[str, ...] = CLASSES
+    varied: np.ndarray | None = None
+    looks: np.ndarray | None = None
+    heard: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,8 +42,9 @@ class Split:
         """The clips with these numbers."""
         def of(values: list | None) -> list | None:
             return None if values is None else [values[i] for i in index]
-        return Split(of(self.ids), self.labels[index], of(self.frames), None if self.audio is None else self.audio[index],
-                     of(self.keys), of(self.groups), of(self.corpora), self.classes)
+        audio, varied, looks = (None if a is None else a[index] for a in (self.audio, self.varied, self.looks))
+        return Split(of(self.ids), self.labels[index], of(self.frames), audio, of(self.keys), of(self.groups),
+                     of(self.corpora), self.classes, varied, looks, self.heard)
 
 
 def merged(splits: Mapping[str, Split]) -> Split:
@@ -51,9 +57,9 @@ def merged(splits: Mapping[str, Split]) -> Split:
     def of(name: str) -> list | None:
         values = [getattr(part, name) for part in parts]
         return None if any(v is None for v in values) else [x for v in values for x in v]
-    return Split(ids, np.concatenate([part.labels for part in parts]), of("frames"), None if parts[0].audio is None else
-                 np.concatenate([part.audio for part in parts]), of("keys"), of("groups"), of("corpora"),
-                 parts[0].classes)
+    audio, varied = (None if (rows := of(name)) is None else np.array(rows) for name in ("audio", "varied"))
+    return Split(ids, np.concatenate([part.labels for part in parts]), of("frames"), audio, of("keys"), of("groups"),
+                 of("corpora"), parts[0].classes, varied)
 
 
 @dataclass
@@ -75,30 +81,43 @@ def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0,
     """Batch `start` and all later ones of an epoch.
 
     training: clips in the random order of (seed, epoch), `frames` random frames of each clip (None: all), jittered if
-    asked for, and without audio, zeros in its place, with the probability `modality_dropout`; otherwise clips in their own
-    order and evenly spaced frames, those of one of `windows` (see `sample_frames`).
+    asked for; with the probability `modality_dropout` without audio, zeros in its place, and with the same one without
+    frames, none in their place; never without both. Otherwise clips in their own order and evenly spaced frames, those of
+    one of `windows` (see `sample_frames`).
     Every random number is a function of (seed, epoch, clip), so an epoch entered in the middle goes on as if it had never
     stopped.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(split)) if training else np.arange(len(split))
     for first in range(start * batch_size, len(split), batch_size):
         chosen = order[first:first + batch_size]
-        clips = None
+        clips, audio = None, None if split.audio is None else split.audio[chosen]
         if split.frames is not None:
             clips = [_draw(split.frames[i], frames, np.random.default_rng([seed, epoch, i]) if training else None, jitter,
                            window, windows) for i in chosen]
+        if training and modality_dropout:
+            draws = np.array([np.random.default_rng([seed, epoch, i, 1]).uniform() for i in chosen])
+            deaf, blind = draws < modality_dropout, draws > max(modality_dropout, 1 - modality_dropout)
+            clips, audio = _masked(clips, audio, split.heard, deaf, blind)
         yield Batch(None if clips is None else np.concatenate(clips),
-                    None if clips is None else np.array([len(c) for c in clips]),
-                    None if split.audio is None else _audio(split.audio[chosen], chosen, seed, epoch,
-                                                            modality_dropout if training else 0.0), split.labels[chosen])
+                    None if clips is None else np.array([len(c) for c in clips]), audio, split.labels[chosen])
 
 
-def _audio(audio: np.ndarray, clips: np.ndarray, seed: int, epoch: int, rate: float) -> np.ndarray:
-    """The vectors (N, D) of `clips`, all zeros where the clip's own draw falls below `rate`."""
-    if rate == 0:
-        return audio
-    kept = [np.random.default_rng([seed, epoch, i, 1]).uniform() >= rate for i in clips]
-    return np.where(np.array(kept)[:, None], audio, 0).astype(audio.dtype)
+def _masked(clips: list[np.ndarray] | None, audio: np.ndarray | None, heard: int | None, deaf: np.ndarray,
+            blind: np.ndarray) -> tuple[list[np.ndarray] | None, np.ndarray | None]:
+    """The clips without frames, and without what was made of them, where blind (N,), and without sound where deaf (N,).
+
+    audio: vectors of which the first `heard` columns are the sound's. A clip that has one of the two only keeps it.
+    """
+    if clips is not None and audio is not None:
+        sound = audio[:, :heard]
+        deaf, blind = deaf & np.array([len(clip) > 0 for clip in clips]), blind & sound.any(axis=1)
+    if clips is not None:
+        clips = [clip[:0] if unseen else clip for clip, unseen in zip(clips, blind, strict=True)]
+    if audio is not None:
+        audio = audio.copy()
+        audio[deaf, :heard] = 0
+        audio[blind, audio.shape[1] if heard is None else heard:] = 0
+    return clips, audio
 
 
 def _draw(clip: Frames, frames: int | None, rng: np.random.Generator | None, jitter: bool, window: int,

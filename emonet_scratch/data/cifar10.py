@@ -11,30 +11,26 @@ The pickles are read by an unpickler that builds lists, dictionaries and arrays 
 
 import gzip
 import io
-import itertools
 import operator
 import os
 import tarfile
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError
-from ..files import LACKS, bounded_zip, opened, read_whole
+from ..files import LACKS, opened, read_whole
 from ..pickles import Made, Unpickler
+from .packs import MOST_PICTURE, PICTURES, pictures, read_pack
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 32
 FILES = {"py": {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]},
          "bin": {"train": [f"data_batch_{k}.bin" for k in range(1, 6)], "test": ["test_batch.bin"]}}
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
-#: Bytes of one file of a split or column of an .npz, of an archive unpacked, and of a picture; pictures.
-MOST_FILE, MOST_ARCHIVE, MOST_PICTURE, MOST_IMAGES = 2**26, 2**28, 2**20, 60_000
+MOST_FILE, MOST_ARCHIVE = 2**26, 2**28      # bytes of one file of a split, of an archive unpacked
 
 
 def read_cifar10(path: str | os.PathLike, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +70,7 @@ def _folder(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     order = [c for c in CLASSES if c in classes] if set(classes) <= set(CLASSES) else classes
     found = [(p, order.index(c)) for c in order for p in sorted((path / split / c).iterdir())
              if p.suffix.lower() in PICTURES]
-    return (_pictures(len(found), ((str(p), read_whole(p, MOST_PICTURE)) for p, _ in found)),
+    return (pictures(len(found), ((str(p), read_whole(p, MOST_PICTURE)) for p, _ in found), SIZE),
             np.array([label for _, label in found]))
 
 
@@ -160,46 +156,5 @@ class _Batch(Unpickler):
 
 def _packed(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) uint8 and labels (N,) of an .npz of JPEG files; ValueError where its parts do not fit."""
-    with opened(path, MOST_ARCHIVE) as (file, _), zipfile.ZipFile(bounded_zip(file)) as archive:
-        if f"{split}_jpeg.npy" not in archive.namelist():
-            held = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:9])
-            raise DataError(f"CIFAR-10 {str(path)!r} has no {split}_jpeg: it holds {held}")
-        jpeg, offsets, labels = (_column(archive, f"{split}_{part}.npy") for part in ("jpeg", "offsets", "labels"))
-    if jpeg.dtype != np.uint8:
-        raise ValueError(f"{split}_jpeg is of type {jpeg.dtype}, expected bytes")
-    if (len(offsets) != len(labels) + 1 or (offsets[1:] <= offsets[:-1]).any() or offsets[0] < 0
-            or offsets[-1] > len(jpeg)):
-        raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets into {len(jpeg)} bytes do not belong together")
-    parts = ((f"image {k}", jpeg[a:b].tobytes()) for k, (a, b) in enumerate(itertools.pairwise(offsets)))
-    images = _pictures(len(labels), parts)
+    images, labels = read_pack(path, split, "jpeg", ["labels"], SIZE, MOST_ARCHIVE)
     return images, _checked(f"{split}_labels", images.reshape(-1, 3 * SIZE * SIZE), labels)[1]
-
-
-def _column(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One row of integers of an .npz. ValueError: too large, another thing, or of another length than it says."""
-    if archive.getinfo(name).file_size > MOST_FILE:
-        raise ValueError(f"{name} has more than {MOST_FILE:,} bytes")
-    content = io.BytesIO(archive.read(name))
-    np.lib.format.read_magic(content)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
-    raw = content.read()
-    if dtype.kind not in "iu" or shape != (len(raw) // dtype.itemsize,) or len(raw) % dtype.itemsize:
-        raise ValueError(f"{name} is of type {dtype} and shape {shape} in {len(raw):,} bytes, no row of integers")
-    return np.frombuffer(raw, dtype)
-
-
-def _pictures(count: int, files: Iterable[tuple[str, bytes]]) -> np.ndarray:
-    """PNG, JPEG or BMP files and their names, grey, with a palette or transparency too -> (N, 32, 32, 3) uint8 RGB."""
-    if count > MOST_IMAGES:
-        raise ValueError(f"{count:,} pictures, expected at most {MOST_IMAGES:,}")
-    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
-    for k, (name, content) in enumerate(files):
-        try:
-            picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP"))
-            if picture.size == (SIZE, SIZE):
-                images[k] = np.array(picture.convert("RGB"))
-        except Exception as error:              # damaged pictures raise nearly anything
-            raise ValueError(f"{name}: cannot identify a picture in it") from error
-        if picture.size != (SIZE, SIZE):
-            raise ValueError(f"{name}: {picture.size[0]} x {picture.size[1]} pixels, expected {SIZE} x {SIZE}")
-    return images

@@ -140,7 +140,7 @@ def _with_splits(clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
     free = _free(clips)
     if not free:
         return clips, ()
-    _, labels = np.unique([clips[k].label for k in free], return_inverse=True)
+    _, labels = np.unique([f"{clips[k].corpus} {clips[k].label}" for k in free], return_inverse=True)     # a fifth of each
     together = joined([clips[k].group or None for k in free], _contents([clips[k].path for k in free]))
     out = a_fifth(labels, 0, together)                                        # the same for every seed
     for k, val in zip(free, out, strict=True):

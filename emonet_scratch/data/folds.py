@@ -3,8 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import scipy  # scipy.sparse takes a while to import: only where it is called
 
 from .batches import Split
 
@@ -20,7 +19,8 @@ def joined(*keys: Sequence[Hashable | None]) -> np.ndarray:
         first: dict[Hashable, int] = {}
         pairs += [(i, first.setdefault(key, i)) for i, key in enumerate(kind) if key is not None]
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    return connected_components(coo_array((np.ones(len(rows)), (rows, columns)), (N, N)), directed=False)[1]
+    links = scipy.sparse.coo_array((np.ones(len(rows)), (rows, columns)), (N, N))
+    return scipy.sparse.csgraph.connected_components(links, directed=False)[1]
 
 
 def groups_of(split: Split) -> np.ndarray:

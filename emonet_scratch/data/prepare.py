@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, NoPicturesError
 from .afew import Clip, Features, load_features
 from .batches import Split, merged
 from .blas import one_blas_thread
@@ -19,7 +19,8 @@ from .faces import SEARCH, import_cv2, read_face
 from .folds import groups_of
 from .left_out import attempt, attempt_all, usable
 from .sound.is10 import RATE
-from .video import FrameCache, Frames, Media, content_key, read_media
+from .sound.vary import vary
+from .video import SOUND_SUFFIXES, FrameCache, Frames, Media, content_key, read_media
 
 NOTHING = Media(None, None, None, "")
 WORKERS = 1 + (os.cpu_count() or 1)     # threads: while ffmpeg decodes for one, the vector of another is computed
@@ -43,14 +44,15 @@ class Dataset:
 def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True,
             sound: bool = True, frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250,
             cache: str | os.PathLike | None = None, on_error: str = "skip", extractor: str = DEFAULT,
-            log: Callable[[str], None] = print, crop: str = "none") -> Dataset:
+            log: Callable[[str], None] = print, crop: str = "none", varied: int = 0) -> Dataset:
     """Read the splits `wanted` of a data set, a collection of clips or the one source of one.
 
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
     all, computed from the sound tracks by `extractor`. With video, a clip without sound, or with sound that cannot be
     decoded, has a missing vector, all NaN; the latter are named.
     frame_size, fit, max_frames: as in `read_clip`; crop: "faces" cuts the face out of each clip (see faces.py) and says
-    how many clips have none; cache: a folder for decoded frames and computed vectors.
+    how many clips have none; cache: a folder for decoded frames and computed vectors; varied: how many vectors of each sound
+    as it might have been taken elsewhere (see sound/vary.py) are computed, too. A sound file has no frames.
 
     A clip that lacks what is asked for and a feature file that cannot be used are named; on_error "skip" leaves them
     out, "stop" raises DataError. DataError, too, for a wanted split without clips or without any that can be used.
@@ -74,7 +76,7 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
                 f"sound tracks ({extractor})")
     pictures = dict(frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop) if video else None
     reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None,
-                    on_error == "stop")
+                    on_error == "stop", varied)
     readings, skipped = _read_all(everything, reader, on_error, log)
     splits = {name: _split(data, shown, name, clips[name], readings) for name in wanted}
     _account(readings, skipped, faces, log)
@@ -111,7 +113,7 @@ class Reading:
     file; each only if asked for.
 
     fault: why its sound cannot be decoded, "" where it can or where there is none. face: whether a face was found, if any
-    was looked for.
+    was looked for. varied (K, D): vectors of the varied sound.
     """
 
     frames: Frames | None = None
@@ -119,6 +121,7 @@ class Reading:
     key: str = ""
     fault: str = ""
     face: bool = True
+    varied: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class Reader:
     extractor: str = DEFAULT
     cache: FrameCache | None = None
     strict: bool = False
+    varied: int = 0
 
     def __call__(self, clip: Clip) -> Reading:
         """DataError: pictures that cannot be read; without pictures, a clip that has no vector.
@@ -161,22 +165,44 @@ class Reader:
 
     def _read(self, path: Path, listen: bool) -> Reading:
         content = content_key(path)
-        key = self._key(content, extractor=self.extractor)
-        compute, names = EXTRACTORS[self.extractor]
-        known = self.cache.load(key, (), np.float64, len(names), len(names)) if self.cache and listen else None
-        audio = np.full(len(names), np.inf) if known is None else np.asarray(known)
-        rate = RATE if listen and not (np.isfinite(audio).all() or np.isnan(audio).all()) else None
+        key = self._key(content, extractor=self.extractor, **{"varied": self.varied} if self.varied else {})
+        names = EXTRACTORS[self.extractor][1]
+        size = (1 + self.varied) * len(names)
+        known = self.cache.load(key, (), np.float64, size, size) if self.cache and listen else None
+        audio = np.full(size, np.inf) if known is None else np.asarray(known)
+        whole = np.isfinite(audio).all() or np.isnan(audio).all()
+        rate = RATE if listen and not whole else None
         media, frames, face = self._see(path, content, rate)
         if rate:
-            audio = np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
+            audio = np.full(size, np.nan) if media.sound is None else self._vectors(media.sound, content)
             if self.cache and not media.fault:
                 self.cache.store(key, audio)
-        return Reading(frames, audio if listen else None, content if self.pictures else "", media.fault, face)
+        own, *others = audio.reshape(-1, 1, len(names))
+        heard = (own[0], np.concatenate(others) if others else None) if listen else (None, None)
+        return Reading(frames, heard[0], content if self.pictures else "", media.fault, face, heard[1])
+
+    def _vectors(self, sound: np.ndarray, content: str) -> np.ndarray:
+        """Of the sound, and of its variations, which follow from the content of its file, in a row: ((1 + varied) D,)."""
+        seeds = [[k, int(content[:12], 16)] for k in range(self.varied)]
+        others = (vary(sound, np.random.default_rng(seed), RATE) for seed in seeds)
+        return np.concatenate([EXTRACTORS[self.extractor][0](x) for x in (sound, *others)])
 
     def _see(self, path: Path, content: str, rate: int | None) -> tuple[Media, Frames | None, bool]:
         """(what ffmpeg has read, with sound if there is a rate; frames; whether a face was found)."""
         if not self.pictures:
             return _hear(path, rate), None, True
+        size = self.pictures["frame_size"]
+        nothing = np.empty((0, size, size, 3), np.uint8)
+        if self.sound and path.suffix.lower() in SOUND_SUFFIXES:
+            return _hear(path, rate), nothing, False
+        try:
+            return self._look(path, content, rate)
+        except NoPicturesError:
+            if not self.sound:
+                raise
+            return _hear(path, rate), nothing, False
+
+    def _look(self, path: Path, content: str, rate: int | None) -> tuple[Media, Frames | None, bool]:
         size, most, fit = (self.pictures[name] for name in ("frame_size", "max_frames", "fit"))
         if self.pictures["crop"] == "faces":
             media = read_media(path, SEARCH, max_frames=most, rate=rate) if rate else NOTHING
@@ -216,7 +242,7 @@ def _account(readings: dict[Clip, Reading], skipped: Sequence[Clip], faces: bool
     faulty = sum(bool(reading.fault) for reading in readings.values())
     silent = sum(r.audio is not None and np.isnan(r.audio).all() for r in readings.values()) - faulty
     for applies, line in (
-            (faces, f"faces: none found in {faceless} of {number} clips, of which the whole frames are used"),
+            (faces, f"faces: none found in {faceless} of {number} clips, which are without pictures to the networks"),
             (skipped, f"{len(skipped)} of {number} clips were left out"),
             (faulty, f"{faulty} of {number} clips have no sound or vector that can be read: "
              f"their audio vectors are missing"),
@@ -233,7 +259,8 @@ def _split(data: Collection, shown: str, name: str, clips: Sequence[Clip], readi
     frames, audio, keys = ([getattr(readings[clip], name) for clip in used] for name in ("frames", "audio", "key"))
     return Split([clip.id for clip in used], np.array([data.number(clip) for clip in used]),
                  None if frames[0] is None else frames, None if audio[0] is None else np.array(audio), keys,
-                 [clip.group for clip in used], [clip.corpus for clip in used], data.classes)
+                 [clip.group for clip in used], [clip.corpus for clip in used], data.classes,
+                 None if readings[used[0]].varied is None else np.array([readings[clip].varied for clip in used]))
 
 
 def extractor_of(features: Features | None, extractor: str = DEFAULT) -> str:

@@ -179,14 +179,10 @@ def dropout(device: Device, layer: Dropout, x: Any) -> bool:
 
 
 def entropy(device: Device, logits: Any, labels: Any, label_smoothing: float = 0.0, class_weights: Any = None) -> bool:
-    """logits (N, K), labels (N,) in 0..K-1 on the host, weights (K,) or None of which a class that is there has one."""
+    """logits (N, K), labels (N,) or (N, K) on the host, weights (K,) or None; `targets_of` checks the labels."""
     weights = () if class_weights is None else (class_weights,)
-    if not (device.ready(logits, *weights) and logits.ndim == 2 and 0 < logits.size < MOST_ELEMENTS
-            and all(w.shape == logits.shape[1:] for w in weights) and 0 <= label_smoothing < 1):
-        return False
-    if not isinstance(labels, np.ndarray) or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
-        return False
-    return bool(labels.min() >= 0 and labels.max() < logits.shape[1])
+    return (device.ready(logits, *weights) and logits.ndim == 2 and 0 < logits.size < MOST_ELEMENTS
+            and all(w.shape == logits.shape[1:] for w in weights) and isinstance(labels, np.ndarray))
 
 
 def columns(device: Device, *columns: Sequence[Any]) -> bool:

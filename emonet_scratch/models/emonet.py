@@ -16,7 +16,7 @@ from ..errors import WeightsError
 from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from ..watch import summary
 from .config import EmoNetConfig
-from .resnet import PRETRAINED, ResNet
+from .resnet import TRUNKS, ResNet
 
 
 class EmoNet(layers.Layer):
@@ -44,14 +44,13 @@ class EmoNet(layers.Layer):
                  load_trunk: bool = True, num_classes: int = 7) -> None:
         rng = rng or generator()
         self.config = config
-        self.audio_features = audio_features
+        self.audio_features = audio_features if "audio" in config.modalities or config.trunk_statistics else 0
         self.shortcut: layers.Dense | None = None
         fused = 0
         if "video" in config.modalities:
             resnet = ResNet(config.trunk_depth, width=config.trunk_width, rng=rng)
-            D = resnet.num_features
-            if config.trunk_pooling == "flatten":
-                D *= ((config.frame_size + 3) // 4) ** 2                      # two strides of 2, rounding up
+            places = ((config.frame_size + 3) // 4) ** 2 if config.trunk_pooling == "flatten" else 1
+            D = resnet.num_features * places                                  # two strides of 2, rounding up
             pool = layers.GlobalAveragePool() if config.trunk_pooling == "average" else layers.Flatten()
             norm = {"norm": layers.BatchNorm(D)} if config.feature_norm else {}
             trunk = layers.Sequential(normalize=layers.Normalize(IMAGENET_MEAN, IMAGENET_STD),
@@ -61,12 +60,12 @@ class EmoNet(layers.Layer):
             H = config.lstm_size
             self.lstm = layers.LSTM(D, H, config.lstm_layers, config.forget_bias, config.truncate, rng)
             fused += H * (config.lstm_layers if config.lstm_output == "all" else 1)
-        if "audio" in config.modalities:
+        if self.audio_features:
             self.audio = _dense_stack((audio_features, *config.audio_layers), config.dropout, rng)
             fused += config.audio_layers[-1]
         self.fusion = _dense_stack((fused, *config.fusion_layers, num_classes), config.dropout, rng,
                                    open_end=not config.relu_on_logits)
-        if config.audio_shortcut and "audio" in config.modalities:
+        if config.audio_shortcut and self.audio_features:
             self.shortcut = layers.Dense(audio_features, num_classes, rng)
             self.shortcut.W.value[...] = 0
             # The rest begins as a small correction, like a residual branch with a scale of 0 (Goyal et al.
@@ -111,7 +110,7 @@ class EmoNet(layers.Layer):
         branches = []
         if "video" in self.config.modalities:
             branches.append(self._video_forward(frames, lengths, caches))
-        if "audio" in self.config.modalities:
+        if self.audio_features:
             y, caches["audio"] = self.audio.forward(audio)
             branches.append(y)
         logits, caches["fusion"] = self.fusion.forward(array_module(*branches).concatenate(branches, axis=1))
@@ -127,7 +126,7 @@ class EmoNet(layers.Layer):
         dframes, daudio = None, None
         if "video" in self.config.modalities:
             dframes, dx = self._video_backward(dx, cache)
-        if "audio" in self.config.modalities:
+        if self.audio_features:
             daudio = self.audio.backward(dx, cache["audio"])
         if self.shortcut is not None:
             daudio = daudio + self.shortcut.backward(dlogits, cache["shortcut"])
@@ -175,7 +174,7 @@ def trunk_weights(config: EmoNetConfig) -> tuple[Path, dict[str, np.ndarray]] | 
     """
     if "video" not in config.modalities or config.trunk == "random":
         return None
-    path = PRETRAINED if config.trunk == "pretrained" else Path(config.trunk)
+    path = TRUNKS.get(config.trunk) or Path(config.trunk)
     theirs = ResNet.from_torch(path)
     ours = ResNet(config.trunk_depth, width=config.trunk_width).features
     try:

@@ -13,8 +13,9 @@ from ..layers import BatchNorm, Conv2d, Dense, GlobalAveragePool, ReLU, Residual
 from ..watch import summary
 from ..weights import read_resnet
 
-#: The weights that come with the package.
-PRETRAINED = Path(__file__).with_name("resnet20_cifar10.safetensors")
+#: Trunks that come with the package: of CIFAR-10, and of faces of 48 x 48 pixels.
+TRUNKS = {"pretrained": Path(__file__).with_name("resnet20_cifar10.safetensors"),
+          "faces": Path(__file__).with_name("faces.safetensors")}
 
 
 class ResNet(Sequential):
@@ -61,13 +62,14 @@ class ResNet(Sequential):
             raise WeightsError(f"{str(path)!r} fits no ResNet-{arguments['depth']}: {error}") from error
 
     @classmethod
-    def pretrained(cls) -> ResNet:
-        """ResNet-20 trained on CIFAR-10 by `examples/train_cifar10.py`, in evaluation mode.
+    def pretrained(cls, trunk: str = "pretrained") -> ResNet:
+        """ResNet-20 trained on CIFAR-10 by `examples/train_cifar10.py`, or, "faces", on FER2013 by
+        `examples/train_faces.py`, in evaluation mode.
 
-        Inputs: (pixels / 255 - mean) / std with the mean and std of `layers.Normalize` in EmoNet. The card
-        beside the weights, resnet20_cifar10.md, says how they were made and how good they are.
+        Inputs: (pixels / 255 - mean) / std with the mean and std of `layers.Normalize` in EmoNet. The cards
+        beside the weights, *.md, say how they were made and how good they are.
         """
-        return cls.from_torch(PRETRAINED).eval()
+        return cls.from_torch(TRUNKS[trunk]).eval()
 
     def __repr__(self) -> str:
         return f"ResNet(depth={self.depth}, num_classes={self.dense.M})"

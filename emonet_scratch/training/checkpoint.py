@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..choices import COUNT, NUMBER, one_of, optional
 from ..errors import CheckpointError, DataError
 from ..files import check_finite, parse_json, read_tensors, read_whole, write_tensors, write_whole
-from ..models.config import COUNT, NUMBER, one_of, optional
 
 FORMAT = 1
 

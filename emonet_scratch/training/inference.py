@@ -20,6 +20,7 @@ from .calibration import restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
 from .metrics import chance_and_majority, confusion_matrix, macro_f1, unweighted_recall, wilson_interval
 from .projection import AudioProjection
+from .trunk import with_trunk_features
 
 
 def reading(config: EmoNetConfig) -> dict[str, Any]:
@@ -27,9 +28,11 @@ def reading(config: EmoNetConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in ("frame_size", "fit", "max_frames", "crop")}
 
 
-def project(split: Split, projection: AudioProjection | None) -> Split:
-    """The split with projected audio vectors (N, K) float32, or without audio."""
-    return dataclasses.replace(split, audio=projection.transform(split.audio) if projection else None)
+def project(split: Split, projection: AudioProjection | None, looks: AudioProjection | None = None) -> Split:
+    """The split with projected vectors (N, K) float32 as audio, of its sound and of its looks, or without audio."""
+    parts = [part.transform(X) for part, X in ((projection, split.audio), (looks, split.looks)) if part]
+    heard = len(projection.scale) if projection else 0
+    return dataclasses.replace(split, audio=np.hstack(parts) if parts else None, heard=heard)
 
 
 def forward(model: EmoNet, batch: Batch, device: str) -> tuple[Array, Any]:
@@ -105,6 +108,7 @@ class Model:
     path: Path
     classes: tuple[str, ...]
     temperature: float              # by which its probabilities are tempered, see calibration.py
+    looks: AudioProjection | None = None    # of the statistics of a frozen trunk's features
 
     @property
     def config(self) -> EmoNetConfig:
@@ -116,9 +120,21 @@ class Model:
 
         Labels of the split count among the network's classes, which have to be its own.
         """
-        _, probabilities = evaluate(self.net, project(split, self.projection), device)
+        split = self.looked_at(split, device)
+        _, probabilities = evaluate(self.net, project(split, self.projection, self.looks), device)
         probabilities = temper(probabilities, self.temperature)
         return cross_entropy(probabilities, split.labels), probabilities
+
+    def looked_at(self, split: Split, device: str = "cpu") -> Split:
+        """The split with what the frozen trunk sees in place of frames, and its statistics, if this network reads them."""
+        if not self.looks or split.looks is not None:
+            return split
+        return with_trunk_features(split, self.net, device)
+
+    def novelty(self, split: Split) -> np.ndarray:
+        """(N,): how unlike the training clips those of a split, as `looked_at` gives it, look or sound; above 1: unlike."""
+        parts = [part.novelty(X) for part, X in ((self.projection, split.audio), (self.looks, split.looks)) if part]
+        return np.max(parts, axis=0, initial=0)
 
     def check_features(self, names: tuple[str, ...], extractor: str, log: Callable[[str], None] = say) -> None:
         """CheckpointError unless these are the audio features that the network was trained on, by the same extractor.
@@ -143,6 +159,14 @@ def _source(extractor: str) -> str:
     return "feature files of a data set" if extractor == "files" else f"the extractor {extractor}"
 
 
+def _projections_of(groups: dict[str, dict[str, np.ndarray]], config: EmoNetConfig) -> list[AudioProjection | None]:
+    """[of the sound, of the looks] in a checkpoint; ValueError where they do not fit the modalities."""
+    heard, seen = (kind in config.modalities for kind in ("audio", "video"))
+    if heard != ("projection" in groups) or ("looks" in groups and not seen):
+        raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
+    return [AudioProjection.from_state(groups[name]) if name in groups else None for name in ("projection", "looks")]
+
+
 def load_model(path: str | Path, device: str = "cpu") -> Model:
     """The network of a checkpoint, or of the best fused (else any) checkpoint of a run's folder."""
     path = Path(path)
@@ -154,17 +178,15 @@ def load_model(path: str | Path, device: str = "cpu") -> Model:
     groups, meta = read_checkpoint(path, lambda name: not name.startswith("optimizer/"))
     with expected_of(path):
         config, facts = EmoNetConfig().replace(**meta["config"]), meta["facts"]
-        if ("audio" in config.modalities) != ("projection" in groups):
-            raise ValueError(f"its modalities are {config.modalities}, its arrays {sorted(groups)}")
-        classes = _classes_of(facts)
-        projection = AudioProjection.from_state(groups["projection"]) if "projection" in groups else None
-        names, K = tuple(facts["feature_names"]), len(projection.scale) if projection else 0
+        classes, names = _classes_of(facts), tuple(facts["feature_names"])
+        projection, looks = _projections_of(groups, config)
+        K = sum(len(part.scale) for part in (projection, looks) if part)
         if not all(isinstance(name, str) for name in (*names, facts["extractor"])) or (
                 projection and len(names) != len(projection.mean)):
             raise ValueError("its extractor and audio features are no names, or not one a feature")
         net = EmoNet(config, K, Bounded(groups["model"]), False, len(classes)).to_device(device)
         net.load_state_dict(groups["model"])
-        return Model(net, projection, names, facts["extractor"], path, classes, restored_temperature(meta))
+        return Model(net, projection, names, facts["extractor"], path, classes, restored_temperature(meta), looks)
 
 
 def _classes_of(facts: dict[str, Any]) -> tuple[str, ...]:

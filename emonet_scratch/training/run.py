@@ -96,7 +96,7 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
             log(f"warning: {len(clips.problems)} files left out (`emonet doctor` names them), such as {clips.problems[0]}")
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
     return prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
-                   on_error=settings.on_error, log=log, **reading(settings.config))
+                   on_error=settings.on_error, log=log, varied=settings.config.sound_variants, **reading(settings.config))
 
 
 def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
@@ -105,7 +105,11 @@ def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
     if train.audio is None:
         return None
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
-    projection.fit(train.audio, train.labels, groups_of(train), train.classes)
+    corpora = np.unique(train.corpora or [""], return_inverse=True)[1]
+    several = all(len(np.unique(corpora[train.labels == label])) > 1 for label in np.unique(train.labels))
+    groups = corpora if corpora.max() > 1 and several else groups_of(train)   # of three and more: strangers are of another
+    projection.fit(train.audio, train.labels, groups, train.classes, corpora if corpora.any() else None, train.varied,
+                   groups_of(train))
     if config.lda_cross_fit > 1 and projection.training is None:
         log("warning: some class has too few clips, or groups, for projections out of fold: LDA projects the clips it was "
             "fitted on")

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..choices import NATURAL, OPTIONAL_COUNT, SWITCH, Rule, check_choices, choice, one_of, optional
 from ..data.clips import Collection, collect
 from ..dispatch import PRECISIONS
 from ..errors import DataError
 from ..files import is_path, parse_json, read_whole, write_whole
 from ..models import EmoNetConfig
-from ..models.config import NATURAL, OPTIONAL_COUNT, SWITCH, Rule, check_choices, choice, one_of, optional
 
 #: Networks by name, and what each reads of a clip.
 MODALITIES = {"audio": ("audio",), "video": ("video",), "fused": ("audio", "video")}

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, to_device
+from ..choices import NATURAL, NUMBER, OPTIONAL_COUNT, Rule, check_choices, choice, optional
 from ..data.batches import Batch, Split, batches
 from ..data.progress import progress
-from ..data.video import FrameCache
-from ..errors import CheckpointError, NonFiniteError
+from ..errors import CheckpointError, DataError, NonFiniteError
 from ..files import owned, say
-from ..layers import BatchNorm
 from ..layers.base import NamedParameter
 from ..losses import softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
-from ..models.config import NATURAL, NUMBER, OPTIONAL_COUNT, Rule, check_choices, choice, optional
 from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
 from .calibration import fit_temperature, restored_temperature
 from .checkpoint import expected_of, read_checkpoint, read_metrics, write_checkpoint, write_metrics
@@ -29,6 +27,7 @@ from .forecast import Forecast
 from .inference import count_right, evaluate, forward, project
 from .non_finite import first_non_finite, overflow_unwarned
 from .projection import AudioProjection
+from .trunk import calibrate, look, with_trunk_features
 
 SUMS = Rule(lambda value: isinstance(value, list) and len(value) == 4 and all(map(NUMBER.holds, value)), "four numbers")
 
@@ -73,11 +72,18 @@ class Trainer:
         self.facts = {"classes": list(train.classes)} | self.facts
         self.on_epoch = on_epoch
         self.data = fingerprint(train, val, config.modalities)
-        self.train, self.val = project(train, projection), project(val, projection)
-        if projection and projection.training is not None:                    # by LDA that has not seen these clips
-            self.train.audio = projection.training
-        audio_features = self.train.audio.shape[1] if projection else 0
-        self.model = EmoNet(config, audio_features, np.random.default_rng(seed), False, len(train.classes)).to_device(device)
+        (train, seen), (val, _) = (_seen(split, config.modalities) for split in (train, val))
+        self.looks: AudioProjection | None = None
+        if config.trunk_statistics and "video" in config.modalities:
+            train, val, self.looks = look(config, train, val, seed, device, cache)
+        self.train, self.val = project(train, projection, self.looks), project(val, projection, self.looks)
+        first = 0
+        for part in filter(None, (projection, self.looks)):
+            if part.training is not None:                                     # by LDA that has not seen these clips
+                known = part.training if part is self.looks else part.training[seen]
+                self.train.audio[:, first:first + len(part.scale)] = known
+            first += len(part.scale)
+        self.model = EmoNet(config, first, np.random.default_rng(seed), False, len(train.classes)).to_device(device)
         if "video" in config.modalities:
             self.model.trunk.layer.resnet.conv.input_gradient = False         # frames are bytes, which have none
         self.optimizer = _optimizer(config, self.model.parameters())
@@ -116,8 +122,8 @@ class Trainer:
             self.facts = self.facts | {"trunk": {"name": path.name, "sha256": sha256([path.read_bytes()])}}
         if "video" in self.config.modalities and (self.config.trunk_norm == "running" or self.config.freeze_trunk):
             calibrate(self.model, self.train, self.seed, self.device)
-        if self.projection and self.model.shortcut is not None:
-            W, b = rule_over_all_classes(self.projection, self.train)
+        if self.model.shortcut is not None:
+            W, b = rule_over_all_classes((self.projection, self.looks), self.train)
             self.model.shortcut.W.value[...] = to_device(W, self.device)
             self.model.shortcut.b.value[...] = to_device(b, self.device)
 
@@ -223,8 +229,8 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if self.projection:
-            groups["projection"] = self.projection.state_dict()
+        parts = {"projection": self.projection, "looks": self.looks}
+        groups |= {name: part.state_dict() for name, part in parts.items() if part}
         meta = {"config": dataclasses.asdict(self.config), "seed": self.seed, "facts": self.facts, "data": self.data,
                 "progress": dataclasses.asdict(self.progress), "temperature": self.temperature}
         write_checkpoint(self.folder / f"{name}.safetensors", groups, meta)
@@ -285,6 +291,21 @@ def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam
     return Adam(params, config.lr, weight_decay=config.weight_decay, decoupled=True)
 
 
+def _seen(split: Split, modalities: Sequence[str]) -> tuple[Split, np.ndarray]:
+    """The clips that the network learns from, and their numbers: where it looks, those with frames, if there are any.
+
+    A network of both learns what the one says without the other from `modality_dropout`; clips that have only sound, if
+    they are many, would make it one for sound, and its temperature theirs.
+    """
+    kept = np.arange(len(split))
+    if "video" in modalities and split.frames is not None:
+        there = np.array([len(clip) > 0 for clip in split.frames], bool)
+        if "audio" not in modalities and not there.any():
+            raise DataError("no clip of the training or of the validation split shows a face")
+        kept = kept[there] if there.any() else kept
+    return split if len(kept) == len(split) else split.take(kept), kept
+
+
 def balanced_weights(labels: np.ndarray, C: int) -> np.ndarray:
     """(C,) float32 weights of classes by the inverse of their share of labels (N,): with as many clips of each, ones."""
     counts = np.bincount(labels, minlength=C)
@@ -292,54 +313,22 @@ def balanced_weights(labels: np.ndarray, C: int) -> np.ndarray:
     return (1 / share).astype(np.float32)
 
 
-def rule_over_all_classes(projection: AudioProjection, train: Split) -> tuple[np.ndarray, np.ndarray]:
-    """LDA's rule for logits of all classes, W (K, C) and b (C,) float32. train: with projected audio.
+def rule_over_all_classes(parts: Sequence[AudioProjection | None], train: Split) -> tuple[np.ndarray, np.ndarray]:
+    """LDA's rules for logits of all classes, W (K, C) and b (C,) float32. train: with vectors projected by all parts.
 
-    A class without clips stands in the middle of the others and is as likely as half a clip.
+    What voice and face say is taken as independent given the class, so logits add up, with the prior once, from the first.
+    A class without clips stands in the middle of the others; in the first part it is as likely as half a clip.
     """
-    W, b = projection.rule(train.audio, train.labels)
-    full_W = np.repeat(W.mean(axis=1, keepdims=True), len(train.classes), axis=1)
-    full_b = np.full(len(train.classes), b.mean() - math.log(2 * len(train)))
-    known = projection.lda.classes_
-    full_W[:, known], full_b[known] = W, b
-    return full_W.astype(np.float32), full_b.astype(np.float32)
-
-
-def calibrate(model: EmoNet, train: Split, seed: int, device: str, frames: int = 256) -> None:
-    """Set the fixed batch-norm statistics that nobody has trained to those of some training frames, on average."""
-    known = [] if model.config.trunk == "random" else [layer for _, layer in model.trunk.layer.resnet.walk()]
-    norms = [layer for _, layer in model.trunk.walk() if isinstance(layer, BatchNorm) and layer not in known]
-    if not norms:
-        return
-    momenta, done = [n.momentum for n in norms], 0
-    for n in norms:
-        n.train()
-    for k, batch in enumerate(batches(train, 1, model.config.frames, seed=seed, training=True)):
-        for n in norms:
-            n.momentum = 1 / (k + 1)                                          # a running mean over all batches so far
-        model.trunk_features(to_device(batch.frames, device))
-        done += len(batch.frames)
-        if done >= frames:
-            break
-    for n, momentum in zip(norms, momenta, strict=True):
-        n.momentum = momentum
-    model.train()
-
-
-def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | Path | None = None) -> Split:
-    """The split with the frozen trunk's features in place of frames: computed once, then read from the folder `cache`."""
-    model.eval()
-    trunk = [str((model.config.trunk_pooling, model.config.frames_per_chunk, device)).encode()]
-    for name, array in model.trunk.state_dict().items():
-        trunk += [name.encode(), array]
-    trunk = sha256(trunk).encode()
-    store, features = FrameCache(cache, optional=True) if cache else None, []
-    for clip in progress(map(np.asarray, split.frames), "trunk features", len(split)):
-        key = sha256([trunk, clip]) if store else ""
-        known = store.load(key, (model.lstm.D,), np.float32, len(clip), len(clip)) if store else None
-        if known is None:
-            known = to_device(model.trunk_features(to_device(clip, device)), "cpu")
-            known = store.keep(key, known) if store else known
-        features.append(known)
-    model.train()
-    return dataclasses.replace(split, frames=features)
+    C, rules, first = len(train.classes), [], 0
+    for k, part in enumerate(filter(None, parts)):
+        z, known = train.audio[:, first:first + len(part.scale)], part.lda.classes_
+        there = z.any(axis=1)
+        W, b = part.rule(z[there], train.labels[there])
+        b = b if k == 0 else b - np.log(part.lda.priors_)
+        full_W, full_b = np.repeat(W.mean(axis=1, keepdims=True), C, axis=1), np.full(C, b.mean())
+        full_W[:, known], full_b[known] = W, b
+        if k == 0:
+            full_b[np.setdiff1d(np.arange(C), known)] -= math.log(2 * len(train))
+        rules.append((full_W, full_b))
+        first += len(part.scale)
+    return np.concatenate([W for W, _ in rules]).astype(np.float32), np.sum([b for _, b in rules], axis=0).astype(np.float32)

@@ -155,16 +155,14 @@ int API(normalize)(int64_t size, int C, const uint8_t *x, const float *scale, co
 
 typedef struct {
     int N, K;
-    float own, other;                                   // smoothed target of the label's class, of every other
-    double total, loss;                                 // the sum of the labels' weights; the result
-    const float *logits, *weights;                      // (N, K), (K) or NULL
-    const int64_t *labels;
+    double total, loss;                                 // what the loss is divided by; the result
+    const float *logits, *targets, *weights;            // (N, K), (N, K) smoothed, (K) or NULL
     float *dlogits;
 } entropy;
 
 // The n-th row's share of the loss, and its dlogits = (p * (sum of t) - t) / total with t_k = w_k q_k.
 static double cross_entropy_row(const entropy *s, int n) {
-    const float *z = s->logits + (size_t)n * s->K;
+    const float *z = s->logits + (size_t)n * s->K, *q = s->targets + (size_t)n * s->K;
     float *d = s->dlogits + (size_t)n * s->K, largest = -INFINITY;
     double sum = 0, targets = 0, loss = 0;
     for (int k = 0; k < s->K; k++) largest = z[k] > largest ? z[k] : largest;
@@ -173,10 +171,10 @@ static double cross_entropy_row(const entropy *s, int n) {
     double log_sum = log(sum);
     for (int pass = 0; pass < 2; pass++)
         for (int k = 0; k < s->K; k++) {
-            double q = k == s->labels[n] ? s->own : s->other, t = q * (s->weights ? s->weights[k] : 1);
+            double t = (double)q[k] * (s->weights ? s->weights[k] : 1);
             if (pass) { d[k] = (float)((d[k] / sum * targets - t) / s->total); continue; }
             targets += t;
-            if (q > 0) loss -= t * ((double)z[k] - largest - log_sum);      // 0 log 0 = 0: a masked class has z = -inf
+            if (q[k] > 0) loss -= t * ((double)z[k] - largest - log_sum);      // 0 log 0 = 0: a masked class has z = -inf
         }
     return loss;
 }

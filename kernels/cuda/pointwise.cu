@@ -60,24 +60,21 @@ emonet_dropout(i64 n, float rate, float scale, int advance, const float* __restr
 
 // ---- loss ----
 
-// Softmax cross-entropy of N rows of K logits, with targets t_nk = w_k (own if k = label_n, else other):
-//     loss = - sum_n sum_k t_nk log p_nk / total,   dlogits = (p sum_k t_nk - t) / total,   total = sum_n w_label(n)
-// logits (N, K); labels (N) in 0..K-1; weights (K), or anything if weighted is 0 (then w = 1); dlogits (N, K) overwritten;
+// Softmax cross-entropy of N rows of K logits, with targets t_nk = w_k q_nk:
+//     loss = - sum_n sum_k t_nk log p_nk / total,   dlogits = (p sum_k t_nk - t) / total
+// logits (N, K); targets q (N, K), smoothed; weights (K), or anything if weighted is 0 (then w = 1); dlogits (N, K) overwritten;
 // losses (blocks) overwritten: the part of the loss that this block's rows make. Grid: any number of blocks; a warp does a
-// row, and every block adds up the total for itself. Kernel of losses.softmax_cross_entropy.
+// row. Kernel of losses.softmax_cross_entropy.
 extern "C" __global__ void __launch_bounds__(THREADS)
-emonet_softmax_cross_entropy(int N, int K, float own, float other, int weighted, const float* __restrict__ logits,
-                             const int* __restrict__ labels, const float* __restrict__ weights,
+emonet_softmax_cross_entropy(int N, int K, double total, int weighted, const float* __restrict__ logits,
+                             const float* __restrict__ targets, const float* __restrict__ weights,
                              float* __restrict__ dlogits, double* __restrict__ losses) {
     __shared__ double shared[32];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    double part = 0, loss = 0;
-    for (int n = threadIdx.x; n < N; n += THREADS) part += weighted ? weights[labels[n]] : 1.0f;
-    double total = block_sum(part, shared);
-    if (total == 0) total = 0 / total;                                 // NaN: a mean of nothing is no number
+    double loss = 0;
     float factor = (float)(1 / total);
     for (int n = blockIdx.x * WARPS + warp; n < N; n += gridDim.x * WARPS) {
-        const float* z = logits + (i64)n * K;
+        const float *z = logits + (i64)n * K, *q = targets + (i64)n * K;
         float top = z[0], sum = 0, t_sum = 0, cross = 0;
         for (int k = lane; k < K; k += 32) top = fmaxf(top, z[k]);
         for (int distance = 16; distance; distance >>= 1) top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, distance));
@@ -85,14 +82,14 @@ emonet_softmax_cross_entropy(int N, int K, float own, float other, int weighted,
         sum = warp_sum(sum);
         float log_sum = logf(sum);
         for (int k = lane; k < K; k += 32) {
-            float q = k == labels[n] ? own : other, t = q * (weighted ? weights[k] : 1.0f);
+            float t = q[k] * (weighted ? weights[k] : 1.0f);
             t_sum += t;
-            if (q > 0) cross += t * (z[k] - top - log_sum);            // 0 log 0 = 0: a masked class has z = -inf
+            if (q[k] > 0) cross += t * (z[k] - top - log_sum);         // 0 log 0 = 0: a masked class has z = -inf
         }
         t_sum = warp_sum(t_sum);
         loss += warp_sum(cross);
         for (int k = lane; k < K; k += 32) {
-            float t = (k == labels[n] ? own : other) * (weighted ? weights[k] : 1.0f);
+            float t = q[k] * (weighted ? weights[k] : 1.0f);
             dlogits[(i64)n * K + k] = (expf(z[k] - top - log_sum) * t_sum - t) * factor;
         }
     }

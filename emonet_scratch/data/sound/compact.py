@@ -16,9 +16,9 @@ and functionals over the frames (`FEATURE_NAMES`) turn a clip of any length into
 from itertools import pairwise
 
 import numpy as np
+import scipy  # scipy.signal takes half a second to import: only where it is called
 from scipy.fft import dct, irfft, next_fast_len, rfft
 from scipy.ndimage import gaussian_filter1d, median_filter
-from scipy.signal import find_peaks
 
 EXTRACTOR = "emonet-1"      # name and version: it goes into ARFF relation names and checkpoints
 
@@ -192,7 +192,7 @@ def _rhythm(energy: np.ndarray, active: np.ndarray) -> np.ndarray:
     if active.sum() < 10:
         return np.zeros(2 + n_bands)
     envelope = np.maximum(energy - energy.max(), -ACTIVE_RANGE)
-    peaks, _ = find_peaks(gaussian_filter1d(envelope, 2.5), prominence=3)
+    peaks, _ = scipy.signal.find_peaks(gaussian_filter1d(envelope, 2.5), prominence=3)
     envelope = envelope - envelope.mean()
     size = max(512, next_fast_len(len(envelope), real=True))
     power = np.abs(rfft(envelope * np.hanning(len(envelope)), size)) ** 2

@@ -1,7 +1,7 @@
 """A voice that says a few syllables, from what an emotion does to it."""
 
 import numpy as np
-from scipy.signal import lfilter
+import scipy  # as in sound/compact.py
 
 from .person import Person
 
@@ -53,7 +53,7 @@ def draw_voice(cues: np.ndarray, person: Person, n: int, rng: np.random.Generato
     source = np.diff(glottis * height[index], prepend=0) * 4
     source += breath * .25 * rng.standard_normal(n) * (.3 + glottis)
     tilt = np.clip(.75 - .2 * bright, 0, .97)                # one pole: a soft voice has weaker high harmonics
-    source = lfilter([1 - tilt], [1, -tilt], source)
+    source = scipy.signal.lfilter([1 - tilt], [1, -tilt], source)
 
     sound = np.zeros(n)
     for start in starts:
@@ -64,10 +64,10 @@ def draw_voice(cues: np.ndarray, person: Person, n: int, rng: np.random.Generato
         for formant, band in zip(vowel, (90, 110, 170), strict=True):
             r = np.exp(-np.pi * band / RATE)
             a = [1, -2 * r * np.cos(2 * np.pi * min(formant * person.tract, 7000) / RATE), r * r]
-            piece = lfilter([sum(a)], a, piece)
+            piece = scipy.signal.lfilter([sum(a)], a, piece)
         window = np.sin(np.pi * np.linspace(0, 1, len(piece))) ** .6
         sound[i:j] += piece * window / (np.sqrt((piece**2).mean()) + 1e-9) * rng.uniform(.8, 1.2)
     level = 10 ** ((-26 + loudness + person.gain) / 20)
     sound *= level / np.sqrt((sound**2).mean())
-    sound += 10 ** (rng.uniform(-58, -48) / 20) * lfilter([1], [1, -.7], rng.standard_normal(n))   # the room
+    sound += 10 ** (rng.uniform(-58, -48) / 20) * scipy.signal.lfilter([1], [1, -.7], rng.standard_normal(n))   # the room
     return np.clip(sound, -1, 1).astype(np.float32)

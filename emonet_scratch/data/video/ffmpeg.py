@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 import imageio_ffmpeg
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, NoPicturesError
 from ...files import LACKS, regular_file
 
 MAX_PIXELS = 2**25         # one coded picture: 8K (7680 x 4320) passes
@@ -84,7 +84,7 @@ class Header(NamedTuple):
         videos = [(line, rest) for line, rest in self.streams.values()
                   if line.startswith("Video: ") and "(attached pic)" not in line]      # a cover picture is no video
         if not videos:
-            raise DataError(f"{name!r}: the file holds no video stream")
+            raise NoPicturesError(f"{name!r}: the file holds no video stream")
         line, rest = videos[0]
         size = re.search(r", (\d+)x(\d+)\b", line)
         if size is None:

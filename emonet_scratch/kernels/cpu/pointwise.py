@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...layers import Normalize
+from ...losses import targets_of
 from ..composed import Steps, Tables
 from ..takes import CPU
 from . import library
@@ -35,20 +36,18 @@ def normalize_backward(_layer: Normalize, _dy: Any, _cache: None) -> None:
 class _Entropy(ctypes.Structure):
     """struct entropy of kernels/cpu/pointwise.h"""
 
-    _fields_ = [("N", ctypes.c_int), ("K", ctypes.c_int), ("own", ctypes.c_float), ("other", ctypes.c_float),
-                ("total", ctypes.c_double), ("loss", ctypes.c_double)]
-    _fields_ += [(name, ctypes.c_void_p) for name in "logits weights labels dlogits".split()]
+    _fields_ = [("N", ctypes.c_int), ("K", ctypes.c_int), ("total", ctypes.c_double), ("loss", ctypes.c_double)]
+    _fields_ += [(name, ctypes.c_void_p) for name in "logits targets weights dlogits".split()]
 
 
 def softmax_cross_entropy(logits: np.ndarray, labels: np.ndarray, label_smoothing: float = 0.0,
                           class_weights: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """(loss, dlogits)"""
     N, K = logits.shape
-    dlogits, total = empty(N, K), float(N) if class_weights is None else float(class_weights[labels].sum()) or math.nan
-    logits, labels = np.ascontiguousarray(logits), np.ascontiguousarray(labels, np.int64)
-    weights = 0 if class_weights is None else np.ascontiguousarray(class_weights)
-    s = library.struct(_Entropy, N=N, K=K, own=label_smoothing / K + (1 - label_smoothing), other=label_smoothing / K,
-                       total=total, logits=logits, labels=labels, weights=weights, dlogits=dlogits)
+    dlogits, logits = empty(N, K), np.ascontiguousarray(logits)
+    targets, total = targets_of(labels, N, K, label_smoothing, class_weights)
+    targets, weights = targets.astype(np.float32), 0 if class_weights is None else np.ascontiguousarray(class_weights)
+    s = library.struct(_Entropy, N=N, K=K, total=total, logits=logits, targets=targets, weights=weights, dlogits=dlogits)
     library.current().softmax_cross_entropy(s)
     return s.loss, dlogits
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...backend import Array, array_module, to_device
 from ...layers import Dropout, Normalize
+from ...losses import targets_of
 from ..composed import Steps, Tables
 from ..takes import CUDA
 from .launch import blocks, module
@@ -68,11 +69,11 @@ def softmax_cross_entropy(logits: Array, labels: np.ndarray, label_smoothing: fl
                           class_weights: Array | None = None) -> tuple[float, Array]:
     """(loss, dlogits)"""
     (N, K), xp, weighted = logits.shape, array_module(logits), class_weights is not None
-    grid, other = min(blocks(N, WARPS), LOSS_BLOCKS), label_smoothing / K
+    grid, (targets, total) = min(blocks(N, WARPS), LOSS_BLOCKS), targets_of(labels, N, K, label_smoothing, class_weights)
     dlogits, parts, logits = xp.empty((N, K), np.float32), xp.empty(grid, np.float64), xp.ascontiguousarray(logits)
-    _launch("emonet_softmax_cross_entropy", grid, np.int32(N), np.int32(K), np.float32(other + (1 - label_smoothing)),
-            np.float32(other), np.int32(weighted), logits, xp.asarray(labels.astype(np.int32)),
-            xp.ascontiguousarray(class_weights) if weighted else logits, dlogits, parts)
+    _launch("emonet_softmax_cross_entropy", grid, np.int32(N), np.int32(K), np.float64(total), np.int32(weighted), logits,
+            xp.asarray(targets.astype(np.float32)), xp.ascontiguousarray(class_weights) if weighted else logits, dlogits,
+            parts)
     return float(to_device(parts, "cpu").sum()), dlogits
 
 

@@ -105,7 +105,7 @@ def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
     if train.audio is None:
         return None
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
-    corpora = np.unique(train.corpora or [""], return_inverse=True)[1]
+    corpora = np.unique(train.corpora or [""] * len(train), return_inverse=True)[1]
     several = all(len(np.unique(corpora[train.labels == label])) > 1 for label in np.unique(train.labels))
     groups = corpora if corpora.max() > 1 and several else groups_of(train)   # of three and more: strangers are of another
     projection.fit(train.audio, train.labels, groups, train.classes, corpora if corpora.any() else None, train.varied,

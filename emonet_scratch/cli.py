@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .data.clips import collect
 from .data.doctor import examine
 from .data.extract import DEFAULT, EXTRACTORS, base_of, extract
 from .data.labels import same
+from .data.left_out import attempt
 from .data.predictions import write_predictions
 from .data.prepare import Reader, extractor_of, prepare
 from .data.progress import progress
@@ -44,7 +45,7 @@ from .studies.diagnose import diagnose as run_diagnose
 from .studies.search import SPACES
 from .studies.search import search as run_search
 from .training import Settings, load_model, run, write_checkpoint
-from .training.answer import SHIPPED, UNKNOWN, Answer, Answerer, figures, of_one_speaker, summary
+from .training.answer import SHIPPED, Answer, Answerer, figures, of_one_speaker, summary
 from .training.inference import Model, reading, score
 from .training.report import table
 from .training.run import versions
@@ -523,7 +524,7 @@ def predict(options: argparse.Namespace) -> int:
     clips = [Clip(split_of(Path(name).absolute().parts[:-1]) or "test", Path(name).stem, Path(name), None)
              for name in options.clips]
     features = _features_for(model, options.features, clips)
-    failed: list[Path] = []
+    failed: list[DataError] = []
     ears = Path(options.checkpoint, "audio", "best.safetensors")              # of the run, for what has no pictures
     listener = load_model(ears, device) if len(model.config.modalities) == 2 and ears.exists() else model
 
@@ -533,25 +534,25 @@ def predict(options: argparse.Namespace) -> int:
         p = (model if seen else listener).probabilities(split, device)[1][0]
         return Answer(str(clip.path), "", model.classes[int(p.argmax())], p, None, True, True)
 
-    found = _each(clips, answer, failed)
+    found = _each((attempt(answer, clip) for clip in clips), failed)
     _print_predictions(_alike(found, model.classes) if options.one_speaker else found, model.classes, options)
     return 1 if failed else 0
 
 
-def _each(clips: Iterable[Any], answer: Callable[[Any], Answer], failed: list[Any]) -> Iterator[Answer]:
-    """What is said of each; those that cannot be read are named and gathered in `failed`."""
-    for clip in clips:
-        try:
-            yield answer(clip)
-        except DataError as error:
-            failed.append(clip)
-            _log(f"emonet: error: {error}")
+def _each(results: Iterable[Answer | DataError], failed: list[DataError]) -> Iterator[Answer]:
+    """The answers; errors, of clips that cannot be read, are told and gathered in `failed`."""
+    for result in results:
+        if isinstance(result, DataError):
+            failed.append(result)
+            _log(f"emonet: error: {result}")
+        else:
+            yield result
 
 
 def _alike(answers: Iterable[Answer], classes: Sequence[str]) -> list[Answer]:
     """The same where all are of one speaker."""
     found = list(answers)
-    known = [k for k, answer in enumerate(found) if answer.label != UNKNOWN]
+    known = [k for k, answer in enumerate(found) if answer.face or answer.voice]
     p = of_one_speaker(np.array([found[k].probabilities for k in known]).reshape(-1, len(classes)))
     for k, row in zip(known, p, strict=True):
         found[k] = dataclasses.replace(found[k], probabilities=row, label=classes[int(row.argmax())])
@@ -563,21 +564,20 @@ def _answer(options: argparse.Namespace, device: str) -> int:
     if options.features is not None:
         options.parser.error("--features goes with --checkpoint")
     answerer, failed, said = Answerer(device), [], set()
-
-    def answer(found: Answer | DataError) -> Answer:
-        if isinstance(found, DataError):
-            raise found
-        if found.weights and found.weights not in said:
-            said.add(found.weights)
-            card = SHIPPED[found.weights].with_suffix(".md")
-            _log(f"weights for {found.weights}: {summary(found.weights)} Card: {card}")
-        if found.fault:
-            _log(f"without sound: {found.clip!r}: {found.fault}")
-        return found
-
     if answerer.blind:
         _log(f"by voices alone: {answerer.blind}")
-    found = _each(answerer.answers(map(Path, options.clips)), answer, failed)
+
+    def introduced() -> Iterator[Answer]:
+        for answer in _each(answerer.answers(map(Path, options.clips)), failed):
+            if answer.weights and answer.weights not in said:
+                said.add(answer.weights)
+                card = SHIPPED[answer.weights].with_suffix(".md")
+                _log(f"weights for {answer.weights}: {summary(answer.weights)} Card: {card}")
+            if answer.fault:
+                _log(f"without sound: {answer.clip!r}: {answer.fault}")
+            yield answer
+
+    found = introduced()
     _print_predictions(_alike(found, answerer.classes) if options.one_speaker else found, answerer.classes, options)
     return 1 if failed else 0
 

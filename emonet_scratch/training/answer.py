@@ -96,15 +96,18 @@ class Answerer:
         waiting: deque[tuple[Path, Future]] = deque()
         with one_blas_thread(), ThreadPoolExecutor(READERS) as pool:
             try:
-                for path in (*paths, *[None] * AHEAD):
-                    if path is not None:
-                        waiting.append((path, pool.submit(attempt, self._read, path)))
-                    if waiting and (path is None or len(waiting) > AHEAD):
-                        first, future = waiting.popleft()
-                        found = future.result()
-                        yield found if isinstance(found, DataError) else self._say(first, found)
+                for path in paths:
+                    waiting.append((path, pool.submit(attempt, self._read, path)))
+                    if len(waiting) > AHEAD:
+                        yield self._told(*waiting.popleft())
+                while waiting:
+                    yield self._told(*waiting.popleft())
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _told(self, path: Path, future: Future) -> Answer | DataError:
+        found = future.result()
+        return found if isinstance(found, DataError) else self._say(path, found)
 
     def _read(self, path: Path) -> Reading:
         return self.reader(Clip("test", path.stem, path, None))

@@ -19,6 +19,20 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def person(real_data: Path) -> Path:
+    """A clip of one who speaks."""
+    return sorted((real_data / "java_sed").rglob("*.mp4"))[0]
+
+
+@pytest.fixture(scope="session")
+def answerer():
+    """The weights that come along, with OpenCV."""
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    from emonet_scratch.training.answer import Answerer
+    return Answerer()
+
+
 @pytest.fixture
 def shim(request, monkeypatch):
     """The stand-in for CuPy, with kernels that run on the CPU; with EMONET_TEST_DEVICE=cuda, CuPy itself and the GPU."""

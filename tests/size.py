@@ -19,13 +19,14 @@ ROOMS = {
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1018),
-    "data": ("data", 3531),
-    "training": ("training", 1517),
+    "data": ("data", 3545),
+    "training": ("training", 1550),
     "studies": ("studies", 857),
-    "command line": ("cli.py", 574),
+    "explain": ("explain", 965),
+    "command line": ("cli", 693),
     "testing": ("testing", 140),
 }
-MOST = 9943                 # of all rooms together, whatever their budgets add up to; 6,800 is what they should come down to
+MOST = 11074                # of all rooms together; timelines and pages are 1,131 of them; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -11,22 +11,11 @@ from emonet_scratch.cli import main
 from emonet_scratch.emotions import CLASSES
 from emonet_scratch.errors import DataError
 from emonet_scratch.models import ResNet
-from emonet_scratch.training.answer import SHIPPED, Answerer, figures, of_one_speaker, summary
+from emonet_scratch.training.answer import SHIPPED, figures, of_one_speaker, summary
 
 from . import media
 
 pytest.importorskip("cv2", reason="OpenCV is not installed")
-
-
-@pytest.fixture(scope="module")
-def answerer():
-    return Answerer()
-
-
-@pytest.fixture(scope="module")
-def person(real_data):
-    """A clip of one who speaks."""
-    return sorted((real_data / "java_sed").rglob("*.mp4"))[0]
 
 
 def near(a, b):

@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", RO
          *sorted((ROOT / "emonet_scratch").glob("*/*.md"))]
 #: Files that commands write, or that others have: named in the documentation, not in the repository.
 MADE = {"compare.json", "config.json", "confusion.png", "crossvalidation.json", "curves.png", "reliability.png",
-        "results.json", "settings.json", "last.safetensors", "best.safetensors", "x.arff"}
+        "results.json", "settings.json", "page.png", "last.safetensors", "best.safetensors", "x.arff"}
 
 
 def pages(*without):

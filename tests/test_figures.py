@@ -15,7 +15,8 @@ from emonet_scratch.studies import compare, search
 from emonet_scratch.training import report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-SMALL = {"network": {"frame_size": 16}, "synthetic": {"size": (24, 32)}}
+SMALL = {"network": {"frame_size": 16}, "synthetic": {"size": (24, 32)},
+         "saliency": {"clips": 64, "epochs": 1}}
 
 
 def script(name):

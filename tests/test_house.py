@@ -28,7 +28,8 @@ ROOMS = {
     "training": ({"training"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training"}),
     "studies": ({"studies"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training", "studies"}),
     "testing": ({"testing"}, {"ground", "switches", "layers", "maths", "watch", "testing"}),
-    "cli": ({"cli", "__main__"}, {"ground", "switches", "models", "data", "training", "studies", "cli"}),
+    "explain": ({"explain"}, {"ground", "switches", "layers", "maths", "models", "data", "training", "explain"}),
+    "cli": ({"cli", "__main__"}, {"ground", "switches", "models", "data", "training", "studies", "explain", "cli"}),
 }
 CORE = size.files_of(size.ROOMS["core"][0])
 
@@ -200,3 +201,8 @@ def test_the_definitions_stand_without_the_kernels(tmp_path):
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], cwd=tmp_path,
                          env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_optional_rooms_are_not_imported_before_they_are_asked_for():
+    code = "import sys, emonet_scratch.cli; sys.exit(any(name.startswith('emonet_scratch.explain') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

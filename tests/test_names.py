@@ -81,14 +81,14 @@ def test_a_damaged_clip_of_any_name_is_left_out_with_one_line(data, tmp_path, st
 
 def test_rows_are_printed_when_they_are_there(trained, data, monkeypatch, streams):
     """Ctrl-C keeps what was computed, and JSON that was begun is ended."""
-    from emonet_scratch import cli
-    clips, read = sorted(map(str, (data / "Val_AFEW").rglob("*.avi")))[:3], cli.Reader.__call__
+    from emonet_scratch.data.prepare import Reader
+    clips, read = sorted(map(str, (data / "Val_AFEW").rglob("*.avi")))[:3], Reader.__call__
 
     def interrupted(self, clip):
         if str(clip.path) == clips[2]:
             raise KeyboardInterrupt
         return read(self, clip)
-    monkeypatch.setattr(cli.Reader, "__call__", interrupted)
+    monkeypatch.setattr(Reader, "__call__", interrupted)
     for form, count in (("--json", None), ("--csv", 3)):
         out, _ = streams("utf-8:strict")
         assert main(["predict", "--checkpoint", str(trained), form, *clips]) == 130

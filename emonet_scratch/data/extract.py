@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO
@@ -64,12 +64,12 @@ def vector_of(path: str | os.PathLike, extractor: str = DEFAULT) -> np.ndarray:
     return np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
 
 
-def find(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """The files among `paths`, and all sounds and clips below the folders, sorted, each once."""
+def find(paths: Iterable[str | os.PathLike], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+    """The files among `paths`, and all with these suffixes, sounds and clips, below the folders, sorted, each once."""
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         else:
             found.append(path)
     return list(dict.fromkeys(found))

@@ -69,12 +69,16 @@ def find(frames: np.ndarray, search: Callable[..., list[Box]] = detect) -> list[
     """(frame, its boxes, large ones first) for every STEP-th of frames (T, H, W, 3)."""
     findings: list[tuple[int, list[Box]]] = []
     for t in range(0, len(frames), STEP):
-        known = findings[-1][1] if t % (STEP * WHOLE) else []
-        about = [max(found, key=lambda box: (overlap(box, near), box))
-                 for near in known if (found := search(frames[t], near))]
-        # OpenCV's order is that in which its threads come back
-        findings.append((t, sorted(about or search(frames[t]), key=lambda box: (-box[2] * box[3], box))))
+        findings.append((t, find_in(frames[t], t, findings[-1][1] if findings else [], search)))
     return findings
+
+
+def find_in(frame: np.ndarray, t: int, before: list[Box], search: Callable[..., list[Box]] = detect) -> list[Box]:
+    """The boxes in frame t, large ones first, after those that were found STEP frames before."""
+    known = before if t % (STEP * WHOLE) else []
+    about = [max(found, key=lambda box: (overlap(box, near), box)) for near in known if (found := search(frame, near))]
+    # OpenCV's order is that in which its threads come back
+    return sorted(about or search(frame), key=lambda box: (-box[2] * box[3], box))
 
 
 def overlap(a: Box, b: Box) -> float:
@@ -100,6 +104,12 @@ def track(findings: list[tuple[int, list[Box]]], T: int) -> np.ndarray | None:
     best = max(chains, key=lambda chain: (len(chain), np.median([b[2] * b[3] for _, b in chain])), default=[])
     if len(best) < min(2, len(findings)):
         return None
+    return smooth(best, T)
+
+
+def smooth(chain: list[tuple[int, Box]], T: int) -> np.ndarray:
+    """Centre and side (T, 3) in every frame from the boxes of one face in some; the side is 0 far from any of them."""
+    best = chain
     at = [frame for frame, _ in best]
     known = np.array([(x + w / 2, y + h / 2, MARGIN * max(w, h)) for _, (x, y, w, h) in best])
     known = median_filter(known, (MEDIAN, 1), mode="nearest")

@@ -113,7 +113,7 @@ class Reading:
     file; each only if asked for.
 
     fault: why its sound cannot be decoded, "" where it can or where there is none. face: whether a face was found, if any
-    was looked for. varied (K, D): vectors of the varied sound.
+    was looked for. varied (K, D): vectors of the varied sound. sights: what a trunk has seen in the frames, where it has.
     """
 
     frames: Frames | None = None
@@ -122,6 +122,7 @@ class Reading:
     fault: str = ""
     face: bool = True
     varied: np.ndarray | None = None
+    sights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

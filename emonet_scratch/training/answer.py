@@ -23,6 +23,7 @@ from ..layers.input import IMAGENET_MEAN, IMAGENET_STD
 from ..losses import softmax
 from .calibration import temper
 from .inference import load_model, reading
+from .trunk import with_sights
 
 FOLDER = Path(models.__file__).parent
 #: Weights that come with the package: a network for pictures of faces, one for voices, one for both.
@@ -89,7 +90,7 @@ class Answerer:
 
     def __call__(self, path: Path) -> Answer:
         """DataError: a file that cannot be read."""
-        return self._say(path, self._read(path))
+        return self.say(path, self.read(path))
 
     def answers(self, paths: Iterable[Path]) -> Iterator[Answer | DataError]:
         """What is said of each, in their order, while the next ones are read."""
@@ -97,7 +98,7 @@ class Answerer:
         with one_blas_thread(), ThreadPoolExecutor(READERS) as pool:
             try:
                 for path in paths:
-                    waiting.append((path, pool.submit(attempt, self._read, path)))
+                    waiting.append((path, pool.submit(attempt, self.read, path)))
                     if len(waiting) > AHEAD:
                         yield self._told(*waiting.popleft())
                 while waiting:
@@ -107,12 +108,19 @@ class Answerer:
 
     def _told(self, path: Path, future: Future) -> Answer | DataError:
         found = future.result()
-        return found if isinstance(found, DataError) else self._say(path, found)
+        return found if isinstance(found, DataError) else self.say(path, found)
 
-    def _read(self, path: Path) -> Reading:
+    def read(self, path: Path) -> Reading:
+        """Face and sound of a file. DataError: it cannot be read."""
         return self.reader(Clip("test", path.stem, path, None))
 
-    def _say(self, path: Path, found: Reading) -> Answer:
+    @property
+    def size(self) -> int:
+        """Side of the faces that it looks at, pixels."""
+        return self.models["fused"].config.frame_size
+
+    def say(self, path: Path, found: Reading) -> Answer:
+        """The answer to what was read."""
         heard = dict(zip(self.models["fused"].feature_names, found.audio, strict=True))
         face = found.frames is not None and len(found.frames) > 0
         voice = bool(heard[LOUDNESS] > 0 and heard[SECONDS] >= SHORT)         # neither, if they are nan: no sound
@@ -126,13 +134,20 @@ class Answerer:
     def _ask(self, name: str, found: Reading) -> tuple[np.ndarray, float | None]:
         """(probabilities (C,), novelty); what is unlike everything known is believed less: the temperature rises with it."""
         if name == "faces":
-            x, _ = Normalize(IMAGENET_MEAN, IMAGENET_STD).forward(to_device(np.asarray(found.frames), self.device))
-            return to_device(softmax(self.faces.forward(x)[0]), "cpu")[0].astype(np.float64), None
-        model = self.models[name]
-        split = model.looked_at(Split([""], np.array([-1]), [found.frames] if name == "fused" else None, found.audio[None]),
-                                self.device)
+            x, _ = Normalize(IMAGENET_MEAN, IMAGENET_STD).forward(np.asarray(found.frames))
+            return to_device(softmax(self.faces.forward(to_device(x, self.device))[0]), "cpu")[0].astype(np.float64), None
+        model, split = self.models[name], self.split(name, found)
         novelty = float(model.novelty(split)[0])
         return temper(model.probabilities(split, self.device)[1], max(1.0, novelty) ** 2)[0], novelty
+
+    def split(self, name: str, found: Reading) -> Split:
+        """What the network `name`, voices or fused, reads of one clip, after its trunk."""
+        model, one = self.models[name], Split([""], np.array([-1]), None, found.audio[None])
+        if name != "fused":
+            return one
+        one = replace(one, frames=[found.frames])
+        return (model.looked_at(one, self.device) if found.sights is None else
+                with_sights(one, model.net, [found.sights], self.device))
 
 
 def of_one_speaker(probabilities: np.ndarray) -> np.ndarray:

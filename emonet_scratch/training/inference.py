@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import Array, to_device
 from ..data.batches import Batch, Split, batches
-from ..data.extract import base_of
+from ..data.extract import EXTRACTORS, base_of
 from ..errors import CheckpointError
 from ..files import say
 from ..losses import softmax, softmax_cross_entropy
@@ -73,7 +73,8 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int) -> tuple[float, np.ndarray]:
     """The same for one window."""
-    model.eval()
+    if model.training:                                                        # not a walk over all layers each time
+        model.eval()
     loss, probabilities = 0.0, []
     for batch in batches(split, model.config.batch_size, model.config.frames, window=window, windows=windows):
         logits, _ = forward(model, batch, device)
@@ -114,6 +115,11 @@ class Model:
     def config(self) -> EmoNetConfig:
         """The configuration that it was trained with."""
         return self.net.config
+
+    @property
+    def computes(self) -> str:
+        """The extractor that made its audio vectors, or "" where they came with the data set."""
+        return base_of(self.extractor) if base_of(self.extractor) in EXTRACTORS else ""
 
     def probabilities(self, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
         """(mean cross-entropy in nats or nan, calibrated probabilities (N, C)) of a `Split` with audio vectors as read.

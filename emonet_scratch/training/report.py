@@ -35,6 +35,11 @@ def save_pictures(folder: Path, results: dict[str, dict[str, Any]], metrics: dic
 
 def save_figure(path: Path, draw: Callable[..., Any], *what: Any) -> None:
     """Draw `draw(Figure, *what)` into a PNG file, without a display."""
+    write_whole(path, drawn(draw, *what))
+
+
+def drawn(draw: Callable[..., Any], *what: Any) -> bytes:
+    """The same as the bytes of a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,7 +47,7 @@ def save_figure(path: Path, draw: Callable[..., Any], *what: Any) -> None:
     FigureCanvasAgg(figure)
     content = io.BytesIO()
     figure.savefig(content, dpi=110)
-    write_whole(path, content.getvalue())
+    return content.getvalue()
 
 
 def label_axes(axes: Any, title: str, x: str, y: str = "") -> None:

@@ -18,7 +18,7 @@ from ..data.clips import Collection
 from ..data.folds import groups_of
 from ..data.prepare import Dataset, prepare
 from ..data.video import ffmpeg_version
-from ..files import owned, say, write_whole
+from ..files import owned, say, write_csv, write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
 from ..version import __version__
@@ -137,6 +137,7 @@ def _result(trainer: Trainer) -> dict[str, Any]:
         T = restored_temperature(meta)
     loss, probabilities = trainer.evaluate(trainer.val)                       # the loss of metrics.jsonl, without T
     probabilities = temper(probabilities, T)
+    _write_answers(trainer.folder / "validation.csv", trainer.val, probabilities)
     return score(trainer.val.labels, probabilities) | {
         "classes": list(trainer.val.classes), "temperature": T,
         "calibration": calibration(probabilities, trainer.val.labels), "loss": loss,
@@ -144,6 +145,14 @@ def _result(trainer: Trainer) -> dict[str, Any]:
         "trained_parameters": sum(p.value.size for p in trainer.optimizer.params),
         "seconds": round(sum(row["seconds"] for row in trainer.rows), 3),
         "best_epoch": trainer.progress.best_epoch}
+
+
+def _write_answers(path: Path, split: Split, probabilities: np.ndarray) -> None:
+    """What is said of each clip, with its group and its label, "" where these are not known."""
+    names, groups = (*split.classes, ""), split.groups or [""] * len(split)   # -1, no label, is the last
+    rows = [[id, group, names[label], names[p.argmax()], *(f"{x:.6f}" for x in p)]
+            for id, group, label, p in zip(split.ids, groups, split.labels, probabilities, strict=True)]
+    write_csv(path, [["id", "group", "label", "class", *split.classes], *rows])
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a trunk sees before training begins: its statistics, and, where it is frozen, its features and what they say."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,31 +46,50 @@ def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | P
     features, which each training fits to its own clips, is applied to what the cache keeps.
     """
     model.eval()
-    config, parts = model.config, dict(model.trunk.layer.children())
-    norm = parts.pop("norm", None) if config.trunk_pooling == "average" else None
-    if config.trunk_statistics:
-        del parts["pool"]
-    body = Sequential(**parts).eval()
+    config, body = model.config, _body(model)
     choices = str((config.trunk_pooling, config.trunk_statistics, config.frames_per_chunk, device))
-    trunk = sha256([choices.encode(), *(x for name, a in body.state_dict().items() for x in (name.encode(), a))]).encode()
+    state = body.state_dict().items() if cache else ()
+    trunk = sha256([choices.encode(), *(x for name, a in state for x in (name.encode(), a))]).encode()
     D = model.lstm.D * (4 if config.trunk_statistics else 1)
-    store, features, looks = FrameCache(cache, optional=True) if cache else None, [], []
+    store, found = FrameCache(cache, optional=True) if cache else None, []
     for clip in progress(map(np.asarray, split.frames), "trunk features", len(split)):
         key = sha256([trunk, clip]) if store else ""
         known = store.load(key, (D,), np.float32, len(clip), len(clip)) if store else None
         if known is None:
-            known = _through(body, clip, config, device)
+            known = sights(model, clip, device)
             known = store.keep(key, known) if store else known
-        if config.trunk_statistics:
-            looks.append(statistics(known))
-            known = np.asarray(known).reshape(len(clip), 4, model.lstm.D).mean(axis=1)
-        features.append(known if norm is None else to_device(norm.forward(to_device(np.asarray(known), device))[0], "cpu"))
+        found.append(known)
+    split = with_sights(split, model, found, device)
     model.train()
-    return dataclasses.replace(split, frames=features, looks=np.array(looks) if looks else None)
+    return split
 
 
-def _through(body: Sequential, clip: np.ndarray, config: EmoNetConfig, device: str) -> np.ndarray:
-    """What frames (T, H, W, 3) are to the trunk, (T, D) on the host, some of them at a time."""
+def with_sights(split: Split, model: EmoNet, found: Sequence[Frames], device: str) -> Split:
+    """The split with features and looks from what `sights` gives of each of its clips."""
+    config, D = model.config, model.lstm.D
+    norm = dict(model.trunk.layer.children()).get("norm") if config.trunk_pooling == "average" else None
+    looks = np.array([statistics(clip) for clip in found]) if config.trunk_statistics else None
+    means = [np.asarray(clip).reshape(len(clip), 4, D).mean(axis=1) if config.trunk_statistics else clip for clip in found]
+    if norm is not None:
+        means = [to_device(norm.forward(to_device(np.asarray(clip), device))[0], "cpu") for clip in means]
+    return dataclasses.replace(split, frames=means, looks=looks)
+
+
+def _body(model: EmoNet) -> Sequential:
+    """The trunk without its norm and, where quarters are wanted, its pool."""
+    config, parts = model.config, dict(model.trunk.layer.children())
+    if config.trunk_pooling == "average":
+        parts.pop("norm", None)
+    if config.trunk_statistics:
+        del parts["pool"]
+    return Sequential(**parts).eval()
+
+
+def sights(model: EmoNet, clip: np.ndarray, device: str) -> np.ndarray:
+    """What frames (T, H, W, 3) are to the trunk, (T, D) on the host, some of them at a time; D is 4 times as large where the
+    configuration asks for quarters.
+    """
+    body, config = _body(model), model.config
     size = config.frames_per_chunk or 64
     chunks = [to_device(body.forward(to_device(clip[i:i + size], device))[0], "cpu") for i in range(0, len(clip) or 1, size)]
     return np.concatenate([quarters(chunk) if config.trunk_statistics else chunk for chunk in chunks])

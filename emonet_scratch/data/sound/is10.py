@@ -88,6 +88,21 @@ def descriptors(x: np.ndarray, loudness: str = "opensmile") -> tuple[np.ndarray,
     return (around[:-2] + raw + around[2:]) / 3, onsets
 
 
+def curves(sound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(F0 in Hz, 0 where there is none; loudness by its definition), (N,) both, every 10 ms of a sound as `features` has it.
+
+    As in `descriptors`, before they are smoothed. S >= 1440.
+    """
+    n, window, parts = 1 + (len(sound) - pitch.FRAME) // HOP, np.hamming(FRAME), []
+    for first in range(0, n, BLOCK):                                          # an hour is not copied as a whole
+        part = sound[first * HOP:(min(first + BLOCK, n) - 1) * HOP + pitch.FRAME]
+        x = _samples(part, RATE).astype(np.float64)[:len(part)]
+        frames = sliding_window_view(x, FRAME)[::HOP][:1 + (len(part) - pitch.FRAME) // HOP]
+        parts.append((*pitch.candidates(x), frames**2 @ window / window.sum()))
+    tone, voicing, intensity = map(np.concatenate, zip(*parts, strict=True))
+    return pitch.contour(tone, voicing)[0], (intensity / INTENSITY) ** 0.3
+
+
 def delta(contours: np.ndarray) -> np.ndarray:
     """Slope of the line through five values, ends repeated, (N, D) both: sum of i (c[t+i] - c[t-i]) / 10 for i = 1, 2."""
     c = np.pad(contours, ((2, 2), (0, 0)), mode="edge")

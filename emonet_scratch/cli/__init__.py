@@ -1,56 +1,52 @@
 """The command line: `emonet COMMAND`; `emonet --help` names them. A command is a function; its arguments stand above it."""
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
 import shlex
 import signal
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NoReturn
 
 import numpy as np
 
-from . import dispatch
-from .backend import choose_device
-from .data.afew import SPLITS, Clip, Features, load_features, split_of
-from .data.batches import Split, merged
-from .data.clips import collect
-from .data.doctor import examine
-from .data.extract import DEFAULT, EXTRACTORS, base_of, extract
-from .data.labels import same
-from .data.left_out import attempt
-from .data.predictions import write_predictions
-from .data.prepare import Reader, extractor_of, prepare
-from .data.progress import progress
-from .data.synthetic import write as write_synthetic
-from .data.video import PICTURES, SOUND_SUFFIXES
-from .emotions import CLASSES
-from .errors import DataError, EmonetError
-from .files import on_one_line, owned, owned_file, print_anything, read_whole, say, shown
-from .models import EmoNetConfig, ResNet
-from .models.config import PRESETS
-from .studies.compare import compare as run_compare
-from .studies.cross_validate import cross_validate as run_cross_validate
-from .studies.diagnose import diagnose as run_diagnose
-from .studies.search import SPACES
-from .studies.search import search as run_search
-from .training import Settings, load_model, run, write_checkpoint
-from .training.answer import SHIPPED, Answer, Answerer, figures, of_one_speaker, summary
-from .training.inference import Model, reading, score
-from .training.report import table
-from .training.run import versions
-from .training.settings import MODALITIES, find_run, read_settings
-from .version import __version__
+from .. import dispatch
+from ..backend import choose_device
+from ..data.afew import SPLITS
+from ..data.batches import Split, merged
+from ..data.clips import collect
+from ..data.doctor import examine
+from ..data.extract import DEFAULT, EXTRACTORS, extract
+from ..data.labels import same
+from ..data.predictions import write_predictions
+from ..data.prepare import prepare
+from ..data.progress import progress
+from ..data.synthetic import write as write_synthetic
+from ..data.video import PICTURES, SOUND_SUFFIXES
+from ..emotions import CLASSES
+from ..errors import DataError, EmonetError
+from ..files import on_one_line, owned, owned_file, print_anything, read_whole, say, shown
+from ..models import EmoNetConfig, ResNet
+from ..models.config import PRESETS
+from ..studies.compare import compare as run_compare
+from ..studies.cross_validate import cross_validate as run_cross_validate
+from ..studies.diagnose import diagnose as run_diagnose
+from ..studies.search import SPACES
+from ..studies.search import search as run_search
+from ..training import Settings, load_model, run, write_checkpoint
+from ..training.inference import Model, reading, score
+from ..training.report import table
+from ..training.run import versions
+from ..training.settings import MODALITIES, find_run, read_settings
+from ..version import __version__
+from .options import add_device, device_of, integer, log, path_of
+from .predict import explain, explain_arguments, models, models_arguments, predict, predict_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,13 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:                                               # `| head` has read enough
             return 1
         except (EmonetError, OSError, MemoryError) as error:
-            _log(f"emonet: error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
+            log(f"emonet: error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
             return 1
         except KeyboardInterrupt as stop:
             number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
             file, hint = getattr(options, "go_on", (None, ""))
             how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
-            _log(f"emonet: {how}{'; ' + hint if file and file.exists() else ''}")
+            log(f"emonet: {how}{'; ' + hint if file and file.exists() else ''}")
             return 128 + number
         finally:
             _flush()
@@ -116,10 +112,6 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _log(line: str) -> None:
-    say(on_one_line(line), stream=sys.stderr)
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(on_one_line(message))                                   # which may quote an argument as it came
@@ -127,46 +119,23 @@ class _Parser(argparse.ArgumentParser):
 
 # ---- arguments that several commands have ----
 
-def _path(text: str) -> str:
-    """An argument type: "" is a shell variable that was not set, not the folder of that name."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, got an empty one")
-    return text
-
-
-def _integer(least: int) -> Callable[[str], int]:
-    """An argument type: an integer from `least`."""
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected an integer from {least}, got {value}")
-        return value
-    parse.__name__ = "integer"                                                # as argparse says it: invalid integer value
-    return parse
-
 
 def _add_synthetic(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clips-per-class", type=_integer(1), nargs=3, default=(70, 20, 4),
+    parser.add_argument("--clips-per-class", type=integer(1), nargs=3, default=(70, 20, 4),
                         metavar=("TRAIN", "VAL", "TEST"), help="size of the synthetic data set")
-
-
-def _add_device(parser: argparse.ArgumentParser, more: str = "") -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K" + more)
-    parser.add_argument("--precision", choices=dispatch.PRECISIONS,
-                        help="of products in the kernels of a GPU (default: EMONET_PRECISION or fp32)" + more)
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-error", choices=["skip", "stop"], default="skip",
                         help="what to do about clips and feature files that cannot be used")
-    parser.add_argument("--runs", type=_path, metavar="DIR", default="runs",
+    parser.add_argument("--runs", type=path_of, metavar="DIR", default="runs",
                         help="where runs, caches and synthetic data go")
-    parser.add_argument("--cache", type=_path, metavar="DIR",
+    parser.add_argument("--cache", type=path_of, metavar="DIR",
                         help="decoded frames and trunk features (default: RUNS/cache)")
 
 
 def _add_data(parser: argparse.ArgumentParser, more: str = "", required: bool = False) -> None:
-    parser.add_argument("--data", type=_path, action="append", metavar="PATH", required=required,
+    parser.add_argument("--data", type=path_of, action="append", metavar="PATH", required=required,
                         help="a table of clips (.csv: columns path, label, and if wanted split, group, features), or "
                              "a folder of RAVDESS, CREMA-D, SAVEE, EmoDB, TESS, Java-SED, in AFEW's layout, or with a "
                              "folder a class; several times for a mixture" + more)
@@ -189,7 +158,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="the same as --set epochs=N")
     parser.add_argument("--crop", choices=["none", "faces"],
                         help="the same as --set crop=...: faces sees the face of each clip instead of the whole frame")
-    parser.add_argument("--seed", type=_integer(0), default=0, help="of the synthetic data and the training")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the synthetic data and the training")
     _add_synthetic(parser)
     _add_reading(parser)
 
@@ -201,7 +170,7 @@ def _settings(options: argparse.Namespace, networks: Sequence[str]) -> Settings:
     if options.data is not None and "clips_per_class" in _typed(options):
         options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
     config = _config(options)
-    _device(options)
+    device_of(options)
     data = options.data or [_synthetic(Path(options.runs), options.clips_per_class, options.seed)]
     settings = Settings(tuple(str(Path(path).absolute()) for path in data), config, tuple(networks), options.seed,
                         options.device, options.precision, str(_cache(options)), options.on_error, labels=options.labels,
@@ -249,12 +218,6 @@ def _typed(options: argparse.Namespace) -> list[str]:
     unset = argparse.Namespace(**dict.fromkeys(vars(options)))                # defaults fill only what is not there
     typed = options.parser.parse_args(options.typed[1:], unset)
     return [name for name, value in vars(typed).items() if value is not None]
-
-
-def _device(options: argparse.Namespace) -> tuple[str, str]:
-    device, line = choose_device(options.device)
-    dispatch.use_precision(options.precision, device)
-    return device, line
 
 
 def _cache(options: argparse.Namespace) -> Path:
@@ -306,12 +269,12 @@ def _refuse_others(options: argparse.Namespace, reason: str, *allowed: str) -> N
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
     parser.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="folder of this run (default: RUNS/<time>)")
-    parser.add_argument("--resume", type=_path, metavar="DIR|auto",
+    parser.add_argument("--out", type=path_of, metavar="DIR", help="folder of this run (default: RUNS/<time>)")
+    parser.add_argument("--resume", type=path_of, metavar="DIR|auto",
                         help="continue the run in this folder with its own settings, bit for bit; auto: the newest one "
                              "directly below RUNS that is not finished")
-    parser.add_argument("--save-every", type=_integer(1), metavar="STEPS", help="checkpoints inside an epoch, too")
-    _add_device(parser, "; with --resume, if given, in place of the run's own")
+    parser.add_argument("--save-every", type=integer(1), metavar="STEPS", help="checkpoints inside an epoch, too")
+    add_device(parser, "; with --resume, if given, in place of the run's own")
 
 
 def train(options: argparse.Namespace) -> None:
@@ -324,6 +287,8 @@ def train(options: argparse.Namespace) -> None:
         _refuse_others(options, "--resume continues with the saved settings", "resume", "runs", "device", "precision")
         folder = find_run(options.resume, Path(options.runs))
         if (folder / "results.json").exists():
+            if not (folder / "page.html").exists() and any(folder.glob("*/validation.csv")):
+                _write_page(folder)                                           # stopped between the two
             say(f"{str(folder)!r} is finished:\n\n{read_whole(folder / 'results.txt').decode(errors='replace')}", end="")
             return
         given = {name: getattr(options, name) for name in _typed(options) if name in ("device", "precision")}
@@ -334,8 +299,18 @@ def _train(options: argparse.Namespace, folder: Path, settings: Settings) -> Non
     options.go_on = folder / "config.json", f"continue with --resume {shlex.quote(str(folder))}"
     say(f"run: {shown(folder)}")
     results = run(settings, folder, resume=options.resume is not None)
-    say(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: "
-          "results.json, confusion.png, reliability.png, curves.png, checkpoints")
+    say(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: page.html, "
+        "results.json, validation.csv of each network, confusion.png, reliability.png, curves.png, checkpoints")
+    _write_page(folder)
+
+
+def _write_page(folder: Path) -> None:
+    """The page of a run that is finished; where that fails, a line says so, and the run is what it is."""
+    from ..explain.run_page import write_run_page  # an optional room
+    try:
+        write_run_page(folder, read_settings(folder))
+    except (DataError, OSError) as error:
+        log(f"warning: {shown(folder / 'page.html')} could not be written: {error}")
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -343,10 +318,10 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modalities", choices=list(MODALITIES), default="fused", help="which network to train")
     parser.add_argument("--space", choices=list(SPACES), default="default",
                         help="what is drawn: default, or the paper's learning rates (1e-8 to 1e-6) with SGD and Adam")
-    parser.add_argument("--trials", type=_integer(1), default=50, help="of the whole study, not of this process")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="folder of the study, shared by all processes that are to "
-                        "work on it (default: RUNS/search)")
-    _add_device(parser)
+    parser.add_argument("--trials", type=integer(1), default=50, help="of the whole study, not of this process")
+    parser.add_argument("--out", type=path_of, metavar="DIR",
+                        help="folder of the study, shared by all processes that are to work on it (default: RUNS/search)")
+    add_device(parser)
 
 
 def search(options: argparse.Namespace) -> None:
@@ -361,8 +336,8 @@ def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
     parser.add_argument("--modalities", choices=list(MODALITIES), default="fused", help="which network to examine")
     parser.add_argument("--seconds", type=float, default=120.0, help="about how long its steps of training may take")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="where the report goes (default: RUNS/diagnosis)")
-    _add_device(parser)
+    parser.add_argument("--out", type=path_of, metavar="DIR", help="where the report goes (default: RUNS/diagnosis)")
+    add_device(parser)
 
 
 def diagnose(options: argparse.Namespace) -> None:
@@ -372,13 +347,13 @@ def diagnose(options: argparse.Namespace) -> None:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
-    parser.add_argument("--run", type=_path, metavar="DIR",
+    parser.add_argument("--run", type=path_of, metavar="DIR",
                         help="a run of all modalities: its networks are compared; one that was stopped is continued")
     parser.add_argument("--split", choices=["val", "test"], default="val",
                         help="what the table is measured on; test only if all its clips have labels")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="folder of the run and the table (default: "
+    parser.add_argument("--out", type=path_of, metavar="DIR", help="folder of the run and the table (default: "
                         "that of --run, or RUNS/<time>-compare)")
-    _add_device(parser)
+    add_device(parser)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -397,7 +372,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace, folder: Path, settings: Settings) -> None:
-    device, _ = _device(options)
+    device, _ = device_of(options)
     say(f"run: {shown(folder)}")
     options.go_on = folder / "config.json", f"continue with --run {shlex.quote(str(folder))}"
     if not (folder / "results.json").exists():
@@ -406,15 +381,16 @@ def _compare(options: argparse.Namespace, folder: Path, settings: Settings) -> N
 
 
 def _cross_validate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", type=_path, nargs="*", metavar="DATA", help="the same as --data")
+    parser.add_argument("sources", type=path_of, nargs="*", metavar="DATA", help="the same as --data")
     _add_training(parser)
     parser.add_argument("--modalities", choices=[*MODALITIES, "all"], default="all", help="which networks to train")
     folds = parser.add_mutually_exclusive_group()
-    folds.add_argument("--folds", type=_integer(2), default=5, help="of whole groups")
+    folds.add_argument("--folds", type=integer(2), default=5, help="of whole groups")
     folds.add_argument("--leave-one-group-out", action="store_true", help="a fold for each speaker, film or subject")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="folder of the folds, shared by all processes that are to "
-                        "work on them (default: RUNS/cross-validation-DATA)")
-    _add_device(parser)
+    parser.add_argument("--out", type=path_of, metavar="DIR",
+                        help="folder of the folds, shared by all processes that are to work on them (default: "
+                             "RUNS/cross-validation-DATA)")
+    add_device(parser)
 
 
 def cross_validate(options: argparse.Namespace) -> None:
@@ -430,13 +406,13 @@ def cross_validate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=_path, help="a checkpoint or the folder of a run")
+    parser.add_argument("checkpoint", type=path_of, help="a checkpoint or the folder of a run")
     _add_data(parser, required=True)
     parser.add_argument("--split", choices=["train", "val", "test", "all"], default="val",
                         help="which part of it; all: of data that the network has seen nothing of")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="write <id>.txt and predictions.csv here")
+    parser.add_argument("--out", type=path_of, metavar="DIR", help="write <id>.txt and predictions.csv here")
     _add_reading(parser)
-    _add_device(parser)
+    add_device(parser)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -446,7 +422,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    device, line = _device(options)
+    device, line = device_of(options)
     model = load_model(options.checkpoint, device)
     say(f"checkpoint: {shown(model.path)}\n{line}")
     used = model.config.modalities
@@ -456,7 +432,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         say(note)
     wanted = [name for name in SPLITS if clips.split(name)] if options.split == "all" else [options.split]
     data = prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=_cache(options),
-                   log=say, on_error=options.on_error, extractor=_extractor(model) or DEFAULT, **reading(model.config))
+                   log=say, on_error=options.on_error, extractor=model.computes or DEFAULT, **reading(model.config))
     for line in data.warnings if options.split != "all" else ():
         say(f"warning: {line}")
     model.check_features(data.feature_names, data.extractor)
@@ -494,171 +470,14 @@ def _in_classes_of(model: Model, split: Split) -> Split:
     return dataclasses.replace(split, labels=labels, classes=model.classes)
 
 
-def _extractor(model: Model) -> str:
-    """The extractor that made the audio vectors of this network, or "" where they came with the data set."""
-    return base_of(model.extractor) if base_of(model.extractor) in EXTRACTORS else ""
-
-
-def _predict_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clips", type=_path, nargs="+", metavar="CLIP",
-                        help="media files; put -- before names that begin with a dash")
-    parser.add_argument("--checkpoint", type=_path,
-                        help="a checkpoint or the folder of a run (default: the weights that come along, see emonet models)")
-    parser.add_argument("--features", type=_path, metavar="DIR",
-                        help="ARFF or CSV files with the clips' audio vectors, for --checkpoint")
-    parser.add_argument("--one-speaker", action="store_true",
-                        help="all clips are of one person: what they say on average is how this one looks and speaks")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument("--csv", action="store_true", help="print CSV")
-    _add_device(parser)
-
-
-def predict(options: argparse.Namespace) -> int:
-    """Print the class and the probabilities of all classes of each clip."""
-    device, line = _device(options)
-    if options.checkpoint is None:
-        return _answer(options, device)
-    _log(line)
-    model = load_model(options.checkpoint, device)
-    clips = [Clip(split_of(Path(name).absolute().parts[:-1]) or "test", Path(name).stem, Path(name), None)
-             for name in options.clips]
-    features = _features_for(model, options.features, clips)
-    failed: list[DataError] = []
-    ears = Path(options.checkpoint, "audio", "best.safetensors")              # of the run, for what has no pictures
-    listener = load_model(ears, device) if len(model.config.modalities) == 2 and ears.exists() else model
-
-    def answer(clip: Clip) -> Answer:
-        split = _one_clip(model, clip, features)
-        seen = split.frames is None or len(split.frames[0]) > 0
-        p = (model if seen else listener).probabilities(split, device)[1][0]
-        return Answer(str(clip.path), "", model.classes[int(p.argmax())], p, None, True, True)
-
-    found = _each((attempt(answer, clip) for clip in clips), failed)
-    _print_predictions(_alike(found, model.classes) if options.one_speaker else found, model.classes, options)
-    return 1 if failed else 0
-
-
-def _each(results: Iterable[Answer | DataError], failed: list[DataError]) -> Iterator[Answer]:
-    """The answers; errors, of clips that cannot be read, are told and gathered in `failed`."""
-    for result in results:
-        if isinstance(result, DataError):
-            failed.append(result)
-            _log(f"emonet: error: {result}")
-        else:
-            yield result
-
-
-def _alike(answers: Iterable[Answer], classes: Sequence[str]) -> list[Answer]:
-    """The same where all are of one speaker."""
-    found = list(answers)
-    known = [k for k, answer in enumerate(found) if answer.face or answer.voice]
-    p = of_one_speaker(np.array([found[k].probabilities for k in known]).reshape(-1, len(classes)))
-    for k, row in zip(known, p, strict=True):
-        found[k] = dataclasses.replace(found[k], probabilities=row, label=classes[int(row.argmax())])
-    return found
-
-
-def _answer(options: argparse.Namespace, device: str) -> int:
-    """Predict with the weights that come along."""
-    if options.features is not None:
-        options.parser.error("--features goes with --checkpoint")
-    answerer, failed, said = Answerer(device), [], set()
-    if answerer.blind:
-        _log(f"by voices alone: {answerer.blind}")
-
-    def introduced() -> Iterator[Answer]:
-        for answer in _each(answerer.answers(map(Path, options.clips)), failed):
-            if answer.weights and answer.weights not in said:
-                said.add(answer.weights)
-                card = SHIPPED[answer.weights].with_suffix(".md")
-                _log(f"weights for {answer.weights}: {summary(answer.weights)} Card: {card}")
-            if answer.fault:
-                _log(f"without sound: {answer.clip!r}: {answer.fault}")
-            yield answer
-
-    found = introduced()
-    _print_predictions(_alike(found, answerer.classes) if options.one_speaker else found, answerer.classes, options)
-    return 1 if failed else 0
-
-
-def _models_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser
-
-
-def models(options: argparse.Namespace) -> None:
-    """List the weights that come with the package: what they know, how good they are, what for they may be used."""
-    del options
-    for name, path in SHIPPED.items():
-        say("\n".join([f"{name}  {path.stat().st_size / 1e6:.2f} MB  {path}", f"  {summary(name)}",
-                       *(f"  {line}" for line in figures(name))]))
-
-
-def _features_for(model: Model, folder: str | None, clips: Sequence[Clip]) -> Features | None:
-    """The vectors of the files in `folder`; None without one. CheckpointError where they are not what the network reads."""
-    if folder is not None:
-        features = load_features([folder], clips, on_error="skip", log=_log)
-        model.check_features(features.names if features else (), extractor_of(features), _log)
-        return features
-    if "audio" in model.config.modalities and not _extractor(model):
-        raise DataError(f"checkpoint {str(model.path)!r} reads {len(model.feature_names)} audio features that come with "
-                        f"the data set: give the folder of their files with --features")
-    model.check_features(model.feature_names, extractor_of(None, _extractor(model)), _log)
-    return None
-
-
-def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
-    """What the network reads of a clip. DataError where the clip lacks it."""
-    used = model.config.modalities
-    pictures = reading(model.config) if "video" in used else None
-    found = Reader(pictures, "audio" in used, features, _extractor(model) or DEFAULT)(clip)
-    if found.fault:
-        _log(f"without sound: {str(clip.path)!r}: {found.fault}")
-    return Split([clip.id], np.array([-1]), None if found.frames is None else [found.frames],
-                 None if found.audio is None else found.audio[None])
-
-
-def _print_predictions(answers: Iterable[Answer], classes: Sequence[str], options: argparse.Namespace) -> None:
-    """Each as soon as it is there, so that none is lost with a later one; remarks only of the weights that come along."""
-    own = options.checkpoint is None
-    if options.json:
-        _print_json(answers, classes, own)
-    elif options.csv:
-        exact = not sys.stdout.isatty()                                       # a program gets names as they are
-        writer = csv.writer(sys.stdout if exact else SimpleNamespace(write=partial(say, end="")), lineterminator="\n")
-        writer.writerow(["clip", "class", *classes, *(["weights", "novelty", "unlike", "face", "voice"] if own else [])])
-        for answer in answers:
-            facts = [int(x) if isinstance(x, bool) else x for x in answer.facts.values()] if own else []
-            writer.writerow([answer.clip, answer.label, *(f"{x:.6f}" for x in answer.probabilities), *facts])
-            sys.stdout.flush()
-    else:
-        for answer in answers:
-            remarks = f"  ({answer.remarks})" if own and answer.remarks else ""
-            say(f"{shown(answer.clip)}: {answer.label}  "
-                + "  ".join(f"{c} {x:.3f}" for c, x in zip(classes, answer.probabilities, strict=True)) + remarks)
-
-
-def _print_json(answers: Iterable[Answer], classes: Sequence[str], own: bool) -> None:
-    opening = "["
-    try:
-        for answer in answers:
-            row = {"clip": answer.clip, "class": answer.label,
-                   "probabilities": dict(zip(classes, map(float, answer.probabilities), strict=True))}
-            row |= answer.facts if own else {}
-            say(f"{opening}\n{textwrap.indent(json.dumps(row, indent=2), '  ')}", end="")
-            opening = ","
-    finally:                                                                  # what is there is a list, also after Ctrl-C
-        say("[]" if opening == "[" else "\n]")
-
-
 def _features_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clips", type=_path, nargs="+", metavar="CLIP", help="sounds, clips, or folders of them")
-    parser.add_argument("--out", type=_path, metavar="FILE", required=True,
+    parser.add_argument("clips", type=path_of, nargs="+", metavar="CLIP", help="sounds, clips, or folders of them")
+    parser.add_argument("--out", type=path_of, metavar="FILE", required=True,
                         help="what to write: .arff, .csv or .npz; the same call goes on where one was stopped")
     parser.add_argument("--extractor", choices=list(EXTRACTORS), default=DEFAULT,
                         help="is10-2: the 1582 features of INTERSPEECH 2010 as openSMILE has them; -energy: loudness from "
                              "all samples; emonet-1: 75 of this project")
-    parser.add_argument("--workers", type=_integer(1), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=integer(1), help="processes (default: one a core)")
     parser.add_argument("--on-error", choices=["skip", "stop"], default="skip",
                         help="what to do about clips that cannot be read")
 
@@ -666,17 +485,17 @@ def _features_arguments(parser: argparse.ArgumentParser) -> None:
 def features(options: argparse.Namespace) -> int:
     """Compute the audio features of clips from their sound, and write them to one file."""
     written, failed = extract(options.clips, options.out, options.extractor, on_error=options.on_error,
-                              workers=options.workers, log=_log)
+                              workers=options.workers, log=log)
     say(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features "
           f"({options.extractor})")
     if failed:
-        _log(f"emonet: error: {failed} of {written + failed} clips were left out")
+        log(f"emonet: error: {failed} of {written + failed} clips were left out")
     return 1 if failed else 0
 
 
 def _synthesize_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=_path, help="where to write; must not exist")
-    parser.add_argument("--seed", type=_integer(0), default=0, help="of everything that is drawn")
+    parser.add_argument("folder", type=path_of, help="where to write; must not exist")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of everything that is drawn")
     _add_synthetic(parser)
 
 
@@ -687,8 +506,8 @@ def synthesize(options: argparse.Namespace) -> None:
 
 
 def _import_weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=_path, help="weights of a CIFAR ResNet; no other pickle than one of tensors is read")
-    parser.add_argument("--out", type=_path, metavar="FILE",
+    parser.add_argument("file", type=path_of, help="weights of a CIFAR ResNet; no other pickle than one of tensors is read")
+    parser.add_argument("--out", type=path_of, metavar="FILE",
                         help="what to write (default: the same name, .safetensors, here)")
 
 
@@ -709,7 +528,7 @@ def import_weights(options: argparse.Namespace) -> None:
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("data", type=_path, nargs="*", default=[], help="tables of clips and folders, as --data of train")
+    what.add_argument("data", type=path_of, nargs="*", default=[], help="tables of clips and folders, as --data of train")
     what.add_argument("--system", action="store_true", help="versions, device, and which CPU kernels are in use and why")
     _add_names(parser)
 
@@ -731,9 +550,9 @@ def doctor(options: argparse.Namespace) -> int:
 
 COMMANDS = [(train, _train_arguments), (search, _search_arguments), (diagnose, _diagnose_arguments),
             (compare, _compare_arguments), (cross_validate, _cross_validate_arguments),
-            (evaluate, _evaluate_arguments), (predict, _predict_arguments),
+            (evaluate, _evaluate_arguments), (predict, predict_arguments), (explain, explain_arguments),
             (features, _features_arguments), (synthesize, _synthesize_arguments),
-            (import_weights, _import_weights_arguments), (models, _models_arguments), (doctor, _doctor_arguments)]
+            (import_weights, _import_weights_arguments), (models, models_arguments), (doctor, _doctor_arguments)]
 
 
 def _parser() -> argparse.ArgumentParser:

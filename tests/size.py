@@ -22,11 +22,11 @@ ROOMS = {
     "data": ("data", 3545),
     "training": ("training", 1550),
     "studies": ("studies", 857),
-    "explain": ("explain", 965),
+    "explain": ("explain", 964),
     "command line": ("cli", 693),
     "testing": ("testing", 140),
 }
-MOST = 11074                # of all rooms together; timelines and pages are 1,131 of them; 9,000 is the aim
+MOST = 11073                # of all rooms together; timelines and pages are 1,130 of them; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -164,8 +164,7 @@ def said(rows: Sequence[Row], classes: Sequence[str], whole: bool) -> str:
 
 
 def _row(row: Row, more: dict[str, Any]) -> dict[str, Any]:
-    label = int(row.answer.probabilities.argmax())
-    adds = None if row.shares is None else [round(float(x[label]), 4) for x in (row.shares.face, row.shares.voice)]
+    adds = row.adds and [round(x, 4) for x in row.adds]
     return {"start": row.start, "end": row.end, "person": row.person, "label": row.answer.label, "adds": adds,
             "p": [round(float(x), 4) for x in row.answer.probabilities], "unlike": row.answer.unlike,
             "novelty": row.answer.novelty and round(row.answer.novelty, 3), **more}
@@ -175,8 +174,7 @@ def table_of(rows: Sequence[Row], classes: Sequence[str]) -> str:
     """All numbers, for who does not see the pictures."""
     lines = []
     for row in rows:
-        label = int(row.answer.probabilities.argmax())
-        adds = ["", ""] if row.shares is None else [f"{x[label]:.2f}" for x in (row.shares.face, row.shares.voice)]
+        adds = ["", ""] if row.adds is None else [f"{x:.2f}" for x in row.adds]
         lines.append([f"{row.start:.2f}", f"{row.end:.2f}", str(row.person or "voice"), row.answer.label,
                       *(f"{p:.3f}" for p in row.answer.probabilities), *adds])
     return table(["from, s", "to, s", "person", "class", *classes, "face adds", "voice adds"], lines)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import read_whole, write_whole
-from .page import page, table
+from .page import page, table, wide
 from .tell import usual
 from .timeline import Row
 
@@ -51,7 +51,6 @@ def write_index(out: Path, entries: Sequence[Entry], classes: Sequence[str]) -> 
     lines.sort(key=lambda line: line[1])
     buttons = "".join(f'<button data-by="{k}"{number} aria-pressed="{str(k == 1).lower()}">{text}</button> '
                       for k, text, number in ((1, "class", ""), (3, "unsure first", " data-number=1"), (0, "name", "")))
-    body = (f"<p>{len(entries)} clips; sorted by {buttons}</p>"
-            f'<div class="wide" tabindex="0" role="region" aria-label="Clips">'
-            f'{table(["clip", "class", "probability", "unsure", "people", "seconds"], lines, "clips", raw=[0])}</div>')
+    heads = ["clip", "class", "probability", "unsure", "people", "seconds"]
+    body = f"<p>{len(entries)} clips; sorted by {buttons}</p>" + wide(table(heads, lines, "clips", raw=[0]), "Clips")
     write_whole(out, page("Clips", body, None, "index.js"))

@@ -41,6 +41,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: str = "", r
     return f'<table{f" id={name}" if name else ""}><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
+def wide(content: str, name: str) -> str:
+    """Content that may be wider than the page, to be scrolled with keys, too; name: what it is, for who hears it."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(name)}">{content}</div>'
+
+
 def picture(title: str, alt: str, content: str) -> str:
     """A heading and the picture of a data URI."""
     return f'<h2>{escape(title)}</h2><img class="whole" alt="{escape(alt)}" src="{content}">'

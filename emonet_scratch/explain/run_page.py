@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import parse_json, read_whole, write_whole
 from ..training.settings import Settings
-from .page import media, page, picture, smaller, table
+from .page import media, page, picture, smaller, table, wide
 from .tell import playable
 
 WRONG = 6                               # clips to play
@@ -37,7 +37,7 @@ def write_run_page(folder: Path, settings: Settings) -> Path:
     heads = ["network", "accuracy", "95 % interval", "mean recall", "macro F1", "loss, nats", "calibration", "best epoch"]
     beat = f"to beat: chance {some['chance']:.3f}, majority class {some['majority']:.3f}"
     body = [f"<p>{some['clips']} validation clips; {beat}.</p>",
-            _wide(table(heads, rows), "Networks"), *(f"<p>Warning: {escape(line)}</p>" for line in some["warnings"]), *shown,
+            wide(table(heads, rows), "Networks"), *(f"<p>Warning: {escape(line)}</p>" for line in some["warnings"]), *shown,
             *_by_group(answers), *_most_wrong(answers, settings)]
     write_whole(folder / "page.html", page(f"Run {folder.absolute().name}", "\n".join(body)))
     return folder / "page.html"
@@ -56,10 +56,6 @@ def _answers(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(read_whole(path, 2**26).decode("utf-8", "replace"))))
 
 
-def _wide(content: str, name: str) -> str:
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{name}">{content}</div>'
-
-
 def _by_group(answers: dict[str, list[dict[str, str]]]) -> list[str]:
     """Accuracy by who or what is in the clips, worst first; nothing where that is not known."""
     some = next(iter(answers.values()))
@@ -72,7 +68,7 @@ def _by_group(answers: dict[str, list[dict[str, str]]]) -> list[str]:
     last = list(answers)[-1]
     rows = [[group, str(sum(row["group"] == group for row in some)), *(f"{of(name, group):.3f}" for name in answers)]
             for group in sorted(groups, key=lambda group: (of(last, group), group))]
-    return ["<h2>Accuracy by group</h2>", _wide(table(["group", "clips", *answers], rows), "Accuracy by group")]
+    return ["<h2>Accuracy by group</h2>", wide(table(["group", "clips", *answers], rows), "Accuracy by group")]
 
 
 def _most_wrong(answers: dict[str, list[dict[str, str]]], settings: Settings) -> list[str]:

@@ -66,6 +66,12 @@ class Row:
     shares: Shares | None
     view: View | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def adds(self) -> tuple[float, float] | None:
+        """What face and voice add to the log-odds of the likeliest class, in nats, or None."""
+        k = self.answer.probabilities.argmax()
+        return None if self.shares is None else (float(self.shares.face[k]), float(self.shares.voice[k]))
+
     def bare(self) -> "Row":
         """Without its view, which is large."""
         return replace(self, view=None)
@@ -277,9 +283,7 @@ class Table:
 
 def as_table(row: Row, classes: Sequence[str]) -> dict[str, Any]:
     """A row for CSV and JSON."""
-    k = row.answer.probabilities.argmax()
-    parts = None if row.shares is None else (row.shares.face[k], row.shares.voice[k])
-    face, voice = (None, None) if parts is None else (round(float(x), 6) for x in parts)
+    face, voice = (None, None) if row.adds is None else (round(x, 6) for x in row.adds)
     probabilities = dict(zip(classes, (round(float(p), 6) for p in row.answer.probabilities), strict=True))
     box = row.box and [round(float(x), 1) for x in row.box]
     return {"start": row.start, "end": row.end, "person": row.person, "box": box, "class": row.answer.label, **probabilities,

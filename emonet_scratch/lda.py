@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 
 import numpy as np
@@ -82,14 +83,15 @@ def scatter(X: np.ndarray, codes: np.ndarray, priors: np.ndarray,
     return means, U, t, np.sqrt(priors)[:, None] * (M - priors @ M), s
 
 
-def definition(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.ndarray, np.ndarray]:
+def definition(U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int,
+               gram: Callable[[np.ndarray], np.ndarray] = lambda U: U.T @ U) -> tuple[np.ndarray, np.ndarray]:
     """eigh(S_B, S_W): the R largest lambda (R,) and their directions (D, R). O(D^3), two D x D matrices.
 
     Solved for v = w / e, e = diag(S_W)^(-1/2): features in hertz and in percent then weigh alike in the
-    rounding.
+    rounding. gram(U) = U^T U, for who has several processes to share its O(N D^2).
     """
     D = len(t)
-    S_W, S_B = U.T @ U + np.diag(t), M.T @ M                                # (D, D)
+    S_W, S_B = gram(U) + np.diag(t), M.T @ M                                # (D, D)
     diagonal = np.diag(S_W)
     e = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
     S_W, S_B = S_W * e * e[:, None], S_B * e * e[:, None]
@@ -175,13 +177,14 @@ class LDA:
         self.shrinkage, self.solver = shrinkage, solver
         self.priors = priors
 
-    def fit(self, X: np.ndarray, y: np.ndarray, nuisance: np.ndarray | None = None) -> LDA:
+    def fit(self, X: np.ndarray, y: np.ndarray, nuisance: np.ndarray | None = None,
+            gram: Callable[[np.ndarray], np.ndarray] | None = None) -> LDA:
         """Learn the directions and Bayes' rule from X (N, D) and labels y (N,), integers or strings.
 
         nuisance: rows E (M, D) of differences that say nothing of the class, such as between two recordings
         of one utterance. S_W + E^T E takes the place of S_W: w^T E^T E w = |E w|^2 is what a direction w sees
         of them, so that lambda is large where classes stand apart by more than clips of a class and
-        recordings of a clip do.
+        recordings of a clip do. gram: as `definition` takes it.
         """
         X = _features(X)
         N, D = X.shape
@@ -199,7 +202,7 @@ class LDA:
         means, U, t, M, s = scatter(X, codes, priors, self.shrinkage)
         U = U if nuisance is None else np.vstack([U, _features(nuisance)])
         R = max(K, min(C - 1, D))
-        eigenvalues, W = self._solve(U, t, M, R)
+        eigenvalues, W = self._solve(U, t, M, R, gram or (lambda U: U.T @ U))
         eigenvalues = np.where(np.arange(R) < C - 1, np.maximum(eigenvalues, 0), 0)     # rank S_B <= C - 1
         W[~(U.any(axis=0) | M.any(axis=0)), : C - 1] = 0                    # a constant separates nothing
         size = np.abs(W)
@@ -226,7 +229,8 @@ class LDA:
                           f"other {K - C + 1} directions separate nothing", UserWarning, stacklevel=3)
         return K
 
-    def _solve(self, U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int) -> tuple[np.ndarray, np.ndarray]:
+    def _solve(self, U: np.ndarray, t: np.ndarray, M: np.ndarray, R: int,
+               gram: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """R eigenvalues and directions, by the route that `solver` says; `solver_` notes which it was."""
         N, D = U.shape
         if self.solver == "woodbury" and not t.all():
@@ -237,7 +241,7 @@ class LDA:
             if (found := woodbury(U, t, M, R)) is not None:
                 return found
         self.solver_ = "eigh"
-        return definition(U, t, M, R)
+        return definition(U, t, M, R, gram)
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """(X - m) W, X (N, D) -> (N, K): within a class each column has variance 1."""

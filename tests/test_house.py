@@ -17,7 +17,7 @@ NAME = "emonet_scratch"
 # Each room with the rooms that it may import, itself among them; nobody imports kernels but the package's __init__, and
 # testing only who writes tests.
 ROOMS = {
-    "ground": ({"version", "errors", "emotions", "choices", "files", "pickles", "weights", "differences"}, {"ground"}),
+    "ground": ({"version", "errors", "emotions", "choices", "files", "pickles", "weights", "differences", "shards"}, {"ground"}),
     "switches": ({"backend", "dispatch"}, {"ground"}),
     "layers": ({"layers"}, {"ground", "switches", "layers"}),
     "maths": ({"losses", "optim", "lda", "gradcheck"}, {"ground", "switches", "layers", "watch"}),
@@ -93,6 +93,11 @@ def test_no_module_imports_itself_by_a_detour():
 
 def test_imports_point_one_way():
     assert upward(GRAPH) == []
+
+
+def test_ranks_are_asked_for_by_the_command_line_alone():
+    users = [module for module, others in GRAPH.items() if f"{NAME}.training.ranks" in others]
+    assert users == [f"{NAME}.cli.options"]
 
 
 def test_circles_and_upward_arrows_would_be_found():

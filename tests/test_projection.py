@@ -246,9 +246,9 @@ def test_varied_vectors_count_in_every_fold(monkeypatch):
     V = np.repeat(X[:, None], 2, axis=1) + np.arange(42)[:, None, None] + 1.0     # every clip has differences of its own
     seen = []
 
-    def fit(self, Z, labels, rows=None, true=LDA.fit):
+    def fit(self, Z, labels, rows=None, gram=None, true=LDA.fit):
         seen.append((len(Z), None if rows is None else len(rows)))
-        return true(self, Z, labels, rows)
+        return true(self, Z, labels, rows, gram)
     monkeypatch.setattr(LDA, "fit", fit)
     AudioProjection(shrinkage=0.1, folds=3).fit(X, y, varied=V)
     assert seen[0] == (42, 84) and all(rows == 2 * clips for clips, rows in seen) and len(seen) == 4

@@ -104,8 +104,8 @@ def test_an_untrained_trunk_with_fixed_statistics_is_calibrated(tmp_path):
 
 def test_class_weights_are_balanced(tmp_path):
     trainer = make(tmp_path, TINY.replace(class_weights=True))
-    assert np.allclose(trainer.class_weights, 1)
-    assert make(tmp_path, TINY.replace(class_weights=False)).class_weights is None
+    assert np.allclose(trainer.gradients.class_weights, 1)
+    assert make(tmp_path, TINY.replace(class_weights=False)).gradients.class_weights is None
 
 
 def test_the_projection_is_fitted_once_and_goes_round():

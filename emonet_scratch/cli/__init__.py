@@ -34,6 +34,7 @@ from ..errors import DataError, EmonetError
 from ..files import on_one_line, owned, owned_file, print_anything, read_whole, say, shown
 from ..models import EmoNetConfig, ResNet
 from ..models.config import PRESETS
+from ..shards import ALONE, Alone
 from ..studies.compare import compare as run_compare
 from ..studies.cross_validate import cross_validate as run_cross_validate
 from ..studies.diagnose import diagnose as run_diagnose
@@ -45,8 +46,10 @@ from ..training.report import table
 from ..training.run import versions
 from ..training.settings import MODALITIES, find_run, read_settings
 from ..version import __version__
-from .options import add_device, device_of, integer, log, path_of
+from .options import add_device, add_ranks, device_of, integer, log, path_of, together
 from .predict import explain, explain_arguments, models, models_arguments, predict, predict_arguments
+
+GRACE = 2.0                 # seconds in which rank 0 says first what has ended all ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,16 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:                                               # `| head` has read enough
             return 1
         except (EmonetError, OSError, MemoryError) as error:
-            log(f"emonet: error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
-            return 1
+            return _ended(options, 1, f"error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
         except KeyboardInterrupt as stop:
             number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
             file, hint = getattr(options, "go_on", (None, ""))
             how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
-            log(f"emonet: {how}{'; ' + hint if file and file.exists() else ''}")
-            return 128 + number
+            return _ended(options, 128 + number, f"{how}{'; ' + hint if file and file.exists() else ''}")
         finally:
             _flush()
+
+
+def _ended(options: argparse.Namespace, code: int, line: str) -> int:
+    """Say why the command has ended, and end it on all ranks; what has ended all of them, rank 0 says."""
+    ranks = getattr(options, "together", ALONE)
+    if ranks.rank:
+        time.sleep(GRACE)
+    log(f"emonet: {'' if ranks.size == 1 else f'rank {ranks.rank}: '}{line}")
+    if ranks.size > 1:
+        ranks.end(code)
+    return code
 
 
 def _with_dashes(arguments: Sequence[str]) -> list[str]:
@@ -165,13 +177,20 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 # ---- from options to settings ----
 
-def _settings(options: argparse.Namespace, networks: Sequence[str]) -> Settings:
-    """Those of the options; what contradicts itself is refused before a synthetic data set is written."""
+def _settings(options: argparse.Namespace, networks: Sequence[str], ranks: Alone = ALONE) -> Settings:
+    """Those of the options; what contradicts itself is refused before a synthetic data set is written.
+
+    A batch has 8 shards where --ranks asks for ranks, be it one, and 1 else, unless --set says how many.
+    """
     if options.data is not None and "clips_per_class" in _typed(options):
         options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
     config = _config(options)
     device_of(options)
+    if ranks.rank:                                                            # rank 0 may have to write the data first
+        ranks.wait()
     data = options.data or [_synthetic(Path(options.runs), options.clips_per_class, options.seed)]
+    if not ranks.rank:
+        ranks.wait()
     settings = Settings(tuple(str(Path(path).absolute()) for path in data), config, tuple(networks), options.seed,
                         options.device, options.precision, str(_cache(options)), options.on_error, labels=options.labels,
                         name=options.name, allow_shared_groups=options.allow_shared_groups)
@@ -204,6 +223,7 @@ def _config(options: argparse.Namespace) -> EmoNetConfig:
         except ValueError:
             fields[name] = value
     fields |= {name: value for name in ("epochs", "crop") if (value := getattr(options, name)) is not None}
+    fields = ({"shards": 8} if getattr(options, "ranks", False) else {}) | fields
     preset = options.preset or ("small" if options.data is None else "default")
     if fields.get("crop") == "faces" and preset == "default":                 # what the weights for faces have seen
         fields = {"trunk": "faces", "frame_size": 48} | fields
@@ -250,11 +270,14 @@ def _folder(options: argparse.Namespace, name: str) -> Path:
 
 
 @contextmanager
-def _new_run(options: argparse.Namespace, name: str, go_on: str) -> Iterator[Path]:
+def _new_run(options: argparse.Namespace, name: str, go_on: str, ranks: Alone = ALONE) -> Iterator[Path]:
     """The folder of a run that begins, owned: --out, or one that nobody has, the time with `name` behind it."""
-    with owned(_folder(options, time.strftime("%Y-%m-%d-%H.%M.%S") + name), new=options.out is None) as folder:
+    folder = _folder(options, time.strftime("%Y-%m-%d-%H.%M.%S") + name)
+    with owned(folder, new=options.out is None) if ranks.rank == 0 else nullcontext(folder) as folder:
+        folder = Path(ranks.told(str(folder)))
         if (folder / "config.json").exists():
             raise DataError(f"{str(folder)!r} holds a run already: {go_on}, or give another --out")
+        ranks.wait()                                                          # before rank 0 writes one
         yield folder
 
 
@@ -274,34 +297,43 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
                         help="continue the run in this folder with its own settings, bit for bit; auto: the newest one "
                              "directly below RUNS that is not finished")
     parser.add_argument("--save-every", type=integer(1), metavar="STEPS", help="checkpoints inside an epoch, too")
+    add_ranks(parser, "each takes its share of every batch; the same bytes for any number of them up to shards, 8 then")
     add_device(parser, "; with --resume, if given, in place of the run's own")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train audio, video and fused networks on a data set in AFEW's layout, and report."""
-    if options.resume is None:
-        networks = MODALITIES if options.modalities == "all" else [options.modalities]
-        with _new_run(options, "", "continue it with --resume") as folder:
-            _train(options, folder, dataclasses.replace(_settings(options, list(networks)), save_every=options.save_every))
-    else:
-        _refuse_others(options, "--resume continues with the saved settings", "resume", "runs", "device", "precision")
-        folder = find_run(options.resume, Path(options.runs))
-        if (folder / "results.json").exists():
-            if not (folder / "page.html").exists() and any(folder.glob("*/validation.csv")):
-                _write_page(folder)                                           # stopped between the two
-            say(f"{str(folder)!r} is finished:\n\n{read_whole(folder / 'results.txt').decode(errors='replace')}", end="")
-            return
-        given = {name: getattr(options, name) for name in _typed(options) if name in ("device", "precision")}
-        _train(options, folder, dataclasses.replace(read_settings(folder), **given))
+    with together(options) as ranks:
+        if options.resume is None:
+            networks = MODALITIES if options.modalities == "all" else [options.modalities]
+            with _new_run(options, "", "continue it with --resume", ranks) as folder:
+                settings = _settings(options, list(networks), ranks)
+                _train(options, folder, dataclasses.replace(settings, save_every=options.save_every), ranks)
+        else:
+            _resume(options, ranks)
 
 
-def _train(options: argparse.Namespace, folder: Path, settings: Settings) -> None:
+def _resume(options: argparse.Namespace, ranks: Alone) -> None:
+    _refuse_others(options, "--resume continues with the saved settings", "resume", "runs", "device", "precision", "ranks")
+    folder = find_run(ranks.told(str(find_run(options.resume, Path(options.runs)))), Path(options.runs))
+    if (folder / "results.json").exists():
+        if ranks.rank == 0 and not (folder / "page.html").exists() and any(folder.glob("*/validation.csv")):
+            _write_page(folder)                                               # stopped between the two
+        say(f"{str(folder)!r} is finished:\n\n{read_whole(folder / 'results.txt').decode(errors='replace')}", end="")
+        return
+    given = {name: getattr(options, name) for name in _typed(options) if name in ("device", "precision")}
+    given |= {"device": options.device} if ranks.size > 1 else {}             # each rank's own
+    _train(options, folder, dataclasses.replace(read_settings(folder), **given), ranks)
+
+
+def _train(options: argparse.Namespace, folder: Path, settings: Settings, ranks: Alone) -> None:
     options.go_on = folder / "config.json", f"continue with --resume {shlex.quote(str(folder))}"
     say(f"run: {shown(folder)}")
-    results = run(settings, folder, resume=options.resume is not None)
+    results = run(settings, folder, resume=options.resume is not None, ranks=ranks)
     say(f"\n{table(results)}\n\nvalidation split, epoch of least validation loss; in {shown(folder)}: page.html, "
         "results.json, validation.csv of each network, confusion.png, reliability.png, curves.png, checkpoints")
-    _write_page(folder)
+    if ranks.rank == 0:
+        _write_page(folder)
 
 
 def _write_page(folder: Path) -> None:
@@ -321,15 +353,17 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=integer(1), default=50, help="of the whole study, not of this process")
     parser.add_argument("--out", type=path_of, metavar="DIR",
                         help="folder of the study, shared by all processes that are to work on it (default: RUNS/search)")
+    add_ranks(parser, "they train each trial together")
     add_device(parser)
 
 
 def search(options: argparse.Namespace) -> None:
     """Search learning rate, optimizer, width and dropout with Optuna; the same command again goes on or helps."""
-    folder, settings = _folder(options, "search"), _settings(options, [options.modalities])
-    say(f"study: {shown(folder)}")
-    options.go_on = folder / "study.journal", "the same command goes on"
-    say(run_search(settings, options.space, options.trials, folder))
+    with together(options) as ranks:
+        folder, settings = _folder(options, "search"), _settings(options, [options.modalities], ranks)
+        say(f"study: {shown(folder)}")
+        options.go_on = folder / "study.journal", "the same command goes on"
+        say(run_search(settings, options.space, options.trials, folder, ranks=ranks))
 
 
 def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -390,6 +424,7 @@ def _cross_validate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path_of, metavar="DIR",
                         help="folder of the folds, shared by all processes that are to work on them (default: "
                              "RUNS/cross-validation-DATA)")
+    add_ranks(parser, "each trains folds of its own")
     add_device(parser)
 
 
@@ -398,11 +433,13 @@ def cross_validate(options: argparse.Namespace) -> None:
     options.data = [*options.sources, *(options.data or [])] or None
     networks = MODALITIES if options.modalities == "all" else [options.modalities]
     name = "-".join(["cross-validation", *(Path(path).absolute().stem for path in options.data or ())])[:120]
-    folder, settings = _folder(options, name), _settings(options, list(networks))
-    say(f"folds: {shown(folder)}")
-    options.go_on = folder / "settings.json", "the same command goes on"
-    say(f"\n{run_cross_validate(settings, folder, None if options.leave_one_group_out else options.folds)}\n\n"
-        f"in {shown(folder)}: crossvalidation.json, .csv and .txt, confusion.png, reliability.png")
+    number = None if options.leave_one_group_out else options.folds
+    with together(options) as ranks:
+        folder, settings = _folder(options, name), _settings(options, list(networks), ranks)
+        say(f"folds: {shown(folder)}")
+        options.go_on = folder / "settings.json", "the same command goes on"
+        say(f"\n{run_cross_validate(settings, folder, number, ranks=ranks)}\n\n"
+            f"in {shown(folder)}: crossvalidation.json, .csv and .txt, confusion.png, reliability.png")
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -477,15 +514,22 @@ def _features_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extractor", choices=list(EXTRACTORS), default=DEFAULT,
                         help="is10-2: the 1582 features of INTERSPEECH 2010 as openSMILE has them; -energy: loudness from "
                              "all samples; emonet-1: 75 of this project")
-    parser.add_argument("--workers", type=integer(1), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=integer(1), help="processes (default: one a core; with --ranks, one a rank)")
     parser.add_argument("--on-error", choices=["skip", "stop"], default="skip",
                         help="what to do about clips that cannot be read")
+    add_ranks(parser, "each computes a share")
+    parser.set_defaults(device="cpu")
 
 
 def features(options: argparse.Namespace) -> int:
     """Compute the audio features of clips from their sound, and write them to one file."""
+    with together(options) as ranks:
+        return _features(options, ranks)
+
+
+def _features(options: argparse.Namespace, ranks: Alone) -> int:
     written, failed = extract(options.clips, options.out, options.extractor, on_error=options.on_error,
-                              workers=options.workers, log=log)
+                              workers=options.workers, log=log, ranks=ranks)
     say(f"wrote {shown(options.out)}: {written} clips, {len(EXTRACTORS[options.extractor][1])} features "
           f"({options.extractor})")
     if failed:

@@ -2,11 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .. import dispatch
 from ..backend import choose_device
 from ..files import on_one_line, say
+from ..shards import ALONE, Alone
 
 
 def log(line: str) -> None:
@@ -48,6 +50,26 @@ def add_device(parser: argparse.ArgumentParser, more: str = "") -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K" + more)
     parser.add_argument("--precision", choices=dispatch.PRECISIONS,
                         help="of products in the kernels of a GPU (default: EMONET_PRECISION or fp32)" + more)
+
+
+def add_ranks(parser: argparse.ArgumentParser, what: str) -> None:
+    """--ranks."""
+    parser.add_argument("--ranks", action="store_true", help=f"with all processes that mpiexec or srun has started: {what} "
+                        "(extra mpi; asked for by itself where a launcher has started several)")
+
+
+@contextmanager
+def together(options: argparse.Namespace) -> Iterator[Alone]:
+    """The ranks that the command has; from then on rank 0 alone speaks, and each has a GPU of its own if there are any."""
+    from ..training.ranks import Ranks, launched  # an optional room
+    if not (options.ranks or launched()):
+        yield ALONE
+        return
+    options.together = ranks = Ranks()
+    options.ranks, options.device = True, ranks.device(options.device)
+    with ranks.quiet():
+        log(ranks.line(options.device))
+        yield ranks
 
 
 def device_of(options: argparse.Namespace) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +23,11 @@ from ..data.prepare import Reader, extractor_of
 from ..data.video import PICTURES
 from ..errors import DataError
 from ..files import owned, say, shown
+from ..shards import Alone
 from ..training import load_model
 from ..training.answer import SHIPPED, Answer, Answerer, figures, of_one_speaker, summary
 from ..training.inference import Model, reading
-from .options import add_device, device_of, log, path_of, seconds
+from .options import add_device, add_ranks, device_of, log, path_of, seconds, together
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,17 +52,23 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     told.add_argument("--video", type=path_of, metavar="FILE", help="of one clip: write an .mp4 with what is seen drawn in")
     told.add_argument("--window", type=seconds(0.4), help="seconds of a row (default: 2)")
     told.add_argument("--step", type=seconds(0.04), help="seconds from row to row (default: .5)")
+    add_ranks(parser, "each answers about a share of the clips")
     add_device(parser)
 
 
 def predict(options: argparse.Namespace) -> int:
     """Print the class and the probabilities of all classes of each clip."""
+    with together(options) as ranks:
+        return _predict(options, ranks)
+
+
+def _predict(options: argparse.Namespace, ranks: Alone) -> int:
     device, line = device_of(options)
     options.clips = [clip for place in options.clips for clip in find([place], SUFFIXES | PICTURES)]
     if not options.clips:
         raise DataError(f"expected clips, or folders of clips ({', '.join(sorted(SUFFIXES))}), got none")
     if options.checkpoint is None:
-        return _answer(options, device)
+        return _answer(options, device, ranks)
     if options.timeline or options.page or options.video:
         options.parser.error("--timeline, --page and --video are of the weights that come along; leave out --checkpoint")
     log(line)
@@ -74,12 +81,12 @@ def predict(options: argparse.Namespace) -> int:
     listener = load_model(ears, device) if len(model.config.modalities) == 2 and ears.exists() else model
 
     def answer(clip: Clip) -> Answer:
-        split = _one_clip(model, clip, features)
+        split, fault = _one_clip(model, clip, features)
         seen = split.frames is None or len(split.frames[0]) > 0
         p = (model if seen else listener).probabilities(split, device)[1][0]
-        return Answer(str(clip.path), "", model.classes[int(p.argmax())], p, None, True, True)
+        return Answer(str(clip.path), "", model.classes[int(p.argmax())], p, None, True, True, fault)
 
-    found = _each((attempt(answer, clip) for clip in clips), failed)
+    found = _each(_by(ranks, lambda some: (attempt(answer, clip) for clip in some), clips), failed)
     _print_predictions(_alike(found, model.classes) if options.one_speaker else found, model.classes, options)
     return 1 if failed else 0
 
@@ -91,7 +98,24 @@ def _each(results: Iterable[Answer | DataError], failed: list[DataError]) -> Ite
             failed.append(result)
             log(f"emonet: error: {result}")
         else:
+            if result.fault:
+                log(f"without sound: {result.clip!r}: {result.fault}")
             yield result
+
+
+def _by(ranks: Alone, answers: Callable[[list[Any]], Iterable[Answer | DataError]],
+        clips: list[Any]) -> Iterator[Answer | DataError]:
+    """answers(clips), each clip by one of the ranks."""
+    if ranks.size == 1:
+        yield from answers(clips)
+        return
+
+    def work(mine: list[Any]) -> Iterator[Any]:
+        for one in answers(mine):
+            yield str(one) if isinstance(one, DataError) else vars(one) | {"probabilities": one.probabilities.tolist()}
+    for _, said in ranks.rounds(work, clips):
+        yield (DataError(said) if isinstance(said, str) else
+               Answer(**said | {"probabilities": np.array(said["probabilities"])}))
 
 
 def _alike(answers: Iterable[Answer], classes: Sequence[str]) -> list[Answer]:
@@ -104,7 +128,7 @@ def _alike(answers: Iterable[Answer], classes: Sequence[str]) -> list[Answer]:
     return found
 
 
-def _answer(options: argparse.Namespace, device: str) -> int:
+def _answer(options: argparse.Namespace, device: str, ranks: Alone) -> int:
     """Predict with the weights that come along."""
     if options.features is not None:
         options.parser.error("--features goes with --checkpoint")
@@ -113,16 +137,14 @@ def _answer(options: argparse.Namespace, device: str) -> int:
     if answerer.blind:
         log(f"by voices alone: {answerer.blind}")
     if options.timeline or options.page or options.video:
-        return _tell(options, answerer)
+        return _tell(options, answerer)                                       # which --ranks does not go with
 
     def introduced() -> Iterator[Answer]:
-        for answer in _each(answerer.answers(options.clips), failed):
+        for answer in _each(_by(ranks, answerer.answers, options.clips), failed):
             if answer.weights and answer.weights not in said:
                 said.add(answer.weights)
                 card = SHIPPED[answer.weights].with_suffix(".md")
                 log(f"weights for {answer.weights}: {summary(answer.weights)} Card: {card}")
-            if answer.fault:
-                log(f"without sound: {answer.clip!r}: {answer.fault}")
             yield answer
 
     found = introduced()
@@ -133,7 +155,7 @@ def _answer(options: argparse.Namespace, device: str) -> int:
 def _check_told(options: argparse.Namespace) -> None:
     """What does not go together, before anything is read."""
     told = [name for name in ("timeline", "video", "page") if getattr(options, name)]
-    alone = [name.replace("_", "-") for name in ("one_speaker", "json", "csv") if getattr(options, name)]
+    alone = [name.replace("_", "-") for name in ("one_speaker", "json", "csv", "ranks") if getattr(options, name)]
     clips = len(options.clips)
     for wrong, line in (
             (told and alone, f"--{''.join(alone[:1])} does not go with --{''.join(told[:1])}"),
@@ -231,15 +253,13 @@ def _features_for(model: Model, folder: str | None, clips: Sequence[Clip]) -> Fe
     return None
 
 
-def _one_clip(model: Model, clip: Clip, features: Features | None) -> Split:
-    """What the network reads of a clip. DataError where the clip lacks it."""
+def _one_clip(model: Model, clip: Clip, features: Features | None) -> tuple[Split, str]:
+    """(what the network reads of a clip, why its sound cannot be decoded). DataError where the clip lacks it."""
     used = model.config.modalities
     pictures = reading(model.config) if "video" in used else None
     found = Reader(pictures, "audio" in used, features, model.computes or DEFAULT)(clip)
-    if found.fault:
-        log(f"without sound: {str(clip.path)!r}: {found.fault}")
     return Split([clip.id], np.array([-1]), None if found.frames is None else [found.frames],
-                 None if found.audio is None else found.audio[None])
+                 None if found.audio is None else found.audio[None]), found.fault
 
 
 def _print_predictions(answers: Iterable[Answer], classes: Sequence[str], options: argparse.Namespace) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,10 +75,34 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, first: int, end: int) -> Batch:
+        """The clips from number `first` up to `end`."""
+        frames, lengths = self.frames, self.lengths
+        if frames is not None and lengths is not None:
+            ends = np.cumsum(lengths)
+            frames, lengths = frames[ends[first] - lengths[first]:ends[end - 1]], lengths[first:end]
+        return Batch(frames, lengths, None if self.audio is None else self.audio[first:end], self.labels[first:end])
 
-def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0, epoch: int = 0,
-            training: bool = False, jitter: bool = False, start: int = 0, window: int = 0,
-            windows: int = 1, modality_dropout: float = 0.0) -> Iterator[Batch]:
+
+@dataclass
+class Draw:
+    """A batch of which no frame has been read yet: its labels (N,), and its `part(first, end)`, a Batch of these clips."""
+
+    labels: np.ndarray
+    part: Callable[[int, int], Batch]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def batches(split: Split, batch_size: int, frames: int | None, **options: Any) -> Iterator[Batch]:
+    """The batches that `draws`, with these options, would give, read."""
+    return (draw.part(0, len(draw)) for draw in draws(split, batch_size, frames, **options))
+
+
+def draws(split: Split, batch_size: int, frames: int | None, *, seed: int = 0, epoch: int = 0,
+          training: bool = False, jitter: bool = False, start: int = 0, window: int = 0,
+          windows: int = 1, modality_dropout: float = 0.0) -> Iterator[Draw]:
     """Batch `start` and all later ones of an epoch.
 
     training: clips in the random order of (seed, epoch), `frames` random frames of each clip (None: all), jittered if
@@ -85,21 +110,24 @@ def batches(split: Split, batch_size: int, frames: int | None, *, seed: int = 0,
     frames, none in their place; never without both. Otherwise clips in their own order and evenly spaced frames, those of
     one of `windows` (see `sample_frames`).
     Every random number is a function of (seed, epoch, clip), so an epoch entered in the middle goes on as if it had never
-    stopped.
+    stopped, and part of a batch is what it is in the whole.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(split)) if training else np.arange(len(split))
-    for first in range(start * batch_size, len(split), batch_size):
-        chosen = order[first:first + batch_size]
+    def read(chosen: np.ndarray) -> Batch:
         clips, audio = None, None if split.audio is None else split.audio[chosen]
         if split.frames is not None:
             clips = [_draw(split.frames[i], frames, np.random.default_rng([seed, epoch, i]) if training else None, jitter,
                            window, windows) for i in chosen]
         if training and modality_dropout:
-            draws = np.array([np.random.default_rng([seed, epoch, i, 1]).uniform() for i in chosen])
-            deaf, blind = draws < modality_dropout, draws > max(modality_dropout, 1 - modality_dropout)
+            random = np.array([np.random.default_rng([seed, epoch, i, 1]).uniform() for i in chosen])
+            deaf, blind = random < modality_dropout, random > max(modality_dropout, 1 - modality_dropout)
             clips, audio = _masked(clips, audio, split.heard, deaf, blind)
-        yield Batch(None if clips is None else np.concatenate(clips),
-                    None if clips is None else np.array([len(c) for c in clips]), audio, split.labels[chosen])
+        return Batch(None if clips is None else np.concatenate(clips),
+                     None if clips is None else np.array([len(c) for c in clips]), audio, split.labels[chosen])
+
+    order = np.random.default_rng([seed, epoch]).permutation(len(split)) if training else np.arange(len(split))
+    for k in range(start * batch_size, len(split), batch_size):
+        chosen = order[k:k + batch_size]
+        yield Draw(split.labels[chosen], lambda first, end, chosen=chosen: read(chosen[first:end]))
 
 
 def _masked(clips: list[np.ndarray] | None, audio: np.ndarray | None, heard: int | None, deaf: np.ndarray,

@@ -12,12 +12,14 @@ from io import BytesIO
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 
 from ..emotions import CLASSES
 from ..errors import DataError
 from ..files import owned_file, parse_json, print_anything, regular, write_whole
+from ..shards import ALONE, Alone
 from .afew import class_of, same_name
 from .blas import one_blas_thread
 from .left_out import attempt, usable
@@ -76,24 +78,31 @@ def find(paths: Iterable[str | os.PathLike], suffixes: Collection[str] = SUFFIXE
 
 
 def extract(paths: Sequence[str | os.PathLike], out: str | os.PathLike, extractor: str = DEFAULT, *, on_error: str = "skip",
-            workers: int | None = None, log: Callable[[str], None] = print) -> tuple[int, int]:
+            workers: int | None = None, log: Callable[[str], None] = print, ranks: Alone = ALONE) -> tuple[int, int]:
     """Write the vectors of clips and of folders of clips to `out`, .arff, .csv or .npz; (written, failed).
 
     Rows are in the order of the clips and named after them, without suffix, or by their path where that is ambiguous. A
     clip without sound has missing values. While it works, `out` + ".partial" keeps what is done: the same call, after
     whatever happened, goes on from there; clips that changed meanwhile are done again. `out` appears, whole, at the end.
 
-    on_error "skip": a clip that cannot be read is logged, counted and left out; "stop": DataError.
+    on_error "skip": a clip that cannot be read is logged, counted and left out; "stop": DataError. ranks: who computes
+    them together; rank 0 writes.
     """
     out = Path(out)
     if out.suffix.lower() not in FORMATS:
         raise DataError(f"{str(out)!r}: expected a name that ends in {', '.join(FORMATS)}")
+    if ranks.rank:
+        for _ in _shared(json.loads(ranks.told("")), extractor, workers, ranks):
+            pass
+        return tuple(json.loads(ranks.told("")))
     with owned_file(out):
-        return _extract(paths, out, extractor, on_error, workers, log)
+        found = _extract(paths, out, extractor, on_error, workers, log, ranks)
+    ranks.told(json.dumps(found))
+    return found
 
 
 def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_error: str, workers: int | None,
-             log: Callable[[str], None]) -> tuple[int, int]:
+             log: Callable[[str], None], ranks: Alone) -> tuple[int, int]:
     partial = out.with_name(out.name + ".partial")
     if out.exists():
         with suppress(OSError), open(partial, "rb", opener=regular) as file:
@@ -108,7 +117,10 @@ def _extract(paths: Sequence[str | os.PathLike], out: Path, extractor: str, on_e
         todo = [clip for clip, identity in clips.items() if identity not in journal.vectors]
         if len(todo) < len(clips):
             log(f"{len(clips) - len(todo)} of {len(clips)} clips are done already")
-        bar = progress(_work(todo, extractor, workers), "audio features", len(clips), initial=len(clips) - len(todo))
+        work = _work(todo, extractor, workers)
+        if ranks.size > 1:
+            work = _shared(json.loads(ranks.told(json.dumps(list(map(str, todo))))), extractor, workers, ranks)
+        bar = progress(work, "audio features", len(clips), initial=len(clips) - len(todo))
         for clip, vector in usable(_heard(bar, extractor, log), on_error, log):
             journal.add(clips[clip], vector)
     done = {clip: journal.vectors[identity] for clip, identity in clips.items() if identity in journal.vectors}
@@ -146,6 +158,17 @@ def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterato
                 yield jobs.pop(job), job.result()            # popped, so that the vector is not kept
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _shared(clips: Sequence[str], extractor: str, workers: int | None,
+            ranks: Alone) -> Iterator[tuple[Path, np.ndarray | DataError]]:
+    """The same by all ranks."""
+    def work(mine: list[str]) -> list[Any]:
+        found = dict(_work(list(map(Path, mine)), extractor, workers or 1))
+        every = [found[Path(clip)] for clip in mine]
+        return [[type(x).__name__, str(x) if isinstance(x, DataError) else x.tolist()] for x in every]
+    for clip, (kind, what) in ranks.rounds(work, clips):
+        yield Path(clip), {"Unheard": Unheard, "ndarray": np.array}.get(kind, DataError)(what)
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, NoPicturesError
+from ..shards import ALONE, Alone
 from .afew import Clip, Features, load_features
 from .batches import Split, merged
 from .blas import one_blas_thread
@@ -44,7 +45,7 @@ class Dataset:
 def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("train", "val"), *, video: bool = True,
             sound: bool = True, frame_size: int = 256, fit: str = "pad", max_frames: int | None = 250,
             cache: str | os.PathLike | None = None, on_error: str = "skip", extractor: str = DEFAULT,
-            log: Callable[[str], None] = print, crop: str = "none", varied: int = 0) -> Dataset:
+            log: Callable[[str], None] = print, crop: str = "none", varied: int = 0, ranks: Alone = ALONE) -> Dataset:
     """Read the splits `wanted` of a data set, a collection of clips or the one source of one.
 
     video: decode frames; sound: collect audio vectors, from the data set's feature files or, where it has none at
@@ -53,6 +54,7 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     frame_size, fit, max_frames: as in `read_clip`; crop: "faces" cuts the face out of each clip (see faces.py) and says
     how many clips have none; cache: a folder for decoded frames and computed vectors; varied: how many vectors of each sound
     as it might have been taken elsewhere (see sound/vary.py) are computed, too. A sound file has no frames.
+    ranks: who else reads these: each decodes a part of the clips into the cache, which they share, before all read it.
 
     A clip that lacks what is asked for and a feature file that cannot be used are named; on_error "skip" leaves them
     out, "stop" raises DataError. DataError, too, for a wanted split without clips or without any that can be used.
@@ -77,7 +79,7 @@ def prepare(data: Collection | str | os.PathLike, wanted: Sequence[str] = ("trai
     pictures = dict(frame_size=frame_size, fit=fit, max_frames=max_frames, crop=crop) if video else None
     reader = Reader(pictures, sound, features, extractor, FrameCache(cache, optional=True) if cache else None,
                     on_error == "stop", varied)
-    readings, skipped = _read_all(everything, reader, on_error, log)
+    readings, skipped = _read_all(everything, reader, on_error, log, ranks)
     splits = {name: _split(data, shown, name, clips[name], readings) for name in wanted}
     _account(readings, skipped, faces, log)
     if not sound:
@@ -224,9 +226,12 @@ def _hear(path: Path, rate: int | None) -> Media:
     return read_media(path, rate=rate) if rate else NOTHING
 
 
-def _read_all(clips: Sequence[Clip], read: Callable[[Clip], Reading], on_error: str,
-              log: Callable[[str], None]) -> tuple[dict[Clip, Reading], list[Clip]]:
+def _read_all(clips: Sequence[Clip], read: Reader, on_error: str, log: Callable[[str], None],
+              ranks: Alone = ALONE) -> tuple[dict[Clip, Reading], list[Clip]]:
     """The readings of the clips, many at once; and the clips that are left out."""
+    if read.cache and ranks.size > 1:
+        _read_all([clips[k] for k in ranks.owned(len(clips))], read, "skip", lambda line: None)
+        ranks.wait()
     with one_blas_thread(), closing(attempt_all(read, clips, WORKERS)) as results:
         readings = dict(usable(zip(clips, results, strict=True), on_error, log))
     for clip, reading in readings.items():

@@ -100,6 +100,7 @@ class EmoNetConfig:
     label_smoothing: float = choice(0.0, choices.SHARE)
     class_weights: bool = choice(True, SWITCH)    # by the inverse of each class's share of the training split
     batch_size: int = choice(16, COUNT)
+    shards: int = choice(1, SIZE)   # parts of a batch whose gradients are computed apart, for any ranks
     epochs: int = choice(20, COUNT)
     # Sets of `frames` frames of a longer clip whose probabilities are averaged.
     test_windows: int = choice(3, SIZE)

@@ -16,6 +16,7 @@ from ..data.prepare import Dataset
 from ..data.sources import shortened
 from ..errors import DataError
 from ..files import Lock, parse_json, read_whole, say, write_csv, write_whole
+from ..shards import ALONE, Alone
 from ..training.calibration import calibration
 from ..training.fingerprint import fingerprint
 from ..training.inference import load_model, score
@@ -25,18 +26,20 @@ from ..training.run import dataset, on_device, projection_of, train_network
 from ..training.settings import Settings
 
 
-def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = say) -> str:
+def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log: Callable[[str], None] = say,
+                   ranks: Alone = ALONE) -> str:
     """Train and test the networks of `settings` on every fold, in `folder`; write and return the table.
 
     folds: how many, of whole groups; None: one for each group. A fold is tested by networks that are trained on the others
     but for a fifth of their groups: these choose the epoch and the temperature. Every process that is given the same folder
-    takes folds that nobody is at; a fold that is done is not done again.
+    takes folds that nobody is at; a fold that is done is not done again. `ranks` are such processes, each of which trains
+    alone; they read the clips together, and all of them return the table when the last fold is done.
     In `folder`: fold-*.json (what is said of each clip), crossvalidation.json, .csv, .txt and .png.
     """
     settings = on_device(settings, log)
     told = settings.as_json() | {"folds": folds}
     _agree(folder / "settings.json", told)                                    # before hours of decoding
-    data, split = everything(settings, log)
+    data, split = everything(settings, log, ranks)
     groups = groups_of(split)
     fold = groups if folds is None else stratified_folds(split.labels, folds, settings.seed, groups)
     _check(split, groups, fold, folds)
@@ -65,15 +68,16 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
         finally:
             lock.path.unlink(missing_ok=True)
             lock.release()
-    return report(folder, settings.modalities)
+    ranks.wait()
+    return ranks.told(report(folder, settings.modalities) if ranks.rank == 0 else "")
 
 
-def everything(settings: Settings, log: Callable[[str], None] = say) -> tuple[Dataset, Split]:
+def everything(settings: Settings, log: Callable[[str], None] = say, ranks: Alone = ALONE) -> tuple[Dataset, Split]:
     """The data set that the settings name, and all of its clips that have a label, in one split, by name."""
     whole = replace(settings, allow_shared_groups=True).collection()          # folds keep groups whole in any case
     for line in whole.notes:
         log(line)
-    data = dataset(settings, tuple(name for name in SPLITS if whole.split(name)), log, whole)
+    data = dataset(settings, tuple(name for name in SPLITS if whole.split(name)), log, whole, ranks)
     split = merged(data.splits)
     return data, split.take([i for i in np.argsort(split.ids) if split.labels[i] >= 0])
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import DataError, NonFiniteError
 from ..files import Lock, read_whole, remove_leftovers, say, write_csv, write_whole
 from ..models import EmoNetConfig
+from ..shards import ALONE, Alone
 from ..training.fingerprint import fingerprint
 from ..training.metrics import chance_and_majority
 from ..training.report import BLUE, GREEN, INK, MUTED, VERMILION, label_axes, save_figure
@@ -32,7 +33,8 @@ HEAD = b'{"op_code":'         # what a line of the journal begins with
 WIDTHS = ("lstm_size", "audio_layers", "fusion_layers")
 
 
-def search(settings: Settings, space: str, trials: int, folder: Path, log: Callable[[str], None] = say) -> str:
+def search(settings: Settings, space: str, trials: int, folder: Path, log: Callable[[str], None] = say,
+           ranks: Alone = ALONE) -> str:
     """Take trials of the study in `folder` until it has `trials`, then write the report and return it as text.
 
     settings: with one network. Each trial is a training with the seed of the settings;
@@ -42,55 +44,72 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
     end, as published. What a trial draws depends on the seed and on the trials before it, so one process gives the same
     table every time.
 
+    ranks: they train every trial together, one trial after the other, since what is drawn depends on those before; rank 0
+    draws, judges and writes.
+
     A trial whose process has ended without a result, however, is marked as failed and run once more.
     DataError: Optuna is not there, the journal is damaged, or it holds a search for something else.
     """
     optuna = _import_optuna()
     name, = settings.modalities
     config, settings = settings.config_of(name), on_device(settings, log)
-    splits = dataset(settings, log=log).splits
+    splits = dataset(settings, log=log, ranks=ranks).splits
     train, val = splits["train"], splits["val"]
-    projection = projection_of(config, train, settings.seed, log)
+    projection = projection_of(config, train, settings.seed, log, ranks)
     what = {"space": SPACES[space], "seed": settings.seed, **vars(config),
             "data": fingerprint(train, val, config.modalities)}
+
+    def trainer(number: int, params: dict[str, Any], on_epoch: Callable[[dict[str, Any]], None]) -> Trainer:
+        return Trainer(config.replace(**fields_of(params, config)), train, val, _scratch(folder, number),
+                       seed=settings.seed, device=settings.device, projection=projection, cache=settings.cache,
+                       log=lambda line: None, on_epoch=on_epoch, name=f"trial {number}", ranks=ranks)
+    if ranks.rank:
+        return _help(optuna, ranks, trainer)
     study = _open_study(optuna, folder, json.loads(json.dumps(what)))
     if space == "default":
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.epochs // 3 + 1)
-
-    def trainer(trial: Any, on_epoch: Callable[[dict[str, Any]], None]) -> Trainer:
-        return Trainer(config.replace(**fields_of(trial.params, config)), train, val, _scratch(folder, trial.number),
-                       seed=settings.seed, device=settings.device, projection=projection, cache=settings.cache,
-                       log=lambda line: None, on_epoch=on_epoch, name=f"trial {trial.number}")
-
     try:
         while claimed := _claim(optuna, study, folder, space, trials, settings.seed):
             trial, lock = claimed
             try:
-                _train(optuna, study, trial, trainer)
+                _train(optuna, study, trial, trainer, ranks)
                 log(_line(study.trials[trial.number]))
                 shutil.rmtree(_scratch(folder, trial.number))                 # the journal has its losses
                 lock.path.unlink()
             finally:
                 lock.release()
+        ranks.told("[]")
     finally:                                                                  # Ctrl-C keeps what is done
         with Lock(folder / "study.lock"), _journal_errors(folder):            # so the last report has what all have done
             text = write_report(study, config, folder, *chance_and_majority(val.labels))
-    return text
+    return ranks.told(text)
 
 
-def _train(optuna: Any, study: Any, trial: Any, trainer: Callable[..., Trainer]) -> None:
+def _help(optuna: Any, ranks: Alone, trainer: Callable[..., Trainer]) -> str:
+    """Train what rank 0 draws, until it has drawn enough; the report."""
+    def on_epoch(row: dict[str, Any]) -> None:
+        if ranks.told(""):
+            raise optuna.TrialPruned
+    while told := json.loads(ranks.told("")):
+        with contextlib.suppress(optuna.TrialPruned, NonFiniteError):
+            trainer(*told, on_epoch).fit()
+    return ranks.told("")
+
+
+def _train(optuna: Any, study: Any, trial: Any, trainer: Callable[..., Trainer], ranks: Alone) -> None:
     """Train to the end or until the pruner says stop, and tell the study."""
+    ranks.told(json.dumps([trial.number, trial.params]))
     State, best, started = optuna.trial.TrialState, {}, time.perf_counter()
 
     def on_epoch(row: dict[str, Any]) -> None:
         if not best or row["loss"] < best["loss"]:
             best.update(row)
         trial.report(row["loss"], row["epoch"])
-        if trial.should_prune():
+        if ranks.told("prune" * trial.should_prune()):
             raise optuna.TrialPruned
 
     try:
-        trainer(trial, on_epoch).fit()
+        trainer(trial.number, trial.params, on_epoch).fit()
         state, value = State.COMPLETE, best["loss"]
     except (optuna.TrialPruned, NonFiniteError) as reason:                    # a rate at which it diverges is a bad rate
         state, value = State.PRUNED, None

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, to_device
-from ..data.batches import Batch, Split, batches
+from ..data.batches import Batch, Draw, Split, draws
 from ..data.extract import EXTRACTORS, base_of
 from ..errors import CheckpointError
 from ..files import say
 from ..losses import softmax, softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
+from ..shards import ALONE, Alone
 from ..weights import Bounded
 from .calibration import restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
@@ -46,19 +47,20 @@ def count_right(logits: Array, labels: np.ndarray) -> int:
     return int((to_device(logits.argmax(axis=1), "cpu") == labels).sum())
 
 
-def evaluate(model: EmoNet, split: Split, device: str = "cpu") -> tuple[float, np.ndarray]:
+def evaluate(model: EmoNet, split: Split, device: str = "cpu", ranks: Alone = ALONE) -> tuple[float, np.ndarray]:
     """(mean cross-entropy in nats over labelled clips, nan without any; probabilities (N, C)), in evaluation mode.
 
     split: with projected audio, as `project` gives it. A clip of more frames than the network sees is looked at in
-    `test_windows` windows; the mean of their probabilities is that of a mixture of as many answers.
+    `test_windows` windows; the mean of their probabilities is that of a mixture of as many answers. Batches are spread
+    over `ranks`.
     """
     frames, windows = model.config.frames, model.config.test_windows
     longer = [i for i, clip in enumerate(split.frames or ()) if frames is not None and len(clip) > frames]
-    loss, probabilities = _evaluate(model, split, device, 0, windows)
+    loss, probabilities = _evaluate(model, split, device, 0, windows, ranks)
     if windows > 1 and longer and "video" in model.config.modalities:
         part = split.take(longer)
         for window in range(1, windows):
-            probabilities[longer] += _evaluate(model, part, device, window, windows)[1]
+            probabilities[longer] += _evaluate(model, part, device, window, windows, ranks)[1]
         probabilities[longer] /= windows
         loss = cross_entropy(probabilities, split.labels)
     return loss, probabilities
@@ -71,20 +73,27 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean()) if len(known) else math.nan
 
 
-def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int) -> tuple[float, np.ndarray]:
+def _evaluate(model: EmoNet, split: Split, device: str, window: int, windows: int,
+              ranks: Alone) -> tuple[float, np.ndarray]:
     """The same for one window."""
     if model.training:                                                        # not a walk over all layers each time
         model.eval()
-    loss, probabilities = 0.0, []
-    for batch in batches(split, model.config.batch_size, model.config.frames, window=window, windows=windows):
+
+    def told(draw: Draw) -> np.ndarray:
+        """The loss, summed over labelled clips, and behind it the probabilities of a batch."""
+        batch, loss = draw.part(0, len(draw)), 0.0
         logits, _ = forward(model, batch, device)
         known = batch.labels >= 0
         if known.any():
             rows = to_device(np.flatnonzero(known), device)
-            loss += softmax_cross_entropy(logits[rows], batch.labels[known])[0] * known.sum()
-        probabilities.append(to_device(softmax(logits), "cpu"))
-    labelled = int((split.labels >= 0).sum())
-    return float(loss) / labelled if labelled else math.nan, np.concatenate(probabilities)
+            loss = softmax_cross_entropy(logits[rows], batch.labels[known])[0] * known.sum()
+        return np.append(loss, to_device(softmax(logits), "cpu"))
+    whole = draws(split, model.config.batch_size, model.config.frames, window=window, windows=windows)
+    rows = ranks.spread(told, whole)
+    labelled, loss = int((split.labels >= 0).sum()), sum(float(row[0]) for row in rows)
+    probabilities = np.concatenate([row[1:] for row in rows]).reshape(len(split), -1)
+    dtype = model.parameters()[0].value.dtype
+    return loss / labelled if labelled else math.nan, probabilities.astype(dtype)
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..data.folds import held_out, joined
 from ..emotions import CLASSES
 from ..errors import DataError, SingularScatterError
 from ..lda import LDA
+from ..shards import ALONE, Alone
 from .novelty import Familiar
 
 #: Intensities that shrinkage="cv" chooses from, beside Ledoit and Wolf's.
@@ -49,12 +51,13 @@ class AudioProjection:
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None, classes: Sequence[str] = CLASSES,
             corpora: np.ndarray | None = None, varied: np.ndarray | None = None,
-            people: np.ndarray | None = None) -> "AudioProjection":
+            people: np.ndarray | None = None, ranks: Alone = ALONE, shards: int = 1) -> "AudioProjection":
         """X (N, D), y (N,) numbers of classes; DataError with the reason where LDA has no answer.
 
         groups: (N,) numbers of who is left out whole where clips are left out. Clips with the same vector, and so with the
         same sound, are one group in any case. corpora (N,), varied (N, K, D): as of `nuisance`. people (N,): groups for
-        `familiar`, where they are not these; see novelty.py.
+        `familiar`, where they are not these; see novelty.py. ranks: who else fits it: fits to choose by and fits out of fold
+        are spread over them, and the scatter of the last one is the sum of `shards` parts.
         """
         known = ~missing(X)
         if not known.any():
@@ -72,8 +75,8 @@ class AudioProjection:
 
         def rows(kept: np.ndarray) -> np.ndarray | None:
             return nuisance(Z[kept], y[kept], *(None if a is None else a[kept] for a in (corpora, varied)))
-        self._fit_lda(Z, y, group, rows)
-        training = cross_fit(self.lda, Z, y, self.folds, self.seed, group, rows) if self.folds > 1 else None
+        self._fit_lda(Z, y, group, rows, ranks, shards)
+        training = cross_fit(self.lda, Z, y, self.folds, self.seed, group, rows, ranks) if self.folds > 1 else None
         self.scale = _spread(self.lda.transform(Z) if training is None else training)
         self.familiar = Familiar.fit(Z, y, people, self.seed)
         self.training = None
@@ -82,12 +85,13 @@ class AudioProjection:
             self.training[known] = training / self.scale
         return self
 
-    def _fit_lda(self, Z: np.ndarray, y: np.ndarray, group: np.ndarray, rows: Nuisance) -> None:
+    def _fit_lda(self, Z: np.ndarray, y: np.ndarray, group: np.ndarray, rows: Nuisance, ranks: Alone, shards: int) -> None:
         try:
             if self.shrinkage == "cv":
-                self.shrinkage = choose_shrinkage(Z, y, self.seed, group, rows)
+                self.shrinkage = choose_shrinkage(Z, y, self.seed, group, rows, ranks)
             components = None if self.n_components is None else min(self.n_components, Z.shape[1])
-            self.lda = LDA(components, self.shrinkage).fit(Z, y, rows(np.full(len(y), True)))
+            shared = partial(ranks.gram, S=shards) if shards > 1 else None
+            self.lda = LDA(components, self.shrinkage).fit(Z, y, rows(np.full(len(y), True)), shared)
         except ValueError as error:
             reason = str(error)
             if isinstance(self.shrinkage, int | float) and self.shrinkage >= 0.1:      # what would be advised is in force
@@ -190,20 +194,21 @@ def nuisance(Z: np.ndarray, y: np.ndarray, corpora: np.ndarray | None = None,
 
 
 def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None,
-                     rows: Nuisance = lambda kept: None) -> str | float:
+                     rows: Nuisance = lambda kept: None, ranks: Alone = ALONE) -> str | float:
     """The shrinkage of GRID, or "auto", under which LDA is right about most of the clips that it was not fitted on.
 
     Z (N, D), y (N,); groups (N,) are left out whole. Of equals, the one that gives them the larger likelihood. (On real
     speech the likelihood alone asks for more shrinkage than is good for accuracy: docs/results.md.) An intensity under which
     S_W is singular, of all clips or of a fold, is out; where a class of one clip leaves nothing to choose by, the answer is
-    0.1. Clips of a class that no other fold has count as wrong.
+    0.1. Clips of a class that no other fold has count as wrong. Intensities are spread over `ranks`.
     """
-    scores: dict[str | float, tuple[int, float]] = {}
     if np.unique(y, return_counts=True)[1].min() < 2:
         return 0.1
     folds = [(out, rows(~out)) for out in held_out(y, CV_FOLDS, seed, groups) if len(np.unique(y[~out])) > 1]
     whole = rows(np.full(len(y), True))
-    for shrinkage in ("auto", *GRID):
+
+    def score(shrinkage: str | float) -> tuple[int, float]:
+        """(clips right, log-likelihood); -1 right where S_W is singular."""
         right, likelihood = 0, 0.0
         try:
             LDA(None, shrinkage).fit(Z, y, whole)
@@ -213,15 +218,19 @@ def choose_shrinkage(Z: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray
                 log_p, label = lda.predict_log_proba(Z[out]), np.searchsorted(lda.classes_, y[out])
                 right += int((log_p.argmax(axis=1) == label).sum())
                 likelihood += log_p[np.arange(len(label)), label].sum()
-            scores[shrinkage] = right, likelihood
         except SingularScatterError:
-            continue
+            return -1, 0.0
+        return right, likelihood
+    choices = ("auto", *GRID)
+    scores = {choice: tuple(row) for choice, row in zip(choices, ranks.spread(score, choices), strict=True) if row[0] >= 0}
     return max(scores, key=scores.get, default=0.1)
 
 
 def cross_fit(lda: LDA, Z: np.ndarray, y: np.ndarray, folds: int, seed: int,
-              groups: np.ndarray | None = None, rows: Nuisance = lambda kept: None) -> np.ndarray | None:
-    """Project every clip by an LDA that has seen none of its group (N,), that of the other folds: (N, K).
+              groups: np.ndarray | None = None, rows: Nuisance = lambda kept: None,
+              ranks: Alone = ALONE) -> np.ndarray | None:
+    """Project every clip by an LDA that has seen none of its group (N,), that of the other folds: (N, K). Folds are spread
+    over `ranks`.
 
     None where a fold leaves no clip of some class, or too few clips for an S_W that is not singular.
 
@@ -233,19 +242,25 @@ def cross_fit(lda: LDA, Z: np.ndarray, y: np.ndarray, folds: int, seed: int,
     its own discriminants, nearest to those of `lda`, Q: min ||P R - Q|| is R = U V^T with P^T Q = U S V^T (Schoenemann
     1966, Psychometrika 31, 1-10).
     """
-    K = lda.scalings_.shape[1]
-    projected, Q = np.empty((len(y), K)), lda.transform(lda.means_)           # (N, K), (C, K)
-    for out in held_out(y, folds, seed, groups):
+    K, Q = lda.scalings_.shape[1], lda.transform(lda.means_)                  # Q (C, K)
+
+    def project(out: np.ndarray) -> np.ndarray:
+        """(N_out, K); none where there is no such LDA."""
         if len(np.unique(y[~out])) < len(lda.classes_):
-            return None
+            return np.empty(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                                   # more components than classes - 1: said once
             try:
                 part = LDA(K, lda.shrinkage).fit(Z[~out], y[~out], rows(~out))
             except SingularScatterError:
-                return None
+                return np.empty(0)
         U, _, Vt = np.linalg.svd(part.transform(part.means_).T @ Q)
-        projected[out] = part.transform(Z[out]) @ (U @ Vt)
+        return part.transform(Z[out]) @ (U @ Vt)
+    parts, projected = list(held_out(y, folds, seed, groups)), np.empty((len(y), K))
+    for out, found in zip(parts, ranks.spread(project, parts), strict=True):
+        if not len(found):
+            return None
+        projected[out] = found.reshape(-1, K)
     return projected
 
 

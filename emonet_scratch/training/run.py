@@ -18,9 +18,10 @@ from ..data.clips import Collection
 from ..data.folds import groups_of
 from ..data.prepare import Dataset, prepare
 from ..data.video import ffmpeg_version
-from ..files import owned, say, write_csv, write_whole
+from ..files import say, write_csv, write_whole
 from ..models import EmoNetConfig
 from ..models.emonet import trunk_weights
+from ..shards import ALONE, Alone
 from ..version import __version__
 from .calibration import calibration, restored_temperature, temper
 from .checkpoint import expected_of, read_checkpoint
@@ -32,33 +33,42 @@ from .settings import MODALITIES, Settings
 from .trainer import Trainer
 
 
-def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = say) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = say,
+        ranks: Alone = ALONE) -> dict[str, Any]:
     """Train what `settings` say, in `folder`, and return the results, which are also in results.json there.
 
     config.json keeps the settings with the device and precision that were chosen; resume=True goes on where a run with them
     stopped. DataError, before anything is read, where another process has the folder.
+    ranks: who trains together, with the bytes of one alone; rank 0 writes. DataError where they are told different things.
     """
-    with owned(folder):
-        return _run(settings, Path(folder), resume, log)
+    with ranks.owning(Path(folder)):
+        return _run(settings, Path(folder), resume, log, ranks)
 
 
-def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], None]) -> dict[str, Any]:
+def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], None], ranks: Alone) -> dict[str, Any]:
     settings = on_device(settings, log)
+    told = settings.as_json() | {"device": settings.device.partition(":")[0]}
+    ranks.agree("settings", json.dumps(told))
+    ranks.agree("versions", json.dumps(versions() | {"machine": "", "command": ""}))
     if not resume:
         trunk_weights(settings.config)                                        # an error before hours of decoding
-    data = dataset(settings, log=log)
+    data = dataset(settings, log=log, ranks=ranks)
     train, val = data.splits["train"], data.splits["val"]
     projection = _saved_projection(folder, settings.modalities, train, val) if resume else None
-    projection = projection or projection_of(settings.config, train, settings.seed, log)
+    projection = projection or projection_of(settings.config, train, settings.seed, log, ranks)
     if missing := [name for k, name in enumerate(train.classes) if k not in train.labels]:
         log(f"warning: the training split has no clip of {', '.join(missing)}: no clip will be rightly called that")
     to = f"; LDA: {len(data.feature_names)} features to {projection.lda.scalings_.shape[1]}" if projection else ""
     log(f"{len(train)} training and {len(val)} validation clips{to}")
-    settings.write(folder, versions() | {"ffmpeg": ffmpeg_version()})         # only now: what has it can be resumed
+    if ranks.rank == 0:                                                       # only now: what has it can be resumed
+        settings.write(folder, versions() | {"ffmpeg": ffmpeg_version()})
     results, rows = {}, {}
     for name in settings.modalities:
-        trainer = train_network(settings, data, name, folder / name, projection, resume, log)
+        trainer = train_network(settings, data, name, folder / name, projection, resume, log, ranks)
+        ranks.wait()                                                          # for rank 0, who writes
         results[name], rows[name] = _result(trainer) | {"warnings": list(data.warnings)}, trainer.rows
+    if ranks.rank:
+        return results
     save_pictures(folder, results, rows)
     write_whole(folder / "results.txt", f"{table(results)}\n".encode())
     write_whole(folder / "results.json", json.dumps(results, indent=2).encode())   # last: it says that all is done
@@ -66,13 +76,13 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
 
 
 def train_network(settings: Settings, data: Dataset, name: str, folder: Path, projection: AudioProjection | None,
-                  resume: bool, log: Callable[[str], None]) -> Trainer:
+                  resume: bool, log: Callable[[str], None], ranks: Alone = ALONE) -> Trainer:
     """Train one network of MODALITIES on the training and validation split of `data`, in `folder`."""
     hears = "audio" in MODALITIES[name]
     facts = {"feature_names": list(data.feature_names) if hears else [], "extractor": data.extractor if hears else ""}
     trainer = Trainer(settings.config_of(name), data.splits["train"], data.splits["val"], folder, seed=settings.seed,
                       device=settings.device, projection=projection if hears else None, cache=settings.cache, facts=facts,
-                      save_every=settings.save_every, log=log, name=name)
+                      save_every=settings.save_every, log=log, name=name, ranks=ranks)
     trainer.fit(resume=resume)
     return trainer
 
@@ -86,7 +96,7 @@ def on_device(settings: Settings, log: Callable[[str], None] = say) -> Settings:
 
 
 def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: Callable[[str], None] = say,
-            clips: Collection | None = None) -> Dataset:
+            clips: Collection | None = None, ranks: Alone = ALONE) -> Dataset:
     """The splits `wanted` of the clips that the settings name, or of others, with what the networks of the settings read."""
     if clips is None:
         clips = settings.collection()
@@ -96,11 +106,12 @@ def dataset(settings: Settings, wanted: Sequence[str] = ("train", "val"), log: C
             log(f"warning: {len(clips.problems)} files left out (`emonet doctor` names them), such as {clips.problems[0]}")
     used = {modality for name in settings.modalities for modality in MODALITIES[name]}
     return prepare(clips, wanted, video="video" in used, sound="audio" in used, cache=settings.cache,
-                   on_error=settings.on_error, log=log, varied=settings.config.sound_variants, **reading(settings.config))
+                   on_error=settings.on_error, log=log, varied=settings.config.sound_variants, ranks=ranks,
+                   **reading(settings.config))
 
 
 def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
-                  log: Callable[[str], None] = say) -> AudioProjection | None:
+                  log: Callable[[str], None] = say, ranks: Alone = ALONE) -> AudioProjection | None:
     """The projection that `config` asks for, fitted on the training split; None for a split without audio vectors."""
     if train.audio is None:
         return None
@@ -109,7 +120,7 @@ def projection_of(config: EmoNetConfig, train: Split, seed: int = 0,
     several = all(len(np.unique(corpora[train.labels == label])) > 1 for label in np.unique(train.labels))
     groups = corpora if corpora.max() > 1 and several else groups_of(train)   # of three and more: strangers are of another
     projection.fit(train.audio, train.labels, groups, train.classes, corpora if corpora.any() else None, train.varied,
-                   groups_of(train))
+                   groups_of(train), ranks, config.shards)
     if config.lda_cross_fit > 1 and projection.training is None:
         log("warning: some class has too few clips, or groups, for projections out of fold: LDA projects the clips it was "
             "fitted on")
@@ -137,7 +148,8 @@ def _result(trainer: Trainer) -> dict[str, Any]:
         T = restored_temperature(meta)
     loss, probabilities = trainer.evaluate(trainer.val)                       # the loss of metrics.jsonl, without T
     probabilities = temper(probabilities, T)
-    _write_answers(trainer.folder / "validation.csv", trainer.val, probabilities)
+    if trainer.ranks.rank == 0:
+        _write_answers(trainer.folder / "validation.csv", trainer.val, probabilities)
     return score(trainer.val.labels, probabilities) | {
         "classes": list(trainer.val.classes), "temperature": T,
         "calibration": calibration(probabilities, trainer.val.labels), "loss": loss,

@@ -1,6 +1,7 @@
 """The training loop: epochs, evaluation, checkpoints, and a resume that changes no bit."""
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,21 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, to_device
+from ..backend import to_device
 from ..choices import NATURAL, NUMBER, OPTIONAL_COUNT, Rule, check_choices, choice, optional
-from ..data.batches import Batch, Split, batches
+from ..data.batches import Batch, Draw, Split, draws
 from ..data.progress import progress
 from ..errors import CheckpointError, DataError, NonFiniteError
-from ..files import owned, say
+from ..files import say
 from ..layers.base import NamedParameter
-from ..losses import softmax_cross_entropy
 from ..models import EmoNet, EmoNetConfig
 from ..optim import SGD, Adam, all_finite, clip_gradient_norm, schedule
+from ..shards import ALONE, Alone
 from .calibration import fit_temperature, restored_temperature
 from .checkpoint import expected_of, read_checkpoint, read_metrics, write_checkpoint, write_metrics
 from .fingerprint import check_data, fingerprint, sha256
 from .forecast import Forecast
-from .inference import count_right, evaluate, forward, project
+from .gradients import Gradients
+from .inference import evaluate, project
 from .non_finite import first_non_finite, overflow_unwarned
 from .projection import AudioProjection
 from .trunk import calibrate, look, with_trunk_features
@@ -58,6 +60,9 @@ class Trainer:
     save_every: steps between checkpoints inside an epoch; None: at the end of each epoch only.
     on_epoch: gets the validation row of metrics.jsonl when an epoch is over and saved; what it raises ends the training.
 
+    ranks: who trains together. Of a batch, each shard of the configuration is one rank's; all have the same state after each
+    step, and rank 0 keeps it.
+
     best.safetensors is the state after the epoch with the least validation loss. Everything that the next step
     depends on is in a checkpoint, so a run that was killed and resumed ends with the same bytes as one that was not.
     """
@@ -66,7 +71,11 @@ class Trainer:
                  device: str = "cpu", projection: AudioProjection | None = None, cache: str | Path | None = None,
                  facts: dict[str, Any] | None = None, save_every: int | None = None,
                  log: Callable[[str], None] = say, name: str = "train",
-                 on_epoch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
+                 on_epoch: Callable[[dict[str, Any]], None] = lambda row: None, ranks: Alone = ALONE) -> None:
+        if ranks.size > config.shards:
+            raise DataError(f"{ranks.size} ranks cannot share batches of {config.shards} shard(s): start as many ranks as "
+                            f"shards at most, or train anew with more (--set shards={ranks.size})")
+        self.ranks = ranks
         self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
         self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
         self.facts = {"classes": list(train.classes)} | self.facts
@@ -75,7 +84,7 @@ class Trainer:
         (train, seen), (val, _) = (_seen(split, config.modalities) for split in (train, val))
         self.looks: AudioProjection | None = None
         if config.trunk_statistics and "video" in config.modalities:
-            train, val, self.looks = look(config, train, val, seed, device, cache)
+            train, val, self.looks = look(config, train, val, seed, device, cache, ranks)
         self.train, self.val = project(train, projection, self.looks), project(val, projection, self.looks)
         first = 0
         for part in filter(None, (projection, self.looks)):
@@ -90,24 +99,29 @@ class Trainer:
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
         self.rate = schedule(config.schedule, config.lr, steps, min(config.warmup, steps))
         weights = balanced_weights(self.train.labels, len(train.classes)) if config.class_weights else None
-        self.class_weights = None if weights is None else to_device(weights, device)
+        self.gradients = Gradients(self.model, self.optimizer.params, weights, device, ranks)
         self.progress = Progress()
         self.temperature = 1.0                                                # of the best epoch, see calibration.py
         self.rows: list[dict[str, Any]] = []                                  # of metrics.jsonl
 
     def fit(self, resume: bool = False) -> None:
         """Train to the last epoch, or until `patience` runs out. resume: go on from last.safetensors if it is there."""
-        with owned(self.folder):
+        self.ranks.agree("data", json.dumps(self.data))
+        with self.ranks.owning(self.folder):
             self._fit(resume)
 
     def _fit(self, resume: bool) -> None:
-        if resume and (self.folder / "last.safetensors").exists():
+        if there := resume and (self.folder / "last.safetensors").exists():
             self._load()
         else:
             self.start()
+        self.ranks.wait()                                                     # before anything is written that others read
+        if there:
+            self._write_metrics(self.rows)
+        else:
             self._save("last")
         if self.config.freeze_trunk and "video" in self.config.modalities:
-            self.train, self.val = (with_trunk_features(split, self.model, self.device, self.cache)
+            self.train, self.val = (with_trunk_features(split, self.model, self.device, self.cache, self.ranks)
                                     for split in (self.train, self.val))
         self.forecast = Forecast(self.config, self.device, len(self.train), len(self.val),
                                  self.config.epochs - self.progress.epoch, self.log)
@@ -129,20 +143,20 @@ class Trainer:
 
     def evaluate(self, split: Split) -> tuple[float, np.ndarray]:
         """(mean cross-entropy in nats, probabilities (N, C)) of a split as `self.val`, in evaluation mode."""
-        return evaluate(self.model, split, self.device)
+        return evaluate(self.model, split, self.device, self.ranks)
 
-    def step(self, batch: Batch) -> tuple[float, int, float]:
+    def step(self, batch: Batch | Draw) -> tuple[float, int, float]:
         """One optimizer step: (loss, number of clips right, gradient norm before clipping).
 
         NonFiniteError, with the layer or parameter, where one of these numbers or what the step leaves is not finite.
         """
         buffers = self.model.save_buffers()
         with overflow_unwarned():
-            loss, logits = self._forward_backward(batch)
+            loss, right = self.gradients(batch, self.optimizer.t, buffers)
         norm = clip_gradient_norm(self.optimizer.params, self.config.clip_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.model.restore_buffers(buffers)
-            where = first_non_finite(self.model, lambda: self._forward_backward(batch))
+            where = first_non_finite(self.model, lambda: self.gradients.accumulate(batch))
             raise NonFiniteError(
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite in epoch {self.progress.epoch + 1}, "
                 f"step {self.optimizer.t + 1}: it appeared first {where}; {self._advice()}")
@@ -152,15 +166,7 @@ class Trainer:
         if not all_finite(self.optimizer.params):                             # now, before it can reach a checkpoint
             bad = next(p.name for p in self.optimizer.params if not all_finite([p]))
             raise NonFiniteError(f"the parameter {bad} is not finite after step {self.optimizer.t}: {self._advice()}")
-        return loss, count_right(logits, batch.labels), norm
-
-    def _forward_backward(self, batch: Batch) -> tuple[float, Array]:
-        """(loss, logits), with the gradients of this batch in the parameters."""
-        self.model.zero_grad()
-        logits, cache = forward(self.model, batch, self.device)
-        loss, dlogits = softmax_cross_entropy(logits, batch.labels, self.config.label_smoothing, self.class_weights)
-        self.model.backward(dlogits, cache)
-        return loss, logits
+        return loss, right, norm
 
     def _advice(self) -> str:
         """What to do after a number that is not finite."""
@@ -174,9 +180,9 @@ class Trainer:
         p, c = self.progress, self.config
         self.model.train()
         with progress(None, f"{self.name} {p.epoch + 1}/{c.epochs}", len(self.train), initial=p.sums[2]) as bar:
-            for batch in batches(self.train, c.batch_size, c.frames, seed=self.seed, epoch=p.epoch, training=True,
-                                 modality_dropout=c.modality_dropout if len(c.modalities) == 2 else 0.0,
-                                 jitter=c.augment, start=p.batch):
+            for batch in draws(self.train, c.batch_size, c.frames, seed=self.seed, epoch=p.epoch, training=True,
+                               modality_dropout=c.modality_dropout if len(c.modalities) == 2 else 0.0,
+                               jitter=c.augment, start=p.batch):
                 loss, right, norm = self.step(batch)
                 parts = loss * len(batch), right, len(batch), norm
                 p.sums = [total + part for total, part in zip(p.sums, parts, strict=True)]
@@ -200,7 +206,7 @@ class Trainer:
         better = p.best_loss is None or val["loss"] < p.best_loss
         best_loss, best_epoch = (val["loss"], epoch) if better else (p.best_loss, p.best_epoch)
         self.progress = Progress(epoch, best_loss=best_loss, best_epoch=best_epoch)
-        write_metrics(self.folder, self.rows)                                 # a checkpoint must not outlive its metrics
+        self._write_metrics(self.rows)                                        # a checkpoint must not outlive its metrics
         if better:
             self.temperature = fit_temperature(probabilities, self.val.labels)
             self._save("best")
@@ -227,7 +233,13 @@ class Trainer:
         p, patience = self.progress, self.config.patience
         return patience is not None and p.best_epoch is not None and p.epoch - p.best_epoch >= patience
 
+    def _write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        if self.ranks.rank == 0:
+            write_metrics(self.folder, rows)
+
     def _save(self, name: str) -> None:
+        if self.ranks.rank:
+            return
         groups = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         parts = {"projection": self.projection, "looks": self.looks}
         groups |= {name: part.state_dict() for name, part in parts.items() if part}
@@ -250,7 +262,6 @@ class Trainer:
             if "trunk" in meta["facts"]:
                 self.facts = self.facts | {"trunk": meta["facts"]["trunk"]}
         self.rows = self._rows_of_finished_epochs()
-        write_metrics(self.folder, self.rows)
 
     def _check_progress(self) -> None:
         """ValueError where a restored progress cannot be that of this training."""

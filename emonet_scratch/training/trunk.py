@@ -13,6 +13,7 @@ from ..data.progress import progress
 from ..data.video import FrameCache, Frames
 from ..layers import BatchNorm, Sequential
 from ..models import EmoNet, EmoNetConfig
+from ..shards import ALONE, Alone
 from .fingerprint import sha256
 from .projection import AudioProjection, missing
 
@@ -39,12 +40,17 @@ def calibrate(model: EmoNet, train: Split, seed: int, device: str, frames: int =
     model.train()
 
 
-def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | Path | None = None) -> Split:
+def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | Path | None = None,
+                        ranks: Alone = ALONE) -> Split:
     """The split with the frozen trunk's features in place of frames: computed once, then read from the folder `cache`.
 
     With config.trunk_statistics, `looks` are the statistics of its map by quarters, whose mean are the features. The norm of
-    features, which each training fits to its own clips, is applied to what the cache keeps.
+    features, which each training fits to its own clips, is applied to what the cache keeps. ranks: each computes a part of
+    them for the cache, before all read it.
     """
+    if cache and ranks.size > 1:
+        with_trunk_features(split.take(ranks.owned(len(split))), model, device, cache)
+        ranks.wait()
     model.eval()
     config, body = model.config, _body(model)
     choices = str((config.trunk_pooling, config.trunk_statistics, config.frames_per_chunk, device))
@@ -118,16 +124,17 @@ def statistics(clip: Frames) -> np.ndarray:
 
 
 def look(config: EmoNetConfig, train: Split, val: Split, seed: int, device: str,
-         cache: str | Path | None) -> tuple[Split, Split, AudioProjection | None]:
+         cache: str | Path | None, ranks: Alone) -> tuple[Split, Split, AudioProjection | None]:
     """Both splits with `looks`, the statistics of what the frozen trunk sees, and their projection, fitted on `train`.
 
     None where no training clip has pictures.
     """
     model = EmoNet(config, 1, np.random.default_rng(seed), num_classes=len(train.classes)).to_device(device)
     calibrate(model, train, seed, device)                                     # which a random trunk needs
-    train, val = (dataclasses.replace(split, looks=with_trunk_features(split, model, device, cache).looks)
+    train, val = (dataclasses.replace(split, looks=with_trunk_features(split, model, device, cache, ranks).looks)
                   for split in (train, val))
     if missing(train.looks).all():
         return train, val, None
     projection = AudioProjection(config.lda_components, config.lda_shrinkage, config.audio_clip, config.lda_cross_fit, seed)
-    return train, val, projection.fit(train.looks, train.labels, groups_of(train), train.classes)
+    return train, val, projection.fit(train.looks, train.labels, groups_of(train), train.classes, ranks=ranks,
+                                      shards=config.shards)

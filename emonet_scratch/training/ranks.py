@@ -1,0 +1,117 @@
+"""Several processes, ranks of MPI through mpi4py, that train as one: `mpiexec -n 8 emonet train --ranks`.
+
+Optional: nothing imports this, or mpi4py, before it is asked for. Messages are bytes of numbers and of text, never a pickle.
+One step of the optimizer is one exchange: what S shards (see shards.py) add to the gradient, to everybody, who adds them up
+in the same order. Nothing overlaps with it. docs/scale.md says what that costs.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from ..backend import import_cupy, probe_cuda
+from ..errors import DataError
+from ..files import owned
+from ..shards import Alone, digest
+
+#: What launchers (Hydra of MPICH and Intel; Open MPI; PMIx of Slurm) tell each process: how many there are.
+LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def launched() -> bool:
+    """Whether a launcher of MPI has started this process beside others."""
+    return any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in LAUNCHERS)
+
+
+class Ranks(Alone):
+    """This process among those that mpiexec has started. DataError where mpi4py or MPI itself is not there.
+
+    local: its number among those of its machine. From now on an exception that nobody catches ends the job on all of them:
+    the others would wait for this one for ever.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise DataError(f"several ranks need mpi4py and a library of MPI ({' '.join(str(error).split())}): "
+                            f"pip install 'emonet_scratch[mpi]'") from error
+        self.MPI, self.world = MPI, MPI.COMM_WORLD
+        self.rank, self.size = self.world.Get_rank(), self.world.Get_size()
+        self.local = self.world.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        hook = sys.excepthook
+
+        def ending(*error: object) -> None:
+            hook(*error)
+            self.end(1)
+        sys.excepthook = ending
+
+    def exchange(self, mine: Sequence[bytes]) -> list[bytes]:
+        sizes = np.array([len(mine), sum(map(len, mine))], np.int64)
+        every = np.empty((self.size, 2), np.int64)
+        self.world.Allgather(sizes, every)
+        lengths, own = np.empty(every[:, 0].sum(), np.int64), np.array([len(part) for part in mine], np.int64)
+        self.world.Allgatherv(own, [lengths, every[:, 0]])
+        whole = bytearray(every[:, 1].sum())
+        self.world.Allgatherv([b"".join(mine), self.MPI.BYTE], [whole, every[:, 1], self.MPI.BYTE])
+        ends = np.cumsum(lengths)
+        view = memoryview(whole)
+        return [view[end - length:end] for end, length in zip(ends, lengths, strict=True)]
+
+    def wait(self) -> None:
+        self.world.Barrier()
+
+    def told(self, text: str) -> str:
+        return bytes(self.exchange([text.encode("utf-8", "surrogateescape")] if self.rank == 0 else [])[0]).decode(
+            "utf-8", "surrogateescape")
+
+    def agree(self, what: str, content: str) -> None:
+        every = self.exchange([digest(content)])
+        if other := [k for k, one in enumerate(every) if one != every[0]]:
+            raise DataError(f"rank {other[0]} has other {what} than rank 0: start all ranks with the same command, versions "
+                            f"and data")
+
+    @contextlib.contextmanager
+    def owning(self, folder: Path) -> Iterator[Path]:
+        with owned(folder) if self.rank == 0 else contextlib.nullcontext(folder) as mine:
+            yield mine
+
+    def device(self, name: str) -> str:
+        """The GPU of this rank, for "auto" and "cuda": its local number among those that it sees, in turn."""
+        if name not in ("auto", "cuda"):
+            return name
+        try:
+            count = import_cupy().cuda.runtime.getDeviceCount()
+        except Exception:                                                     # what is wrong, choose_device says
+            return name
+        return f"cuda:{self.local % count}" if count and probe_cuda(self.local % count) is None else name
+
+    def line(self, device: str) -> str:
+        """Who is together, in words."""
+        machines = len(set(map(bytes, self.exchange([self.MPI.Get_processor_name().encode()]))))
+        by = ", arrays of GPUs by way of the host" if device.startswith("cuda") else ""
+        return f"ranks: {self.size} on {machines} machine{'s' * (machines > 1)}{by}"
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Until it ends, rank 0 alone speaks."""
+        with open(os.devnull, "w") as nobody, contextlib.ExitStack() as stack:
+            if self.rank:
+                stack.enter_context(contextlib.redirect_stdout(nobody))
+                stack.enter_context(contextlib.redirect_stderr(nobody))
+            yield
+
+    def end(self, code: int) -> NoReturn:
+        """End the job on all ranks; not at once, since the launcher then passes on nothing that it has not read yet."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(0.5)
+        self.world.Abort(code)
+        time.sleep(60)
+        os._exit(code)

@@ -18,6 +18,8 @@ import numpy as np
 
 from .files import owned
 
+Array = Any             # of NumPy or CuPy
+
 ROUND = 16                  # items of each process in a round
 
 
@@ -32,13 +34,28 @@ def cut(N: int, S: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def tree_sum(rows: np.ndarray) -> np.ndarray:
-    """The sum over the first axis of rows (S, ...), S >= 1, in a fixed order: ((0 + 1) + (2 + 3)) + (4 + ...), a lone last
-    one waiting for the next level."""
-    while len(rows) > 1:
-        pairs = rows[0:len(rows) - 1:2] + rows[1::2]
-        rows = np.concatenate([pairs, rows[-1:]]) if len(rows) % 2 else pairs
-    return rows[0]
+def fold(nodes: dict[tuple[int, int], Any], S: int) -> dict[tuple[int, int], Any]:
+    """Add up, in place, what can be, of {(level, k): the sum of parts k 2^level up to (k + 1) 2^level}, of S parts in all.
+    Arrays among them are changed.
+
+    Level 0 are the parts themselves; a node is the sum of the two below it, a last one without a neighbour goes up as it is;
+    the sum of all is the one node of the last level. Whoever has all parts below a node can add them up without the others.
+
+    >>> fold({(0, 0): 1, (0, 1): 2, (0, 2): 4}, 5)
+    {(0, 2): 4, (1, 0): 3}
+    >>> fold({(0, 2): 4, (1, 0): 3, (0, 3): 8, (0, 4): 16}, 5)
+    {(3, 0): 31}
+    """
+    level = 0
+    while S > 1:
+        for k in range(0, S, 2):
+            if (level, k) in nodes and ((level, k + 1) in nodes or k + 1 == S):
+                left, right = nodes.pop((level, k)), nodes.pop((level, k + 1), None)
+                if right is not None:
+                    left += right
+                nodes[level + 1, k // 2] = left
+        level, S = level + 1, (S + 1) // 2
+    return nodes
 
 
 class Alone:
@@ -49,9 +66,21 @@ class Alone:
 
     rank, size = 0, 1
 
-    def owned(self, S: int) -> range:
-        """Which of S parts are this process's; those of rank r lie before those of rank r + 1."""
-        return range(S * self.rank // self.size, S * (self.rank + 1) // self.size)
+    def owned(self, S: int, rank: int | None = None) -> range:
+        """Which of S parts are this process's, or those of a rank r, which lie before those of rank r + 1."""
+        rank = self.rank if rank is None else rank
+        return range(S * rank // self.size, S * (rank + 1) // self.size)
+
+    def total(self, parts: Iterable[Array], S: int, P: int, dtype: Any = np.float64) -> Array:
+        """The sum by the tree over S parts, arrays (P,) of this type; `parts`, which are changed, are this process's."""
+        return self.nodes(parts, S).popitem()[1]
+
+    def nodes(self, parts: Iterable[Any], S: int, rank: int | None = None) -> dict[tuple[int, int], Any]:
+        """What this process, or that of a rank, can add up of its own parts, as they come."""
+        nodes: dict[tuple[int, int], Any] = {}
+        for k, part in zip(self.owned(S, rank), parts, strict=False):
+            nodes = fold(nodes | {(0, k): part}, S)
+        return nodes
 
     def exchange(self, mine: Sequence[bytes]) -> list[bytes]:
         """What every process gives, for all of them, in the order of ranks."""
@@ -59,6 +88,10 @@ class Alone:
 
     def wait(self) -> None:
         """Until all are here."""
+
+    def device(self, name: str) -> str:
+        """The device of this process where all are told `name`."""
+        return name
 
     def told(self, text: str) -> str:
         """What rank 0 says."""
@@ -90,9 +123,9 @@ class Alone:
 
     def gram(self, U: np.ndarray, S: int) -> np.ndarray:
         """U^T U (D, D) of U (N, D), the sum of S runs of rows by the tree."""
-        D, parts = U.shape[1], cut(len(U), S)
-        rows = self.spread(lambda part: U[part[0]:part[1]].T @ U[part[0]:part[1]], parts)
-        return tree_sum(np.reshape(rows, (-1, D, D)))
+        D, runs = U.shape[1], cut(len(U), S)
+        mine = (U[first:end].T @ U[first:end] for first, end in (runs[k] for k in self.owned(len(runs))))
+        return self.total((part.ravel() for part in mine), len(runs), D * D).reshape(D, D).copy()
 
 
 ALONE = Alone()

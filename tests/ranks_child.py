@@ -64,6 +64,10 @@ def exchanges(ranks: Alone, folder: str) -> None:
         assert list(map(bytes, ranks.exchange(mine))) == want, round
     assert ranks.told(f"of rank {ranks.rank}: \udcff\u00e9") == "of rank 0: \udcff\u00e9"
     assert [int(row[0]) for row in ranks.spread(lambda k: k * k, range(7))] == [k * k for k in range(7)]
+    for S, P in ((4, 10), (7, 1), (1, 3)):
+        parts = np.random.default_rng(S).standard_normal((S, P)).astype(np.float32)
+        found = ranks.total((parts[k].copy() for k in ranks.owned(S)), S, P, np.float32)
+        assert found.tobytes() == ALONE.total(iter(parts), S, P, np.float32).tobytes(), (S, P)
     ranks.agree("words", "the same")
     Path(folder, str(ranks.rank)).touch()
 

@@ -15,18 +15,18 @@ PACKAGE = Path(__file__).parents[1] / "emonet_scratch"
 #: Files and folders of each room, and the most lines of code that it may have.
 ROOMS = {
     "ground": ("__init__.py __main__.py version.py errors.py emotions.py choices.py files.py pickles.py weights.py "
-               "differences.py shards.py", 676),
+               "differences.py shards.py", 693),
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1018),
-    "data": ("data", 3586),
-    "training": ("training", 1740),
+    "data": ("data", 3585),
+    "training": ("training", 1759),
     "studies": ("studies", 874),
     "explain": ("explain", 964),
-    "command line": ("cli", 756),
+    "command line": ("cli", 760),
     "testing": ("testing", 140),
 }
-MOST = 11439                # of all rooms together; pages are 1,130 of them, ranks 366; 9,000 is the aim
+MOST = 11478                # of all rooms together; pages are 1,130 of them, ranks 405; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -17,7 +17,8 @@ NAME = "emonet_scratch"
 # Each room with the rooms that it may import, itself among them; nobody imports kernels but the package's __init__, and
 # testing only who writes tests.
 ROOMS = {
-    "ground": ({"version", "errors", "emotions", "choices", "files", "pickles", "weights", "differences", "shards"}, {"ground"}),
+    "ground": ({"version", "errors", "emotions", "choices", "files", "pickles", "weights", "differences", "shards"},
+               {"ground"}),
     "switches": ({"backend", "dispatch"}, {"ground"}),
     "layers": ({"layers"}, {"ground", "switches", "layers"}),
     "maths": ({"losses", "optim", "lda", "gradcheck"}, {"ground", "switches", "layers", "watch"}),

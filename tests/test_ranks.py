@@ -6,6 +6,7 @@ Every job has a time limit: a hang is a failure.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -249,26 +250,60 @@ def test_a_launcher_alone_asks_for_ranks_and_resume_takes_any_number(data, tmp_p
 @with_mpi
 def test_folds_trials_vectors_and_answers_are_those_of_one(data, tmp_path):
     pytest.importorskip("optuna", reason="Optuna is not installed")
-    quick = [*QUICK, "--set", "lda_cross_fit=2", "--runs", str(tmp_path), "--set", "shards=2"]
+    quick = [*QUICK, "--set", "lda_cross_fit=2", "--runs", str(tmp_path)]
+    audio = ["--data", data, *quick, "--modalities", "audio"]
+
     def emonet(n, command, *words):
-        return fine(run(n, "-m", "emonet_scratch", command, "--ranks", *map(str, words)))[0]
-    for n in (1, 2):
-        audio = ["--data", data, *quick, "--modalities", "audio"]
+        """By n ranks; 0: by one process that knows of none."""
+        words = ["-m", "emonet_scratch", command, *(["--ranks"] if n else []), *map(str, words)]
+        if n:
+            return fine(run(n, *words))[0]
+        threads = dict.fromkeys(("EMONET_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ | threads, check=True, text=True,
+                              stdout=subprocess.PIPE).stdout
+    for n in (0, 2):
         emonet(n, "cross-validate", *audio, "--folds", 3, "--out", tmp_path / f"folds{n}")
-        emonet(n, "search", *audio, "--trials", 4, "--out", tmp_path / f"search{n}")
+        emonet(n, "search", *audio, "--trials", 4, "--set", "shards=4", "--out", tmp_path / f"search{n}")
         emonet(n, "features", data, "--out", tmp_path / f"{n}.npz")
         (tmp_path / f"{n}.csv").write_text(emonet(n, "predict", "--csv", data / "Val_AFEW", "--device", "cpu"))
-    for name in ("crossvalidation.json", "crossvalidation.csv", "crossvalidation.txt", "fold-000.json"):
-        assert (tmp_path / "folds1" / name).read_bytes() == (tmp_path / "folds2" / name).read_bytes(), name
+    for name in ("crossvalidation.json", "crossvalidation.csv", "crossvalidation.txt", "fold-000.json", "settings.json"):
+        assert (tmp_path / "folds0" / name).read_bytes() == (tmp_path / "folds2" / name).read_bytes(), name
 
     def trials(n):
         lines = (tmp_path / f"search{n}" / "trials.csv").read_text().splitlines()
         column = lines[0].split(",").index("seconds")
         return [[cell for k, cell in enumerate(line.split(",")) if k != column] for line in lines]
-    assert trials(1) == trials(2) and len(trials(1)) == 5
-    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
-    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
-    assert len((tmp_path / "1.csv").read_text().splitlines()) == 8
+    assert trials(0) == trials(2) and len(trials(0)) == 5
+    assert (tmp_path / "0.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+    assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
+    assert len((tmp_path / "0.csv").read_text().splitlines()) == 8
+
+
+# Options of sbatch that the example may use, and what their values look like.
+SBATCH = {"job-name": r"\w+", "nodes": r"\d+", "ntasks-per-node": r"\d+", "cpus-per-task": r"\d+", "gpus-per-task": r"\d+",
+          "time": r"\d+:\d\d:\d\d", "requeue": "", "open-mode": "append|truncate"}
+
+
+@with_mpi
+def test_the_job_file_of_slurm_is_well_formed_and_runs_and_goes_on_without_slurm(data, tmp_path):
+    """Its #SBATCH lines come before the first command, and each is known; `srun` is played by mpiexec."""
+    lines = (ROOT / "examples/slurm.sh").read_text().splitlines()
+    asked = [line.split("--", 1)[1].partition("=") for line in lines if line.startswith("#SBATCH ")]
+    assert asked and all(re.fullmatch(SBATCH[name], value) for name, _, value in asked)
+    first = next(k for k, line in enumerate(lines) if line and not line.startswith("#"))
+    assert not [line for line in lines[first:] if line.startswith("#SBATCH")]
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/bash\n[ "$1 $2" = "--mpi=pmi2 --kill-on-bad-exit=1" ] || exit 9\nshift 2\n'
+                    f'exec {MPIEXEC} -n "$SLURM_NTASKS" "$@"\n')
+    srun.chmod(0o755)
+    environment = os.environ | {"PATH": f"{srun.parent}:{os.environ['PATH']}", "PYTHON": sys.executable,
+                                "SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "1", "PYTHONPATH": str(ROOT)}
+    command = ["bash", str(ROOT / "examples/slurm.sh"), *QUICK, "--data", str(data), "--modalities", "audio"]
+    said = [subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=LIMIT, check=True,
+                           env=environment | {"SLURM_NTASKS": n}).stdout for n in ("2", "3")]
+    assert "run: runs/slurm-17" in said[0] and "is finished" in said[1]
+    assert (tmp_path / "runs/slurm-17/audio/best.safetensors").exists()
 
 
 @with_mpi

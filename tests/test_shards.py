@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from emonet_scratch.data.batches import batches, draws
 from emonet_scratch.lda import LDA
 from emonet_scratch.models import EmoNet
-from emonet_scratch.shards import ALONE, Alone, cut, tree_sum
+from emonet_scratch.shards import ALONE, Alone, cut, fold
 from emonet_scratch.training.gradients import Gradients
 from emonet_scratch.training.projection import AudioProjection, choose_shrinkage
 from tests.tiny import TINY, make, rows, split, states
@@ -33,13 +33,36 @@ def test_every_part_is_owned_by_one_rank_in_the_order_of_ranks(S, size):
     assert [k for rank in range(size) for k in of(rank)] == list(range(S))
 
 
-@given(st.integers(1, 17), st.integers(0, 2**32 - 1))
-def test_tree_sum_is_the_binary_tree_over_the_numbers_of_the_parts(S, seed):
+def tree(parts):
+    """The definition: neighbours in pairs, a last one without a neighbour as it is, level by level."""
+    while len(parts) > 1:
+        parts = [parts[k] + parts[k + 1] if k + 1 < len(parts) else parts[k] for k in range(0, len(parts), 2)]
+    return parts[0]
+
+
+@given(st.integers(1, 17), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_whoever_adds_up_what_it_has_the_sum_is_that_of_the_tree(S, size, seed):
+    """Each rank folds its own parts; all that is left, folded, has the bits of the tree over single parts."""
     parts = list(np.random.default_rng(seed).standard_normal((S, 3)).astype(np.float32))
-    found, level = tree_sum(np.array(parts)), parts
-    while len(level) > 1:
-        level = [level[k] + level[k + 1] if k + 1 < len(level) else level[k] for k in range(0, len(level), 2)]
-    assert found.tobytes() == level[0].tobytes()
+    nodes, sent = {}, []
+    for rank in range(size):
+        one = Alone()
+        one.rank, one.size = rank, size
+        own = one.nodes([parts[k].copy() for k in one.owned(S)], S)
+        assert list(own) == list(alone_of(size).nodes([0] * S, S, rank))       # as the others expect it
+        sent.append(len(own))
+        nodes |= own
+    found = fold(nodes, S)
+    assert len(found) == 1 and found.popitem()[1].tobytes() == tree(parts).tobytes()
+    assert max(sent) <= 2 * max(1, (S - 1).bit_length())
+    want = tree(parts).tobytes()
+    assert ALONE.total(iter(parts), S, 3, np.float32).tobytes() == want
+
+
+def alone_of(size):
+    one = Alone()
+    one.size = size
+    return one
 
 
 def gradients_of(config, batch, shards, weights=None, kind=Gradients):

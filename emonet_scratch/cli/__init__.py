@@ -49,6 +49,7 @@ from ..version import __version__
 from .options import add_device, add_ranks, device_of, integer, log, path_of, together
 from .predict import explain, explain_arguments, models, models_arguments, predict, predict_arguments
 
+SHARDS = 8                  # of a batch that ranks share: as many ranks at most
 GRACE = 2.0                 # seconds in which rank 0 says first what has ended all ranks
 
 
@@ -180,7 +181,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def _settings(options: argparse.Namespace, networks: Sequence[str], ranks: Alone = ALONE) -> Settings:
     """Those of the options; what contradicts itself is refused before a synthetic data set is written.
 
-    A batch has 8 shards where --ranks asks for ranks, be it one, and 1 else, unless --set says how many.
+    Where ranks, be it one, are to train together, a batch has SHARDS shards, unless --set says how many.
     """
     if options.data is not None and "clips_per_class" in _typed(options):
         options.parser.error("--clips-per-class is of the synthetic data set; leave it out with --data")
@@ -223,7 +224,8 @@ def _config(options: argparse.Namespace) -> EmoNetConfig:
         except ValueError:
             fields[name] = value
     fields |= {name: value for name in ("epochs", "crop") if (value := getattr(options, name)) is not None}
-    fields = ({"shards": 8} if getattr(options, "ranks", False) else {}) | fields
+    if getattr(options, "ranks", False) and options.command in (train, search):
+        fields = {"shards": SHARDS} | fields
     preset = options.preset or ("small" if options.data is None else "default")
     if fields.get("crop") == "faces" and preset == "default":                 # what the weights for faces have seen
         fields = {"trunk": "faces", "frame_size": 48} | fields
@@ -321,9 +323,11 @@ def _resume(options: argparse.Namespace, ranks: Alone) -> None:
             _write_page(folder)                                               # stopped between the two
         say(f"{str(folder)!r} is finished:\n\n{read_whole(folder / 'results.txt').decode(errors='replace')}", end="")
         return
+    saved = read_settings(folder)
     given = {name: getattr(options, name) for name in _typed(options) if name in ("device", "precision")}
-    given |= {"device": options.device} if ranks.size > 1 else {}             # each rank's own
-    _train(options, folder, dataclasses.replace(read_settings(folder), **given), ranks)
+    if ranks.size > 1:
+        given = {"device": ranks.device(saved.device.partition(":")[0])} | given
+    _train(options, folder, dataclasses.replace(saved, **given), ranks)
 
 
 def _train(options: argparse.Namespace, folder: Path, settings: Settings, ranks: Alone) -> None:

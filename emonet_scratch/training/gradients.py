@@ -9,7 +9,7 @@ from ..data.batches import Batch, Draw
 from ..layers.base import NamedParameter
 from ..losses import softmax_cross_entropy
 from ..models import EmoNet
-from ..shards import Alone, cut, tree_sum
+from ..shards import Alone, cut
 from .inference import count_right, forward
 
 
@@ -40,17 +40,13 @@ class Gradients:
         if self.shards == 1:
             self.model.zero_grad()
             return self.accumulate(batch)
-        parts, rows = self._parts(batch), []
-        for k in self.ranks.owned(len(parts)):
-            self.model.restore_buffers(buffers)
-            self._draw_from(step * self.shards + k)
-            self.model.zero_grad()
-            found = self._part(batch, *parts[k])
-            rows.append(self._packed(buffers, (parts[k][1] - parts[k][0]) / len(batch), found))
+        parts = self._parts(batch)
+        mine = (self._row(batch, *parts[k], step * self.shards + k, buffers) for k in self.ranks.owned(len(parts)))
+        P = sum(a.size for a in (*(p.grad for p in self.params), *filter(is_floating, buffers))) + 2
+        total = self.ranks.total(mine, len(parts), P, self.params[0].value.dtype)
         self.model.restore_buffers(buffers)
         self._draw_from((step + 1) * self.shards)
-        every = [np.frombuffer(row, self._dtype) for row in self.ranks.exchange(rows)]
-        return self._unpack(tree_sum(np.array(every)))
+        return self._unpack(to_device(total, self.device))
 
     def accumulate(self, batch: Batch | Draw) -> tuple[float, int]:
         """The same by this process alone, all shards in a row; ADDS to the gradients."""
@@ -79,26 +75,26 @@ class Gradients:
             if not is_floating(counter):
                 counter[1] = number
 
-    @property
-    def _dtype(self) -> np.dtype:
-        return self.params[0].value.dtype
-
-    def _packed(self, before: list[Array], share: float, found: tuple[float, int]) -> bytes:
-        """What a shard adds to the step, in one row: gradients, changes of the buffers, loss and clips right."""
-        changes = [share * (now - then) for now, then in zip(self.model.named_buffers().values(), before, strict=True)
+    def _row(self, batch: Batch | Draw, first: int, end: int, share: float, number: int, before: list[Array]) -> Array:
+        """(P,): what a shard adds to the step: gradients, changes of the buffers, loss and clips right."""
+        self.model.restore_buffers(before)
+        self._draw_from(number)
+        self.model.zero_grad()
+        found = self._part(batch, first, end, share)
+        clips = (end - first) / len(batch)
+        changes = [clips * (now - then) for now, then in zip(self.model.named_buffers().values(), before, strict=True)
                    if is_floating(now)]
         flat = [a.ravel() for a in (*(p.grad for p in self.params), *changes)]
-        row = to_device(array_module(*flat).concatenate(flat), "cpu")
-        return np.append(row, np.array(found, self._dtype)).tobytes()
+        xp = array_module(*flat)
+        return xp.concatenate([*flat, xp.array(found, flat[0].dtype)])
 
-    def _unpack(self, row: np.ndarray) -> tuple[float, int]:
+    def _unpack(self, row: Array) -> tuple[float, int]:
         """(loss, clips right) of a sum of such rows; gradients and buffers are in place then."""
-        *_, loss, right = row
-        row, first = to_device(row, self.device), 0
+        first = 0
         for p in self.params:
             p.grad[...] = row[first:first + p.grad.size].reshape(p.grad.shape)
             first += p.grad.size
         for buffer in filter(is_floating, self.model.named_buffers().values()):
             buffer += row[first:first + buffer.size].reshape(buffer.shape)
             first += buffer.size
-        return float(loss), int(right)
+        return float(row[-2]), int(row[-1])

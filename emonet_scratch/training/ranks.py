@@ -1,24 +1,25 @@
 """Several processes, ranks of MPI through mpi4py, that train as one: `mpiexec -n 8 emonet train --ranks`.
 
 Optional: nothing imports this, or mpi4py, before it is asked for. Messages are bytes of numbers and of text, never a pickle.
-One step of the optimizer is one exchange: what S shards (see shards.py) add to the gradient, to everybody, who adds them up
-in the same order. Nothing overlaps with it. docs/scale.md says what that costs.
+One step of the optimizer is one sum over what S shards (see shards.py) add to the gradient. Nothing overlaps with it.
+docs/scale.md says what that costs.
 """
 
 import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ..backend import import_cupy, probe_cuda
+from ..backend import Array, import_cupy, probe_cuda, to_device
 from ..errors import DataError
 from ..files import owned
-from ..shards import Alone, digest
+from ..shards import Alone, digest, fold
 
 #: What launchers (Hydra of MPICH and Intel; Open MPI; PMIx of Slurm) tell each process: how many there are.
 LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -45,12 +46,37 @@ class Ranks(Alone):
         self.MPI, self.world = MPI, MPI.COMM_WORLD
         self.rank, self.size = self.world.Get_rank(), self.world.Get_size()
         self.local = self.world.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        self._rooms: dict[str, np.ndarray] = {}
         hook = sys.excepthook
 
         def ending(*error: object) -> None:
             hook(*error)
             self.end(1)
         sys.excepthook = ending
+
+    def total(self, parts: Iterable[Array], S: int, P: int, dtype: Any = np.float64) -> Array:
+        """Each rank gets, of all nodes that the ranks could add up by themselves, the numbers of its run of 0..P-1, adds up
+        the rest of the tree for these, and gives the sum to all: about 2 P numbers from others, however many ranks there
+        are. The answer is on the host, and good until the next call."""
+        own = [to_device(part, "cpu") for part in self.nodes(parts, S).values()]
+        runs, keys = [self.owned(P, rank) for rank in range(self.size)], [
+            list(self.nodes(repeat(0), S, rank)) for rank in range(self.size)]
+        width = len(runs[self.rank])
+        sent = own[0] if len(own) == 1 else np.concatenate(
+            [np.empty(0, dtype), *(part[run.start:run.stop] for run in runs for part in own)])
+        got = self._room("got", (sum(map(len, keys)), width), dtype)
+        self.world.Alltoallv([sent, [len(own) * len(run) for run in runs]], [got, [len(names) * width for names in keys]])
+        mine = fold(dict(zip(chain(*keys), got, strict=True)), S).popitem()[1]
+        whole = self._room("whole", (P,), dtype)
+        self.world.Allgatherv(mine, [whole, [len(run) for run in runs]])
+        return whole
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Memory that is kept from step to step: fresh pages would cost as much as what is put there."""
+        room = self._rooms.get(name)
+        if room is None or (room.shape, room.dtype) != (shape, np.dtype(dtype)):
+            room = self._rooms[name] = np.empty(shape, dtype)
+        return room
 
     def exchange(self, mine: Sequence[bytes]) -> list[bytes]:
         sizes = np.array([len(mine), sum(map(len, mine))], np.int64)
@@ -75,7 +101,7 @@ class Ranks(Alone):
         every = self.exchange([digest(content)])
         if other := [k for k, one in enumerate(every) if one != every[0]]:
             raise DataError(f"rank {other[0]} has other {what} than rank 0: start all ranks with the same command, versions "
-                            f"and data")
+                            f"and data, on the same kind of processor")
 
     @contextlib.contextmanager
     def owning(self, folder: Path) -> Iterator[Path]:

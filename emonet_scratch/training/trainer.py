@@ -195,6 +195,8 @@ class Trainer:
                     self._save("last")
 
     def _end_epoch(self, started: float) -> None:
+        if self.ranks.size > 1:                                               # no replica has drifted off unseen
+            self.ranks.agree("weights", sha256(to_device(p.value, "cpu") for p in self.optimizer.params))
         p, epoch = self.progress, self.progress.epoch + 1
         loss, right, clips, norm = p.sums
         lr = self.rate(self.optimizer.t - 1)                                  # of the last step, which may be one of before

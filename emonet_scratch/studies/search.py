@@ -105,7 +105,7 @@ def _train(optuna: Any, study: Any, trial: Any, trainer: Callable[..., Trainer],
         if not best or row["loss"] < best["loss"]:
             best.update(row)
         trial.report(row["loss"], row["epoch"])
-        if ranks.told("prune" * trial.should_prune()):
+        if ranks.told("prune" if trial.should_prune() else ""):
             raise optuna.TrialPruned
 
     try:

@@ -43,9 +43,9 @@ CLIPS = 16                  # of a batch
 FEATURES = 64               # of a frame, where the trunk is frozen
 #: Work by name: changes to the preset, frames of a clip, steps of a launch.
 WORK: dict[str, tuple[str, dict[str, Any], int]] = {
-    "small, 32 x 32, 4 frames": ("small", {}, 60),
-    "default, frozen trunk, 50 frames": ("default", {"freeze_trunk": True, "trunk": "random"}, 20),
-    "default on faces, 48 x 48, 50 frames": ("default", {"frame_size": 48, "trunk": "faces"}, 2),
+    "small, 32 x 32, 4 frames": ("small", {}, 30),
+    "default, frozen trunk, 50 frames": ("default", {"freeze_trunk": True, "trunk": "random"}, 12),
+    "default on faces, 48 x 48, 50 frames": ("default", {"frame_size": 48, "trunk": "faces"}, 1),
 }
 CONTESTANTS = {"1 rank of 1 thread": (1, 1), "the same, in one shard": (1, 1), "1 rank of 2 threads": (1, 2),
                "2 ranks of 1 thread": (2, 1), "two of 1 thread, apart": (2, 1)}
@@ -85,11 +85,11 @@ def step(ranks: Alone, work: str, steps: int, shards: int = SHARDS) -> dict[str,
     trainer, batch = trainer_of(work, ranks, shards)
     total, seen = ranks.total, []
 
-    def timed(parts: Iterable[Any], S: int, P: int, dtype: Any) -> Any:
+    def timed(parts: Iterable[Any], S: int, P: int, like: Any) -> Any:
         rows = list(parts)
         ranks.wait()                                                          # who is late is not the message's fault
         started = time.perf_counter()
-        found = total(iter(rows), S, P, dtype)
+        found = total(iter(rows), S, P, like)
         seen.append((time.perf_counter() - started, P * rows[0].itemsize))
         return found
     took = []
@@ -115,7 +115,7 @@ def simulate(ranks: Alone, work: str, steps: int, shard: float, size: int) -> di
     for _ in range(steps + 1):
         ranks.wait()
         started = time.perf_counter()
-        ranks.total(parts(), SHARDS, len(row), np.float32)
+        ranks.total(parts(), SHARDS, len(row), row)
         took.append(time.perf_counter() - started)
     return {"step": took[1:]}
 
@@ -127,7 +127,7 @@ def messages(ranks: Alone, size: int) -> dict[str, Any]:
         own = [row.copy()]
         ranks.wait()
         started = time.perf_counter()
-        ranks.total(own, ranks.size, len(row), np.float32)
+        ranks.total(own, ranks.size, len(row), row)
         took.append(time.perf_counter() - started)
     return {"seconds": float(np.median(took[5:]))}
 
@@ -202,7 +202,7 @@ def simulation(options: argparse.Namespace, facts: dict[str, dict[str, float]]) 
     for work, fact in facts.items():
         cells, cores = [], os.cpu_count() or 1
         for n in range(2, 9):
-            found = launch(n, 1, "simulate", work, 3 if options.quick else 15, fact["shard"], int(fact["row"]), bind=False)
+            found = launch(n, 1, "simulate", work, 3 if options.quick else 9, fact["shard"], int(fact["row"]), bind=False)
             took, want = float(np.median(found["step"])), predicted(n, SHARDS, fact, latency, bandwidth, max(1.0, n / cores))
             cells.append([str(n), f"{1e3 * took:.1f}", f"{1e3 * want:.1f}", f"{took / want:.2f}",
                           f"{SHARDS * fact['shard'] / took:.2f}"])

@@ -71,8 +71,9 @@ class Alone:
         rank = self.rank if rank is None else rank
         return range(S * rank // self.size, S * (rank + 1) // self.size)
 
-    def total(self, parts: Iterable[Array], S: int, P: int, dtype: Any = np.float64) -> Array:
-        """The sum by the tree over S parts, arrays (P,) of this type; `parts`, which are changed, are this process's."""
+    def total(self, parts: Iterable[Array], S: int, P: int, like: Array) -> Array:
+        """The sum by the tree over S parts, arrays (P,) of the type of `like`. parts: those of this process, which are
+        changed."""
         return self.nodes(parts, S).popitem()[1]
 
     def nodes(self, parts: Iterable[Any], S: int, rank: int | None = None) -> dict[tuple[int, int], Any]:
@@ -125,7 +126,7 @@ class Alone:
         """U^T U (D, D) of U (N, D), the sum of S runs of rows by the tree."""
         D, runs = U.shape[1], cut(len(U), S)
         mine = (U[first:end].T @ U[first:end] for first, end in (runs[k] for k in self.owned(len(runs))))
-        return self.total((part.ravel() for part in mine), len(runs), D * D).reshape(D, D).copy()
+        return self.total((part.ravel() for part in mine), len(runs), D * D, U).reshape(D, D).copy()
 
 
 ALONE = Alone()

@@ -20,4 +20,6 @@ if [ -e "$out/config.json" ]; then
 else
     set -- "$@" --out "$out"
 fi
+# MPICH names its shared memory after job and step, and what killed ranks left of it would be taken for its own: another step.
+for _ in $(seq "${SLURM_RESTART_COUNT:-0}"); do srun --mpi=none --ntasks=1 true; done
 exec srun "${EMONET_MPI:---mpi=pmi2}" --kill-on-bad-exit=1 "${PYTHON:-python}" -m emonet_scratch train --ranks "$@"

@@ -5,12 +5,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from emonet_scratch.data import prepare as prepare_module
 from emonet_scratch.models import EmoNet
 from emonet_scratch.shards import ALONE, Alone
+from emonet_scratch.training import ranks as ranks_module
 from emonet_scratch.training.gradients import Gradients
 from emonet_scratch.training.ranks import Ranks
 from tests.tiny import TINY, make, split
@@ -66,10 +68,23 @@ def exchanges(ranks: Alone, folder: str) -> None:
     assert [int(row[0]) for row in ranks.spread(lambda k: k * k, range(7))] == [k * k for k in range(7)]
     for S, P in ((4, 10), (7, 1), (1, 3)):
         parts = np.random.default_rng(S).standard_normal((S, P)).astype(np.float32)
-        found = ranks.total((parts[k].copy() for k in ranks.owned(S)), S, P, np.float32)
-        assert found.tobytes() == ALONE.total(iter(parts), S, P, np.float32).tobytes(), (S, P)
+        found = ranks.total((parts[k].copy() for k in ranks.owned(S)), S, P, parts)
+        assert found.tobytes() == ALONE.total(iter(parts.copy()), S, P, parts).tobytes(), (S, P)
     ranks.agree("words", "the same")
     Path(folder, str(ranks.rank)).touch()
+
+
+def direct(ranks: Alone) -> None:
+    """The sum where MPI reads the memory of GPUs, played by NumPy: it waits for the GPU before each message."""
+    waits, stream = [], SimpleNamespace(synchronize=lambda: waits.append(1))
+    fake = SimpleNamespace(__name__="cupy", empty=np.empty, concatenate=np.concatenate,
+                           cuda=SimpleNamespace(get_current_stream=lambda: stream))
+    ranks_module.array_module, ranks.direct = (lambda like: fake), True
+    for S in (4, 7, 1):
+        parts = np.random.default_rng(S).standard_normal((S, 10)).astype(np.float32)
+        found = ranks.total((parts[k].copy() for k in ranks.owned(S)), S, 10, parts)
+        assert found.tobytes() == ALONE.total(iter(parts.copy()), S, 10, parts).tobytes(), S
+    assert len(waits) == 6
 
 
 def reads(ranks: Alone, data: str, cache: str, log: str) -> None:

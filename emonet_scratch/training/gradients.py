@@ -31,6 +31,7 @@ class Gradients:
         self.model, self.params, self.weights, self.device, self.ranks = model, params, weights, device, ranks
         self.shards, self.smoothing = model.config.shards, model.config.label_smoothing
         self.class_weights = None if weights is None else to_device(weights, device)
+        self.every, self.buffers = model.parameters(), list(model.named_buffers().values())     # no walk for each shard
 
     def __call__(self, batch: Batch | Draw, step: int, buffers: list[Array]) -> tuple[float, int]:
         """(loss, clips right) of a batch, whose gradients are in the parameters then.
@@ -43,9 +44,8 @@ class Gradients:
         parts = self._parts(batch)
         mine = (self._row(batch, *parts[k], step * self.shards + k, buffers) for k in self.ranks.owned(len(parts)))
         P = sum(a.size for a in (*(p.grad for p in self.params), *filter(is_floating, buffers))) + 2
-        total = self.ranks.total(mine, len(parts), P, self.params[0].value.dtype)
-        self.model.restore_buffers(buffers)
-        self._draw_from((step + 1) * self.shards)
+        total = self.ranks.total(mine, len(parts), P, self.params[0].value)
+        self._begin((step + 1) * self.shards, buffers)
         return self._unpack(to_device(total, self.device))
 
     def accumulate(self, batch: Batch | Draw) -> tuple[float, int]:
@@ -69,21 +69,21 @@ class Gradients:
         self.model.backward(dlogits * share, cache)
         return loss * share, count_right(logits, part.labels)
 
-    def _draw_from(self, number: int) -> None:
-        """Dropout's next mask is that of this number."""
-        for counter in self.model.named_buffers().values():
-            if not is_floating(counter):
-                counter[1] = number
+    def _begin(self, number: int, before: list[Array]) -> None:
+        """Buffers are as they were, but that dropout's next mask is that of this number; gradients are 0."""
+        for buffer, kept in zip(self.buffers, before, strict=True):
+            buffer[...] = kept
+            if not is_floating(buffer):
+                buffer[1] = number
+        for p in self.every:
+            p.grad.fill(0)
 
     def _row(self, batch: Batch | Draw, first: int, end: int, share: float, number: int, before: list[Array]) -> Array:
         """(P,): what a shard adds to the step: gradients, changes of the buffers, loss and clips right."""
-        self.model.restore_buffers(before)
-        self._draw_from(number)
-        self.model.zero_grad()
+        self._begin(number, before)
         found = self._part(batch, first, end, share)
         clips = (end - first) / len(batch)
-        changes = [clips * (now - then) for now, then in zip(self.model.named_buffers().values(), before, strict=True)
-                   if is_floating(now)]
+        changes = [clips * (now - then) for now, then in zip(self.buffers, before, strict=True) if is_floating(now)]
         flat = [a.ravel() for a in (*(p.grad for p in self.params), *changes)]
         xp = array_module(*flat)
         return xp.concatenate([*flat, xp.array(found, flat[0].dtype)])
@@ -94,7 +94,7 @@ class Gradients:
         for p in self.params:
             p.grad[...] = row[first:first + p.grad.size].reshape(p.grad.shape)
             first += p.grad.size
-        for buffer in filter(is_floating, self.model.named_buffers().values()):
+        for buffer in filter(is_floating, self.buffers):
             buffer += row[first:first + buffer.size].reshape(buffer.shape)
             first += buffer.size
         return float(row[-2]), int(row[-1])

@@ -7,6 +7,7 @@ docs/scale.md says what that costs.
 
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..backend import Array, import_cupy, probe_cuda, to_device
+from ..backend import Array, array_module, import_cupy, probe_cuda, to_device
 from ..errors import DataError
 from ..files import owned
 from ..shards import Alone, digest, fold
@@ -30,11 +31,31 @@ def launched() -> bool:
     return any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in LAUNCHERS)
 
 
+#: A message from a GPU to itself, by a process of its own: MPI that knows nothing of GPUs dies of it.
+PROBE = """
+import cupy
+from mpi4py import MPI
+x, y = cupy.arange(4.0), cupy.zeros(4)
+cupy.cuda.get_current_stream().synchronize()
+MPI.COMM_SELF.Sendrecv(x, 0, recvbuf=y, source=0)
+raise SystemExit(0 if (x == y).all() else 1)
+"""
+
+
+def reads_gpus() -> bool:
+    """Whether MPI is CUDA-aware."""
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI_", "SLURM_", "HYDI_"))}
+    try:
+        return subprocess.run([sys.executable, "-c", PROBE], env=alone, capture_output=True, timeout=120).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
 class Ranks(Alone):
     """This process among those that mpiexec has started. DataError where mpi4py or MPI itself is not there.
 
-    local: its number among those of its machine. From now on an exception that nobody catches ends the job on all of them:
-    the others would wait for this one for ever.
+    local: its number among those of its machine. direct: whether MPI reads and writes the memory of GPUs.
+    From now on an exception that nobody catches ends the job on all of them: the others would wait for this one for ever.
     """
 
     def __init__(self) -> None:
@@ -46,7 +67,7 @@ class Ranks(Alone):
         self.MPI, self.world = MPI, MPI.COMM_WORLD
         self.rank, self.size = self.world.Get_rank(), self.world.Get_size()
         self.local = self.world.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
-        self._rooms: dict[str, np.ndarray] = {}
+        self.direct, self._rooms = False, {}
         hook = sys.excepthook
 
         def ending(*error: object) -> None:
@@ -54,29 +75,40 @@ class Ranks(Alone):
             self.end(1)
         sys.excepthook = ending
 
-    def total(self, parts: Iterable[Array], S: int, P: int, dtype: Any = np.float64) -> Array:
+    def total(self, parts: Iterable[Array], S: int, P: int, like: Array) -> Array:
         """Each rank gets, of all nodes that the ranks could add up by themselves, the numbers of its run of 0..P-1, adds up
-        the rest of the tree for these, and gives the sum to all: about 2 P numbers from others, however many ranks there
-        are. The answer is on the host, and good until the next call."""
-        own = [to_device(part, "cpu") for part in self.nodes(parts, S).values()]
-        runs, keys = [self.owned(P, rank) for rank in range(self.size)], [
-            list(self.nodes(repeat(0), S, rank)) for rank in range(self.size)]
+        the rest of the tree for these, and gives the sum to all: less than 2 P numbers from others, however many ranks there
+        are. The answer is where `like` is, or on the host, and good until the next call."""
+        if self.size == 1:
+            return super().total(parts, S, P, like)
+        xp, own = array_module(like) if self.direct else np, list(self.nodes(parts, S).values())
+        own = own if self.direct else [to_device(part, "cpu") for part in own]
+        runs = [self.owned(P, rank) for rank in range(self.size)]
+        keys = [list(self.nodes(repeat(0), S, rank)) for rank in range(self.size)]
         width = len(runs[self.rank])
-        sent = own[0] if len(own) == 1 else np.concatenate(
-            [np.empty(0, dtype), *(part[run.start:run.stop] for run in runs for part in own)])
-        got = self._room("got", (sum(map(len, keys)), width), dtype)
+        sent = own[0] if len(own) == 1 else xp.concatenate(
+            [xp.empty(0, like.dtype), *(part[run.start:run.stop] for run in runs for part in own)])
+        got = self._room(xp, "got", (sum(map(len, keys)), width), like.dtype)
+        self._settle(xp)
         self.world.Alltoallv([sent, [len(own) * len(run) for run in runs]], [got, [len(names) * width for names in keys]])
         mine = fold(dict(zip(chain(*keys), got, strict=True)), S).popitem()[1]
-        whole = self._room("whole", (P,), dtype)
+        whole = self._room(xp, "whole", (P,), like.dtype)
+        self._settle(xp)
         self.world.Allgatherv(mine, [whole, [len(run) for run in runs]])
         return whole
 
-    def _room(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def _room(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Memory that is kept from step to step: fresh pages would cost as much as what is put there."""
-        room = self._rooms.get(name)
-        if room is None or (room.shape, room.dtype) != (shape, np.dtype(dtype)):
-            room = self._rooms[name] = np.empty(shape, dtype)
-        return room
+        key = xp.__name__, name, shape, np.dtype(dtype).str
+        if key not in self._rooms:
+            self._rooms[key] = xp.empty(shape, dtype)
+        return self._rooms[key]
+
+    @staticmethod
+    def _settle(xp: Any) -> None:
+        """MPI reads at once what a GPU may still be writing."""
+        if xp is not np:
+            xp.cuda.get_current_stream().synchronize()
 
     def exchange(self, mine: Sequence[bytes]) -> list[bytes]:
         sizes = np.array([len(mine), sum(map(len, mine))], np.int64)
@@ -119,9 +151,12 @@ class Ranks(Alone):
         return f"cuda:{self.local % count}" if count and probe_cuda(self.local % count) is None else name
 
     def line(self, device: str) -> str:
-        """Who is together, in words."""
+        """Who is together, in words. With GPUs, rank 0 tries whether MPI can do without the host, and all go by that."""
         machines = len(set(map(bytes, self.exchange([self.MPI.Get_processor_name().encode()]))))
-        by = ", arrays of GPUs by way of the host" if device.startswith("cuda") else ""
+        by = ""
+        if device.startswith("cuda"):
+            self.direct = self.told("direct" if self.rank == 0 and reads_gpus() else "") != ""
+            by = f", arrays of GPUs {'directly' if self.direct else 'by way of the host: this MPI is not CUDA-aware'}"
         return f"ranks: {self.size} on {machines} machine{'s' * (machines > 1)}{by}"
 
     @contextlib.contextmanager

@@ -20,13 +20,13 @@ ROOMS = {
     "watch": ("watch", 195),
     "kernels": ("kernels", 1018),
     "data": ("data", 3585),
-    "training": ("training", 1786),
+    "training": ("training", 1791),
     "studies": ("studies", 874),
     "explain": ("explain", 964),
     "command line": ("cli", 760),
     "testing": ("testing", 140),
 }
-MOST = 11505                # of all rooms together; pages are 1,130 of them, ranks 432; 9,000 is the aim
+MOST = 11510                # of all rooms together; pages are 1,130 of them, ranks 437; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

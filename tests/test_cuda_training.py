@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from emonet_scratch import dispatch
+from emonet_scratch.backend import to_device
 from emonet_scratch.kernels.cuda import launch
 from tests.tiny import TINY, make, rows, states
 
@@ -51,11 +52,11 @@ def launched(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launched, optimizer):
+@pytest.mark.parametrize("optimizer, shards", [("sgd", 1), ("adam", 1), ("sgd", 3)])
+def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launched, optimizer, shards):
     """Two epochs with dropout, clipping and evaluation; once more, stopped and resumed, it ends with the same bytes."""
-    config = TINY.replace(optimizer=optimizer, epochs=2, dropout=0.3, lr=0.002, trunk_width=16, frames=2, clip_norm=0.5,
-                          batch_size=11)
+    config = TINY.replace(optimizer=optimizer, shards=shards, epochs=2, dropout=0.3, lr=0.002, trunk_width=16, frames=2,
+                          clip_norm=0.5, batch_size=11)
 
     def train(folder, **options):
         return make(tmp_path / folder, config, **options)
@@ -75,6 +76,14 @@ def test_a_training_run_goes_as_on_the_host(shim, tmp_path, monkeypatch, launche
     for one, two in zip(rows(tmp_path / "gpu"), rows(tmp_path / "host"), strict=True):
         for name, slack in (("loss", 1e-5), ("grad_norm", 1e-4)):
             assert two[name] is None or one[name] == pytest.approx(two[name], rel=slack)
+
+
+def test_shards_draw_dropout_by_step_and_shard(shim, tmp_path):
+    """Also where a kernel puts another array in the place of the counter, and a last batch has fewer clips than shards."""
+    trainer = make(tmp_path, TINY.replace(shards=4, epochs=1, dropout=0.3, batch_size=6), device="cuda:0")
+    trainer.fit()
+    counters = [to_device(b, "cpu") for name, b in trainer.model.named_buffers().items() if name.endswith("counter")]
+    assert counters and all(c[1] == 4 * trainer.optimizer.t for c in counters)
 
 
 def test_the_precision_follows_the_command_line_then_the_environment(monkeypatch):

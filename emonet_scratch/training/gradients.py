@@ -31,7 +31,8 @@ class Gradients:
         self.model, self.params, self.weights, self.device, self.ranks = model, params, weights, device, ranks
         self.shards, self.smoothing = model.config.shards, model.config.label_smoothing
         self.class_weights = None if weights is None else to_device(weights, device)
-        self.every, self.buffers = model.parameters(), list(model.named_buffers().values())     # no walk for each shard
+        self.every = model.parameters()                                       # no walk over all layers for each shard
+        self.places = [(layer, name) for _, layer in model.walk() for name in layer.buffers]
 
     def __call__(self, batch: Batch | Draw, step: int, buffers: list[Array]) -> tuple[float, int]:
         """(loss, clips right) of a batch, whose gradients are in the parameters then.
@@ -69,6 +70,11 @@ class Gradients:
         self.model.backward(dlogits * share, cache)
         return loss * share, count_right(logits, part.labels)
 
+    @property
+    def buffers(self) -> list[Array]:
+        """As they are now: a kernel may put another array in the place of one."""
+        return [getattr(layer, name) for layer, name in self.places]
+
     def _begin(self, number: int, before: list[Array]) -> None:
         """Buffers are as they were, but that dropout's next mask is that of this number; gradients are 0."""
         for buffer, kept in zip(self.buffers, before, strict=True):
@@ -97,4 +103,5 @@ class Gradients:
         for buffer in filter(is_floating, self.buffers):
             buffer += row[first:first + buffer.size].reshape(buffer.shape)
             first += buffer.size
-        return float(row[-2]), int(row[-1])
+        loss, right = to_device(row[-2:], "cpu")
+        return float(loss), int(right)

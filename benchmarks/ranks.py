@@ -152,6 +152,8 @@ def steps(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Table 1; of each work the seconds of a shard, of what is not shards, and bytes of a shard's row."""
     facts = {}
     for work, (_, _, count) in WORK.items():
+        if not any(word in work for word in options.only):
+            continue
         count = 2 if options.quick else count
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
         for _ in range(options.rounds):
@@ -213,6 +215,7 @@ def simulation(options: argparse.Namespace, facts: dict[str, dict[str, float]]) 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="launches of each contestant")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="the work with WORD in its name")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rank", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()

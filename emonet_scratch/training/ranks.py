@@ -154,7 +154,7 @@ class Ranks(Alone):
         """Who is together, in words. With GPUs, rank 0 tries whether MPI can do without the host, and all go by that."""
         machines = len(set(map(bytes, self.exchange([self.MPI.Get_processor_name().encode()]))))
         by = ""
-        if device.startswith("cuda"):
+        if device.startswith("cuda") and self.size > 1:
             self.direct = self.told("direct" if self.rank == 0 and reads_gpus() else "") != ""
             by = f", arrays of GPUs {'directly' if self.direct else 'by way of the host: this MPI is not CUDA-aware'}"
         return f"ranks: {self.size} on {machines} machine{'s' * (machines > 1)}{by}"

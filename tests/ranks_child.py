@@ -1,5 +1,6 @@
 """What a rank does in tests/test_ranks.py: `mpiexec -n N python -m tests.ranks_child WHAT [ARGUMENT ...]`."""
 
+import io
 import json
 import os
 import sys
@@ -9,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from emonet_scratch import shards
+from emonet_scratch.cli import main
 from emonet_scratch.data import prepare as prepare_module
 from emonet_scratch.models import EmoNet
 from emonet_scratch.shards import ALONE, Alone
@@ -99,6 +102,17 @@ def reads(ranks: Alone, data: str, cache: str, log: str) -> None:
     found = prepare_module.prepare(data, frame_size=8, cache=cache, log=lambda line: None, ranks=ranks)
     assert {name: len(part) for name, part in found.splits.items()} == {"train": 21, "val": 7}
     assert all(len(clip) == 5 for part in found.splits.values() for clip in part.frames)
+
+
+def stops_reading(ranks: Alone, folder: str) -> None:
+    """Predict, rank 0 with nobody who takes what it prints."""
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+    shards.ROUND = 1                                                          # so that there is a second one
+    if ranks.rank == 0:
+        sys.stdout = Closed()
+    sys.exit(main(["predict", "--ranks", "--device", "cpu", folder]))
 
 
 def sleeps(ranks: Alone) -> None:

@@ -23,10 +23,10 @@ ROOMS = {
     "training": ("training", 1791),
     "studies": ("studies", 874),
     "explain": ("explain", 964),
-    "command line": ("cli", 760),
+    "command line": ("cli", 761),
     "testing": ("testing", 140),
 }
-MOST = 11510                # of all rooms together; pages are 1,130 of them, ranks 437; 9,000 is the aim
+MOST = 11511                # of all rooms together; pages are 1,130 of them, ranks 438; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -236,6 +236,13 @@ def test_an_error_of_the_command_is_said_once_and_ends_all(data, tmp_path):
 
 
 @with_mpi
+def test_who_reads_no_further_ends_all(data):
+    """`| head`: rank 0 cannot print, and the others would wait for it for ever."""
+    code, _, err = child(2, "stops_reading", data / "Val_AFEW")
+    assert code != 0 and "Traceback" not in err
+
+
+@with_mpi
 def test_ranks_that_are_told_different_things_are_refused_before_the_first_step(data, tmp_path):
     def two(*other, kernels="off"):
         same = [sys.executable, *TRAIN, "--data", str(data), "--runs", str(tmp_path), "--out", str(tmp_path / "run")]

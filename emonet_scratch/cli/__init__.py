@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.typed = typed
             return options.command(options) or 0
         except BrokenPipeError:                                               # `| head` has read enough
-            return 1
+            return _ended(options, 1, "")
         except (EmonetError, OSError, MemoryError) as error:
             return _ended(options, 1, f"error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
         except KeyboardInterrupt as stop:
@@ -77,11 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ended(options: argparse.Namespace, code: int, line: str) -> int:
-    """Say why the command has ended, and end it on all ranks; what has ended all of them, rank 0 says."""
+    """Say why the command has ended, if it is to be said, and end it on all ranks; what has ended all, rank 0 says."""
     ranks = getattr(options, "together", ALONE)
     if ranks.rank:
         time.sleep(GRACE)
-    log(f"emonet: {'' if ranks.size == 1 else f'rank {ranks.rank}: '}{line}")
+    if line:
+        log(f"emonet: {'' if ranks.size == 1 else f'rank {ranks.rank}: '}{line}")
     if ranks.size > 1:
         ranks.end(code)
     return code

@@ -14,6 +14,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 export EMONET_THREADS=${SLURM_CPUS_PER_TASK:-1} OPENBLAS_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}            # srun does not take it over from sbatch everywhere
 out=${EMONET_OUT:-runs/slurm-$SLURM_JOB_ID}
 if [ -e "$out/config.json" ]; then
     set -- --resume "$out"

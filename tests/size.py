@@ -20,13 +20,13 @@ ROOMS = {
     "watch": ("watch", 195),
     "kernels": ("kernels", 1018),
     "data": ("data", 3585),
-    "training": ("training", 1791),
-    "studies": ("studies", 874),
+    "training": ("training", 1807),
+    "studies": ("studies", 877),
     "explain": ("explain", 964),
-    "command line": ("cli", 761),
+    "command line": ("cli", 773),
     "testing": ("testing", 140),
 }
-MOST = 11511                # of all rooms together; pages are 1,130 of them, ranks 438; 9,000 is the aim
+MOST = 11542                # of all rooms together; pages are 1,130 of them, ranks 469; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

@@ -227,12 +227,11 @@ def test_an_error_of_the_command_is_said_once_and_ends_all(data, tmp_path):
     """Rank 0 says what all have met; what only one has met, that one says."""
     code, _, err = run(3, *TRAIN, "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"))
     assert code != 0 and err.count("emonet: rank") == 1 and "emonet: rank 0: error" in err and "nowhere" in err
-    both = []
-    for place in (data, tmp_path / "nowhere"):
-        both += [":"] * bool(both) + ["-n", "1", sys.executable, *TRAIN, "--data", str(place), "--runs", str(tmp_path),
-                                      "--out", str(tmp_path / "two")]
-    code, _, err = run(both)
-    assert code != 0 and "emonet: rank 1: error" in err and "nowhere" in err
+    code, _, err = run(2, *TRAIN, "--data", str(data), "--runs", str(tmp_path), "--set", "lr=-1")
+    assert code == 2 and err.count("error: ") == 1 and "lr must be" in err     # a wrong call
+    same = [sys.executable, *TRAIN, "--data", str(data), "--runs", str(tmp_path)]
+    code, _, err = run(["-n", "1", *same, ":", "-n", "1", "-env", "EMONET_THREADS", "none", *same])
+    assert code != 0 and "emonet: rank 1: error" in err and "EMONET_THREADS must be" in err
 
 
 @with_mpi
@@ -248,7 +247,8 @@ def test_ranks_that_are_told_different_things_are_refused_before_the_first_step(
         same = [sys.executable, *TRAIN, "--data", str(data), "--runs", str(tmp_path), "--out", str(tmp_path / "run")]
         return run(["-n", "1", "-env", "EMONET_KERNELS", "off", *same,
                     ":", "-n", "1", "-env", "EMONET_KERNELS", kernels, *same, *other])
-    for result, what in ((two("--seed", "3"), "settings"), (two(kernels="on"), "versions")):
+    for result, what in ((two("--seed", "3"), "arguments"), (two("--set", "lr=-1"), "arguments"),
+                         (two(kernels="on"), "versions")):
         code, _, err = result
         assert code != 0 and f"rank 1 has other {what} than rank 0" in err, err
         assert not (tmp_path / "run").exists() or not list((tmp_path / "run").rglob("*.safetensors"))

@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return options.command(options) or 0
         except BrokenPipeError:                                               # `| head` has read enough
             return _ended(options, 1, "")
+        except SystemExit as stop:                                            # a wrong call, perhaps of one rank only
+            if stop.code and getattr(options, "together", ALONE).size > 1:
+                return _ended(options, stop.code, f"error: {options.parser.said}" * (options.together.rank > 0))
+            raise
         except (EmonetError, OSError, MemoryError) as error:
             return _ended(options, 1, f"error: {' '.join(str(error).split())[:4000] or type(error).__name__}")
         except KeyboardInterrupt as stop:
@@ -127,7 +131,10 @@ def _flush() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    said = ""
+
     def error(self, message: str) -> NoReturn:
+        self.said = on_one_line(message)
         super().error(on_one_line(message))                                   # which may quote an argument as it came
 
 

@@ -1,14 +1,17 @@
 """Arguments that several commands have, and what is made of them."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .. import dispatch
 from ..backend import choose_device
+from ..data.video import ffmpeg_version
 from ..files import on_one_line, say
 from ..shards import ALONE, Alone
+from ..training.run import versions
 
 
 def log(line: str) -> None:
@@ -69,6 +72,8 @@ def together(options: argparse.Namespace) -> Iterator[Alone]:
     options.ranks, options.device = True, ranks.device(options.device)
     with ranks.quiet():
         log(ranks.line(options.device))
+        ranks.agree("arguments", json.dumps(options.typed))
+        ranks.agree("versions", json.dumps(versions() | {"machine": "", "command": "", "ffmpeg": ffmpeg_version()}))
         yield ranks
 
 

@@ -64,7 +64,8 @@ def predict(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace, ranks: Alone) -> int:
     device, line = device_of(options)
-    options.clips = [clip for place in options.clips for clip in find([place], SUFFIXES | PICTURES)]
+    found = [str(clip) for place in options.clips for clip in find([place], SUFFIXES | PICTURES)]
+    options.clips = list(map(Path, json.loads(ranks.told(json.dumps(found)))))
     if not options.clips:
         raise DataError(f"expected clips, or folders of clips ({', '.join(sorted(SUFFIXES))}), got none")
     if options.checkpoint is None:

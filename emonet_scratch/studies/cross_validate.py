@@ -37,7 +37,7 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
     In `folder`: fold-*.json (what is said of each clip), crossvalidation.json, .csv, .txt and .png.
     """
     settings = on_device(settings, log)
-    told = settings.as_json() | {"folds": folds}
+    told = settings.as_json() | {"folds": folds, "device": settings.device.partition(":")[0]}
     _agree(folder / "settings.json", told)                                    # before hours of decoding
     data, split = everything(settings, log, ranks)
     groups = groups_of(split)
@@ -106,6 +106,8 @@ def _agree(file: Path, told: dict[str, Any]) -> None:
     if not file.exists():
         return
     before, now = parse_json(read_whole(file, 2**26)), json.loads(json.dumps(told))
+    if isinstance(before, dict) and isinstance(before.get("config"), dict):
+        before["config"] = {"shards": 1} | before["config"]                   # of before there were any
     if changed := next((key for key in now if not isinstance(before, dict) or before.get(key) != now[key]), None):
         raise DataError(f"{str(file)!r} is of a cross-validation with other {changed}: give the same settings to go on, or "
                         f"another --out")

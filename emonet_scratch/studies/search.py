@@ -21,7 +21,7 @@ from ..training.metrics import chance_and_majority
 from ..training.report import BLUE, GREEN, INK, MUTED, VERMILION, label_axes, save_figure
 from ..training.run import dataset, on_device, projection_of
 from ..training.settings import Settings
-from ..training.trainer import Trainer
+from ..training.trainer import Trainer, check_shards
 
 # A number is drawn log-uniformly or uniformly between two bounds, or one of several values is. width: a factor on WIDTHS.
 SPACES: dict[str, dict[str, tuple]] = {
@@ -53,6 +53,7 @@ def search(settings: Settings, space: str, trials: int, folder: Path, log: Calla
     optuna = _import_optuna()
     name, = settings.modalities
     config, settings = settings.config_of(name), on_device(settings, log)
+    check_shards(config, ranks)
     splits = dataset(settings, log=log, ranks=ranks).splits
     train, val = splits["train"], splits["val"]
     projection = projection_of(config, train, settings.seed, log, ranks)
@@ -192,7 +193,7 @@ def _open_study(optuna: Any, folder: Path, what: dict[str, Any]) -> Any:
             if study.trials:
                 raise ValueError("it has trials, but not what was searched")
             study.set_user_attr("search", what)
-        elif changed := [key for key in what if known.get(key) != what[key]]:
+        elif changed := [key for key in what if ({"shards": 1} | known).get(key) != what[key]]:
             old, new = (json.dumps(values.get(changed[0])) for values in (known, what))
             shown = "" if changed[0] == "data" else f" {old}, not {new}"
             raise DataError(f"{str(path)!r} holds a search with {'other ' * (not shown)}{changed[0]}{shown}: "

@@ -90,7 +90,8 @@ class Answerer:
 
     def __call__(self, path: Path) -> Answer:
         """DataError: a file that cannot be read."""
-        return self.say(path, self.read(path))
+        with one_blas_thread():                                               # as `answers`: the same bits
+            return self.say(path, self.read(path))
 
     def answers(self, paths: Iterable[Path]) -> Iterator[Answer | DataError]:
         """What is said of each, in their order, while the next ones are read."""

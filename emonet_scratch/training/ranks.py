@@ -66,6 +66,9 @@ class Ranks(Alone):
                             f"pip install 'emonet_scratch[mpi]'") from error
         self.MPI, self.world = MPI, MPI.COMM_WORLD
         self.rank, self.size = self.world.Get_rank(), self.world.Get_size()
+        if self.size == 1 and launched():
+            raise DataError("the launcher has started several processes, and MPI knows of one: they are of different MPIs "
+                            "(`python -m mpi4py --mpi-lib-version` says which mpi4py has)")
         self.local = self.world.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
         self.direct, self._rooms = False, {}
         hook = sys.excepthook
@@ -73,7 +76,7 @@ class Ranks(Alone):
         def ending(*error: object) -> None:
             hook(*error)
             self.end(1)
-        sys.excepthook = ending
+        sys.excepthook = ending if self.size > 1 else hook
 
     def total(self, parts: Iterable[Array], S: int, P: int, like: Array) -> Array:
         """Each rank gets, of all nodes that the ranks could add up by themselves, the numbers of its run of 0..P-1, adds up
@@ -152,6 +155,7 @@ class Ranks(Alone):
 
     def line(self, device: str) -> str:
         """Who is together, in words. With GPUs, rank 0 tries whether MPI can do without the host, and all go by that."""
+        self.agree("kind of device", device.partition(":")[0])
         machines = len(set(map(bytes, self.exchange([self.MPI.Get_processor_name().encode()]))))
         by = ""
         if device.startswith("cuda") and self.size > 1:
@@ -162,7 +166,7 @@ class Ranks(Alone):
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
         """Until it ends, rank 0 alone speaks."""
-        with open(os.devnull, "w") as nobody, contextlib.ExitStack() as stack:
+        with open(os.devnull, "w", encoding="utf-8", errors="replace") as nobody, contextlib.ExitStack() as stack:
             if self.rank:
                 stack.enter_context(contextlib.redirect_stdout(nobody))
                 stack.enter_context(contextlib.redirect_stderr(nobody))

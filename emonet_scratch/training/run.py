@@ -30,7 +30,7 @@ from .inference import reading, score
 from .projection import AudioProjection
 from .report import save_pictures, table
 from .settings import MODALITIES, Settings
-from .trainer import Trainer
+from .trainer import Trainer, check_shards
 
 
 def run(settings: Settings, folder: Path, resume: bool = False, log: Callable[[str], None] = say,
@@ -50,10 +50,14 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     told = settings.as_json() | {"device": settings.device.partition(":")[0]}
     ranks.agree("settings", json.dumps(told))
     ranks.agree("versions", json.dumps(versions() | {"machine": "", "command": ""}))
+    check_shards(settings.config, ranks)
     if not resume:
         trunk_weights(settings.config)                                        # an error before hours of decoding
     data = dataset(settings, log=log, ranks=ranks)
     train, val = data.splits["train"], data.splits["val"]
+    if ranks.size > 1:                                                        # before what is fitted to them together
+        there = [name for name, part in (("video", train.frames), ("audio", train.audio)) if part is not None]
+        ranks.agree("data", json.dumps(fingerprint(train, val, there)))
     projection = _saved_projection(folder, settings.modalities, train, val) if resume else None
     projection = projection or projection_of(settings.config, train, settings.seed, log, ranks)
     if missing := [name for k, name in enumerate(train.classes) if k not in train.labels]:

@@ -78,6 +78,7 @@ def read_settings(folder: Path) -> Settings:
 def _from_json(value: Any) -> Any:
     """The one object is `config`, and lists are tuples; anything of a wrong kind is left to the checks."""
     if isinstance(value, dict):
+        value = {"shards": 1} | value                                         # of before there were any
         config = EmoNetConfig().replace(**value)
         if lacking := [f.name for f in dataclasses.fields(config) if f.name not in value]:
             raise KeyError(lacking[0])                                        # no default of another version

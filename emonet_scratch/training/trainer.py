@@ -72,9 +72,7 @@ class Trainer:
                  facts: dict[str, Any] | None = None, save_every: int | None = None,
                  log: Callable[[str], None] = say, name: str = "train",
                  on_epoch: Callable[[dict[str, Any]], None] = lambda row: None, ranks: Alone = ALONE) -> None:
-        if ranks.size > config.shards:
-            raise DataError(f"{ranks.size} ranks cannot share batches of {config.shards} shard(s): start as many ranks as "
-                            f"shards at most, or train anew with more (--set shards={ranks.size})")
+        check_shards(config, ranks)
         self.ranks = ranks
         self.config, self.folder, self.seed, self.device, self.name = config, folder, seed, device, name
         self.projection, self.cache, self.facts, self.save_every, self.log = projection, cache, facts or {}, save_every, log
@@ -115,6 +113,10 @@ class Trainer:
             self._load()
         else:
             self.start()
+        if self.ranks.size > 1:
+            state = [*self.model.state_dict().values(), *([] if self.train.audio is None else [self.train.audio])]
+            self.ranks.agree("state to begin with", json.dumps([
+                there, dataclasses.asdict(self.progress), self.optimizer.t, sha256(state)]))
         self.ranks.wait()                                                     # before anything is written that others read
         if there:
             self._write_metrics(self.rows)
@@ -224,7 +226,7 @@ class Trainer:
         with overflow_unwarned():
             loss, probabilities = self.evaluate(self.val)
         if not math.isfinite(loss):
-            where = first_non_finite(self.model, lambda: self.evaluate(self.val))
+            where = first_non_finite(self.model, lambda: evaluate(self.model, self.val, self.device))
             raise NonFiniteError(f"the validation loss is not finite after epoch {epoch}: it appeared first {where}; "
                                  f"{self._advice()}")
         return {"epoch": epoch, "split": "val", "loss": loss,
@@ -288,6 +290,13 @@ class Trainer:
                                   f"that last.safetensors has behind it: restore it to resume, or train anew with another "
                                   f"--out")
         return rows
+
+
+def check_shards(config: EmoNetConfig, ranks: Alone) -> None:
+    """DataError where some of the ranks would have nothing to do."""
+    if ranks.size > config.shards:
+        raise DataError(f"{ranks.size} ranks cannot share batches of {config.shards} shard(s): start as many ranks as "
+                        f"shards at most, or train anew with more (--set shards={ranks.size})")
 
 
 def _optimizer(config: EmoNetConfig, params: list[NamedParameter]) -> SGD | Adam:

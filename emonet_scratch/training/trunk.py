@@ -53,7 +53,7 @@ def with_trunk_features(split: Split, model: EmoNet, device: str, cache: str | P
         ranks.wait()
     model.eval()
     config, body = model.config, _body(model)
-    choices = str((config.trunk_pooling, config.trunk_statistics, config.frames_per_chunk, device))
+    choices = str((config.trunk_pooling, config.trunk_statistics, config.frames_per_chunk, device.partition(":")[0]))
     state = body.state_dict().items() if cache else ()
     trunk = sha256([choices.encode(), *(x for name, a in state for x in (name.encode(), a))]).encode()
     D = model.lstm.D * (4 if config.trunk_statistics else 1)

@@ -37,8 +37,8 @@ def gradients(ranks: Alone, folder: str) -> None:
 
 
 def train(ranks: Alone, folder: str, shards: str = "4") -> None:
-    """A training in a second."""
-    make(Path(folder), TINY.replace(shards=int(shards)), seed=3, save_every=2, ranks=ranks).fit(resume=True)
+    """A training of some seconds."""
+    make(Path(folder), TINY.replace(shards=int(shards), epochs=12), seed=3, save_every=2, ranks=ranks).fit(resume=True)
 
 
 def raises(ranks: Alone, folder: str) -> None:

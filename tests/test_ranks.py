@@ -211,7 +211,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_another_number_goes_on_to_the_sa
 
 def shards():
     from tests.tiny import TINY
-    return TINY.replace(shards=4)
+    return TINY.replace(shards=4, epochs=12)
 
 
 @with_mpi

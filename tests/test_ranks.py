@@ -203,6 +203,9 @@ def test_a_rank_that_is_killed_ends_the_job_and_another_number_goes_on_to_the_sa
                 os.kill(found[victim], signal.SIGKILL)
                 kills += 1
         end_of(job, 60)                                                        # and no rank is left waiting
+        until = time.monotonic() + 20
+        while ranks_of(name) and time.monotonic() < until:                    # who was killed may take a moment to go
+            time.sleep(0.1)
         assert not ranks_of(name)
     assert kills
     fine(child(2, "train", tmp_path / "killed"))

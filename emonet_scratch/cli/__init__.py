@@ -50,7 +50,7 @@ from .options import add_device, add_ranks, device_of, integer, log, path_of, to
 from .predict import explain, explain_arguments, models, models_arguments, predict, predict_arguments
 
 SHARDS = 8                  # of a batch that ranks share: as many ranks at most
-GRACE = 2.0                 # seconds in which rank 0 says first what has ended all ranks
+GRACE = 3.0                 # seconds in which rank 0 says first what has ended all ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

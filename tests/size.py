@@ -21,12 +21,12 @@ ROOMS = {
     "kernels": ("kernels", 1018),
     "data": ("data", 3585),
     "training": ("training", 1807),
-    "studies": ("studies", 877),
+    "studies": ("studies", 878),
     "explain": ("explain", 964),
     "command line": ("cli", 773),
     "testing": ("testing", 140),
 }
-MOST = 11542                # of all rooms together; pages are 1,130 of them, ranks 469; 9,000 is the aim
+MOST = 11543                # of all rooms together; pages are 1,130 of them, ranks 470; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

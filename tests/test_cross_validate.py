@@ -11,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from emonet_scratch import files
 from emonet_scratch.data.opensmile import write_arff
 from emonet_scratch.errors import DataError
+from emonet_scratch.shards import Alone
 from emonet_scratch.studies import cross_validate as module
 from emonet_scratch.studies.cross_validate import cross_validate, everything, pooled
 from emonet_scratch.training import Settings
@@ -171,6 +173,26 @@ def test_processes_share_the_folds_and_one_that_is_killed_is_gone_on_with(table,
     assert both[1].returncode == 0 and "Traceback" not in errors
     assert folds_of(shared) == folds_of(alone) and not list(shared.glob("*.lock"))
     assert (shared / "crossvalidation.txt").read_bytes() == (alone / "crossvalidation.txt").read_bytes()
+
+
+def test_ranks_without_locks_have_folds_of_their_own(table, tmp_path, monkeypatch, done):
+    """Two ranks, one after the other; no file can be locked: nobody trains what is the other's."""
+    monkeypatch.setattr(files, "fcntl", None)
+    trained, fold = [], module._fold
+
+    class Rank(Alone):
+        size = 2
+
+    def noted(*arguments):
+        trained.append(arguments[5].name)
+        return fold(*arguments)
+    monkeypatch.setattr(module, "_fold", noted)
+    for rank in (1, 0):
+        ranks = Rank()
+        ranks.rank = rank
+        cross_validate(settings_of(table), tmp_path, 3, lambda line: None, ranks)
+    assert trained == ["fold-001", "fold-002", "fold-000"]
+    assert folds_of(tmp_path) == folds_of(done)
 
 
 def test_the_command_line(table, tmp_path, capsys):

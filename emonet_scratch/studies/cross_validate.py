@@ -55,13 +55,14 @@ def cross_validate(settings: Settings, folder: Path, folds: int | None = 5, log:
         lock.path.unlink(missing_ok=True)
         lock.release()
     numbers = np.unique(fold)
+    own = [numbers[i] for i in ranks.owned(len(numbers))]
     for wait, k in itertools.product((False, True), numbers):
         file = folder / f"fold-{k:03}.json"
         lock = Lock(file.with_suffix(".lock"))
         if file.exists() or not lock.acquire(wait):
             continue
         try:
-            if not file.exists():
+            if not file.exists() and (lock.held or k in own):                 # where nothing can be locked, each its own
                 log(f"fold {k + 1} of {len(numbers)}: {(fold == k).sum()} clips of {_names(split, fold == k)}")
                 found = _fold(settings, data, split, groups, fold == k, folder / f"fold-{k:03}", log)
                 write_whole(file, json.dumps(found).encode())

@@ -63,7 +63,8 @@ def vector_of(path: str | os.PathLike, extractor: str = DEFAULT) -> np.ndarray:
     media = read_media(path, rate=is10.RATE)
     if media.fault:
         raise (Unheard if media.probe else DataError)(f"{os.fsdecode(path)!r}: {media.fault}")
-    return np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
+    with one_blas_thread():                                               # the same bits, however many processes there are
+        return np.full(len(names), np.nan) if media.sound is None else compute(media.sound)
 
 
 def find(paths: Iterable[str | os.PathLike], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
@@ -181,8 +182,7 @@ def _end_with_parent() -> None:
 
 
 def _alone(clip: Path, extractor: str) -> np.ndarray | DataError:
-    with one_blas_thread():                                               # there are as many processes as cores
-        return attempt(vector_of, clip, extractor)
+    return attempt(vector_of, clip, extractor)
 
 
 def _identity(clip: Path) -> str:

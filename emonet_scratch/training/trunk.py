@@ -124,7 +124,7 @@ def statistics(clip: Frames) -> np.ndarray:
 
 
 def look(config: EmoNetConfig, train: Split, val: Split, seed: int, device: str,
-         cache: str | Path | None, ranks: Alone) -> tuple[Split, Split, AudioProjection | None]:
+         cache: str | Path | None, ranks: Alone = ALONE) -> tuple[Split, Split, AudioProjection | None]:
     """Both splits with `looks`, the statistics of what the frozen trunk sees, and their projection, fitted on `train`.
 
     None where no training clip has pictures.

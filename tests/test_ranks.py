@@ -233,7 +233,8 @@ def test_an_error_of_the_command_is_said_once_and_ends_all(data, tmp_path):
     code, _, err = run(2, *TRAIN, "--data", str(data), "--runs", str(tmp_path), "--set", "lr=-1")
     assert code == 2 and err.count("error: ") == 1 and "lr must be" in err     # a wrong call
     same = [sys.executable, *TRAIN, "--data", str(data), "--runs", str(tmp_path)]
-    code, _, err = run(["-n", "1", *same, ":", "-n", "1", "-env", "EMONET_THREADS", "none", *same])
+    on = ["-n", "1", "-env", "EMONET_KERNELS", "on"]
+    code, _, err = run([*on, *same, ":", *on, "-env", "EMONET_THREADS", "none", *same])
     assert code != 0 and "emonet: rank 1: error" in err and "EMONET_THREADS must be" in err
 
 

@@ -19,14 +19,14 @@ ROOMS = {
     "core": ("backend.py dispatch.py losses.py optim.py lda.py gradcheck.py layers models", 1500),
     "watch": ("watch", 195),
     "kernels": ("kernels", 1018),
-    "data": ("data", 3585),
-    "training": ("training", 1807),
+    "data": ("data", 3583),
+    "training": ("training", 1806),
     "studies": ("studies", 878),
     "explain": ("explain", 964),
     "command line": ("cli", 773),
     "testing": ("testing", 140),
 }
-MOST = 11543                # of all rooms together; pages are 1,130 of them, ranks 470; 9,000 is the aim
+MOST = 11540                # of all rooms together; pages are 1,130 of them, ranks 467; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

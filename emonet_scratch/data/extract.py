@@ -153,7 +153,7 @@ def _work(clips: Sequence[Path], extractor: str, workers: int | None) -> Iterato
         return
     # Started afresh: a copy of a process that has threads may wait for locks that nobody holds.
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        jobs = {pool.submit(_alone, clip, extractor): clip for clip in clips}
+        jobs = {pool.submit(attempt, vector_of, clip, extractor): clip for clip in clips}
         try:
             for job in as_completed(jobs):
                 yield jobs.pop(job), job.result()            # popped, so that the vector is not kept
@@ -179,10 +179,6 @@ def _end_with_parent() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def _alone(clip: Path, extractor: str) -> np.ndarray | DataError:
-    return attempt(vector_of, clip, extractor)
 
 
 def _identity(clip: Path) -> str:

@@ -49,7 +49,6 @@ def _run(settings: Settings, folder: Path, resume: bool, log: Callable[[str], No
     settings = on_device(settings, log)
     told = settings.as_json() | {"device": settings.device.partition(":")[0]}
     ranks.agree("settings", json.dumps(told))
-    ranks.agree("versions", json.dumps(versions() | {"machine": "", "command": ""}))
     check_shards(settings.config, ranks)
     if not resume:
         trunk_weights(settings.config)                                        # an error before hours of decoding

@@ -45,6 +45,16 @@ def test_a_bad_end_is_seen(tmp_path, work, end):
     assert any(found.startswith(one) for one in end.split("|")) if end else found == ""
 
 
+def test_a_large_file_may_take_longer(tmp_path):
+    from tests.fuzz.child import BYTES_A_SECOND, SECONDS, seconds_for
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    assert seconds_for(tmp_path) < SECONDS + 0.1
+    with open(tmp_path / "a.avi", "wb") as file:
+        file.truncate(3 * BYTES_A_SECOND)
+    assert SECONDS + 3 <= seconds_for(tmp_path) < SECONDS + 3.1
+
+
 def test_2000_cases_end_well(tmp_path):
     """Each with an answer or one line, within 1 GB, 10 seconds and 64 files; on two cores at once."""
     halves = [subprocess.Popen([sys.executable, "-m", "tests.fuzz", "--count", "1000", "--seed", str(k), "--keep",

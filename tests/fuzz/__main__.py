@@ -1,8 +1,9 @@
 """Damaged and hostile input: `python -m tests.fuzz --count 200000 --seed 1`; exit 1 where a case ends badly.
 
 A case is a file, or a folder, of a kind that the package reads, and the command that reads it, in a process of its own that
-may have 1 GB of memory, 10 seconds and 64 files (child.py). It ends well with an answer or with one line that says what is
-wrong; it ends badly with a traceback, a signal, a limit, a warning of a library, or something that a terminal would obey.
+may have 1 GB of memory, 10 seconds (a file of gigabytes more) and 64 files (child.py). It ends well with an answer or with
+one line that says what is wrong; it ends badly with a traceback, a signal, a limit, a warning of a library, or something that
+a terminal would obey.
 What ends badly is kept below --keep, and named once for each kind of input and of end.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.cases import Case, cases
-from tests.fuzz.child import outcome
+from tests.fuzz.child import outcome, seconds_for
 from tests.fuzz.honest import load_base, make_base
 
 BATCH = 500                     # examples of one call of Hypothesis, which remembers all of them
@@ -42,7 +43,7 @@ def fuzz(count: int, first: int, keep: Path, only: str = "") -> Counter[tuple[st
             folder.mkdir()
             case.write(folder)
             seen[case.kind.partition(",")[0]] += 1
-            if end := outcome(case.work, folder):
+            if end := outcome(case.work, folder, seconds_for(folder)):
                 if not bad[case.kind, end]:
                     shutil.rmtree(folder / "data", ignore_errors=True)
                     kept = keep / f"{len(bad):03}"

@@ -1,4 +1,8 @@
-"""A process with 1 GB of memory, 10 seconds and 64 files, and what is wrong with its end."""
+"""A process with 1 GB of memory, 10 seconds and 64 files, and what is wrong with its end.
+
+The seconds are those of small files. Where chunks are missing, ffmpeg looks for the next one byte by byte, 100 MB a second on an
+idle core: 33 seconds for the 3 GB of a download that was broken off. So what a file may take grows with its size.
+"""
 
 import os
 import re
@@ -14,6 +18,7 @@ from emonet_scratch.errors import EmonetError
 from emonet_scratch.files import print_anything, say
 
 MEMORY, SECONDS, FILES = 2**30, 10, 64
+BYTES_A_SECOND = 2**25           # two passes, on a core that others use, too
 
 
 def outcome(work: Callable[[], int], folder: Path, seconds: float = SECONDS) -> str:
@@ -33,6 +38,11 @@ def outcome(work: Callable[[], int], folder: Path, seconds: float = SECONDS) -> 
     text = said.read_text(encoding="utf-8", errors="surrogateescape")
     said.unlink()
     return f"no end within {seconds:g} seconds" if not ended else _judged(os.waitstatus_to_exitcode(status), text)
+
+
+def seconds_for(folder: Path) -> float:
+    """How long the work on the files of `folder` may take."""
+    return SECONDS + sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file()) / BYTES_A_SECOND
 
 
 def _limited(work: Callable[[], int], folder: Path, said: Path) -> None:

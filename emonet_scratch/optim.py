@@ -118,9 +118,28 @@ class Adam(Optimizer):
             d = d + self.weight_decay * p.value
         m[...] = self.beta1 * m + (1 - self.beta1) * d
         v[...] = self.beta2 * v + (1 - self.beta2) * d**2
-        m_hat = m / (1 - self.beta1**self.t)
-        v_hat = v / (1 - self.beta2**self.t)
+        m_hat, v_hat = m / (1 - self.beta1**self.t), v / (1 - self.beta2**self.t)
         p.value -= lr * m_hat / (v_hat**0.5 + self.eps)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): each number has a rate by its own recent gradients.
+
+        d = grad + weight_decay * value        v <- rho v + (1 - rho) d^2
+        value <- value - lr * d / (sqrt(v) + eps)
+    """
+
+    def __init__(self, params: Iterable[NamedParameter], lr: float = 1e-3, rho: float = 0.9,
+                 eps: float = 1e-8, weight_decay: float = 0) -> None:
+        if not (0 <= rho < 1 and eps > 0):
+            raise ValueError(f"RMSprop wants rho in [0, 1) and eps > 0, got {rho}, {eps}")
+        super().__init__(params, lr, weight_decay, "v")
+        self.rho, self.eps = rho, eps
+
+    def _update(self, p: NamedParameter, slots: dict[str, Array], lr: float) -> None:
+        d, v = p.grad + self.weight_decay * p.value, slots["v"]
+        v[...] = self.rho * v + (1 - self.rho) * d**2
+        p.value -= lr * d / (v**0.5 + self.eps)
 
 
 @definition

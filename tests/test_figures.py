@@ -16,7 +16,8 @@ from emonet_scratch.training import report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 SMALL = {"network": {"frame_size": 16}, "synthetic": {"size": (24, 32)},
-         "saliency": {"clips": 64, "epochs": 1}}
+         "saliency": {"clips": 64, "epochs": 1}, "classics": {"number": 3},
+         "deeper": {"depths": (20,), "size": 8, "batch": 4}}
 
 
 def script(name):
@@ -51,7 +52,7 @@ def test_the_comparison_draws_the_chance_of_the_classes_that_are_there():
     rows = [{"method": name, "accuracy": 0.5, "interval": (0.4, 0.6)} for name in (compare.REFERENCE, "audio, LDA")]
     axes, = compare._figure(Figure, rows, 1 / 3, 0.4).axes
     assert [line.get_xdata()[0] for line in axes.lines[-2:]] == [1 / 3, 0.4]
-    text = compare._table(rows=[{**row, "macro_f1": 0.5} for row in rows], chance=1 / 3, majority=0.4)
+    text = compare.table(rows=[{**row, "macro_f1": 0.5} for row in rows], chance=1 / 3, majority=0.4)
     assert [line.split() for line in text.splitlines()[-2:]] == [["chance", "0.333"], ["majority", "class", "0.400"]]
 
 

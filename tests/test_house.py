@@ -29,8 +29,10 @@ ROOMS = {
     "training": ({"training"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training"}),
     "studies": ({"studies"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training", "studies"}),
     "testing": ({"testing"}, {"ground", "switches", "layers", "maths", "watch", "testing"}),
+    "classics": ({"classics"}, {"ground", "layers", "maths", "models", "data", "training", "studies", "classics"}),
     "explain": ({"explain"}, {"ground", "switches", "layers", "maths", "models", "data", "training", "explain"}),
-    "cli": ({"cli", "__main__"}, {"ground", "switches", "models", "data", "training", "studies", "explain", "cli"}),
+    "cli": ({"cli", "__main__"}, {"ground", "switches", "models", "data", "training", "studies", "classics", "explain",
+                               "cli"}),
 }
 CORE = size.files_of(size.ROOMS["core"][0])
 
@@ -99,6 +101,11 @@ def test_imports_point_one_way():
 def test_ranks_are_asked_for_by_the_command_line_alone():
     users = [module for module, others in GRAPH.items() if f"{NAME}.training.ranks" in others]
     assert users == [f"{NAME}.cli.options"]
+
+
+def test_the_classics_are_asked_for_by_the_command_line_alone():
+    users = {module for module, others in GRAPH.items() for other in others if room_of(other) == "classics"}
+    assert {module for module in users if room_of(module) != "classics"} == {f"{NAME}.cli"}
 
 
 def test_circles_and_upward_arrows_would_be_found():

@@ -45,7 +45,25 @@ def test_sgd(N, M, lr, kind, decay, seed):
             assert np.allclose(p.value, x[k], rtol=1e-12, atol=1e-14)
 
 
+@given(sizes, sizes, rates, st.floats(0, 0.99), st.floats(0, 0.1), seeds)
+def test_rmsprop(N, M, lr, rho, decay, seed):
+    params = parameters(seed, (N, M), (M,))
+    opt = optim.RMSprop(params, lr, rho, 1e-6, decay)
+    x, v = [p.value.copy() for p in params], [np.zeros_like(p.value) for p in params]
+    for step in range(3):
+        set_gradients(params, seed + step)
+        opt.step()
+        for k, p in enumerate(params):
+            d = p.grad + decay * x[k]
+            v[k] = rho * v[k] + (1 - rho) * d * d
+            x[k] = x[k] - lr * d / (np.sqrt(v[k]) + 1e-6)
+            assert np.allclose(p.value, x[k], rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match="rho in"):
+        optim.RMSprop(params, lr, 1.0)
+
+
 OPTIMIZERS = {
+    "RMSprop": lambda p, lr: optim.RMSprop(p, lr, weight_decay=0.01),
     "SGD": lambda p, lr: optim.SGD(p, lr, 0.9, weight_decay=0.01),
     "Adam": lambda p, lr: optim.Adam(p, lr, weight_decay=0.01),
     "AdamW": lambda p, lr: optim.Adam(p, lr, weight_decay=0.01, decoupled=True)}

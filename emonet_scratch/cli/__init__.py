@@ -397,6 +397,8 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a run of all modalities: its networks are compared; one that was stopped is continued")
     parser.add_argument("--split", choices=["val", "test"], default="val",
                         help="what the table is measured on; test only if all its clips have labels")
+    parser.add_argument("--classics", action="store_true",
+                        help="also what the paper stands on: EmoNets of 2013, after Yao et al., LDA of two classes")
     parser.add_argument("--out", type=path_of, metavar="DIR", help="folder of the run and the table (default: "
                         "that of --run, or RUNS/<time>-compare)")
     add_device(parser)
@@ -411,8 +413,8 @@ def compare(options: argparse.Namespace) -> None:
                 raise DataError("compare wants clips with pictures and sound: use cross-validate, or train")
             _compare(options, folder, settings)
     else:
-        _refuse_others(options, "--run goes by the settings of that run", "run", "runs", "out", "split", "device",
-                       "precision")
+        _refuse_others(options, "--run goes by the settings of that run", "run", "runs", "out", "split", "classics",
+                       "device", "precision")
         folder = find_run(options.run, Path(options.runs))
         _compare(options, folder, read_settings(folder))
 
@@ -423,7 +425,10 @@ def _compare(options: argparse.Namespace, folder: Path, settings: Settings) -> N
     options.go_on = folder / "config.json", f"continue with --run {shlex.quote(str(folder))}"
     if not (folder / "results.json").exists():
         run(settings, folder, resume=options.run is not None)
-    say(f"\n{run_compare(folder, Path(options.out or folder), options.split, device)}")
+    more = None
+    if options.classics:
+        from ..classics.rows import rows as more
+    say(f"\n{run_compare(folder, Path(options.out or folder), options.split, device, more=more)}")
 
 
 def _cross_validate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,28 +16,34 @@ from ..files import owned, say, write_csv, write_whole
 from ..training.checkpoint import read_checkpoint
 from ..training.fingerprint import check_data, fingerprint
 from ..training.inference import Model, load_model
-from ..training.metrics import chance_and_majority, confusion_matrix, macro_f1, mcnemar, wilson_interval
+from ..training.metrics import bootstrap_interval, chance_and_majority, confusion_matrix, macro_f1, mcnemar, wilson_interval
+from ..training.projection import AudioProjection
 from ..training.report import COLOURS, INK, draw_baselines, label_axes, save_figure
 from ..training.run import dataset
-from ..training.settings import MODALITIES, read_settings
+from ..training.settings import MODALITIES, Settings, read_settings
 from .late_fusion import find_weights, fuse, fuse_across_folds
 from .svm import LinearSVM, choose_C
 
 REFERENCE = "early fusion"
 
 
-def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", log: Callable[[str], None] = say) -> str:
+#: More rows: (settings, data, split, projection, log) -> ({name: classes (N,)}, notes).
+More = Callable[[Settings, Dataset, str, AudioProjection, Callable[[str], None]], tuple[dict[str, np.ndarray], list[str]]]
+
+
+def compare(run: Path, folder: Path, split: str = "val", device: str = "auto", log: Callable[[str], None] = say,
+            more: More | None = None) -> str:
     """Measure the three networks of the finished `run` and what needs no training by us; write and return the table.
 
     split "val": late fusion's weights for a clip are found on the other folds of the validation split. split "test", if
     all its clips have labels: they are found on the whole validation split. The SVM and LDA see the training split only.
-    In `folder`: compare.csv, compare.json, compare.txt, compare.png.
+    more: what gives other rows. In `folder`: compare.csv, compare.json, compare.txt, compare.png.
     """
     with owned(folder):
-        return _compare(run, folder, split, device, log)
+        return _compare(run, folder, split, device, log, more)
 
 
-def _compare(run: Path, folder: Path, split: str, device: str, log: Callable[[str], None]) -> str:
+def _compare(run: Path, folder: Path, split: str, device: str, log: Callable[[str], None], more: More | None) -> str:
     settings = read_settings(run)
     if missing := sorted(MODALITIES.keys() - set(settings.modalities)):
         raise DataError(f"{str(run)!r} has no network for {', '.join(missing)}: compare wants a run with --modalities all")
@@ -48,16 +54,22 @@ def _compare(run: Path, folder: Path, split: str, device: str, log: Callable[[st
     if (shown.labels < 0).any():
         raise DataError(f"{np.count_nonzero(shown.labels < 0)} of {len(shown)} clips of the {split} split have no label: "
                         f"use --split val")
-    predicted, C = _predictions(_networks(run, data, device), data.splits, split, settings.seed, device)
-    rows, (chance, majority) = measure(predicted, shown.labels, len(shown.classes)), chance_and_majority(shown.labels)
+    models = _networks(run, data, device)
+    predicted, C = _predictions(models, data.splits, split, settings.seed, device)
+    others, others_notes = more(settings, data, split, models["audio"].projection, log) if more else ({}, [])
+    predicted |= others
+    groups = groups_of(shown) if any(shown.groups or ()) else None
+    rows = measure(predicted, shown.labels, len(shown.classes), groups)
+    chance, majority = chance_and_majority(shown.labels)
+    by = "Wilson" if groups is None else f"bootstraps over {len(np.unique(groups))} groups"
     weights_from = "the other four fifths of these clips" if split == "val" else "the validation split"
-    notes = [f"{split} split, {len(shown)} clips; 95 % intervals (Wilson); p of McNemar's exact test against {REFERENCE},",
+    notes = [f"{split} split, {len(shown)} clips; 95 % intervals ({by}); p of McNemar's exact test against {REFERENCE},",
              f"each test by itself; lost: clips that only {REFERENCE} has right, won: those that only the row has right",
              "networks: at the epoch of least validation loss, which flatters them on the validation split",
              f"late fusion: the weights for a clip come from {weights_from}",
-             f"linear SVM: C = {C:g}, by five folds of the training split",
+             f"linear SVM: C = {C:g}, by five folds of the training split", *others_notes,
              *(f"warning: {line}" for line in data.warnings)]
-    text = "\n".join([_table(rows, chance, majority), "", *notes])
+    text = "\n".join([table(rows, chance, majority), "", *notes])
     write_csv(folder / "compare.csv", _columns(rows, chance, majority))
     write_whole(folder / "compare.txt", f"{text}\n".encode())
     content = {"run": str(run), "split": split, "clips": len(shown), "C": C, "chance": chance, "majority": majority,
@@ -97,12 +109,17 @@ def _predictions(models: dict[str, Model], splits: dict[str, Split], split: str,
             "audio, LDA": projection.lda.predict(Z)}, C
 
 
-def measure(predicted: dict[str, np.ndarray], labels: np.ndarray, C: int = 7) -> list[dict[str, Any]]:
-    """A row for each method: accuracy, interval, macro F1, and McNemar's test against REFERENCE. Arrays (N,), C classes."""
+def measure(predicted: dict[str, np.ndarray], labels: np.ndarray, C: int = 7,
+            groups: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """A row for each method: accuracy, interval, macro F1, and McNemar's test against REFERENCE. Arrays (N,), C classes.
+
+    groups (N,): who is in the clips; with them, intervals are by bootstraps over groups.
+    """
     rows, reference = [], predicted[REFERENCE] == labels
     for name, classes in predicted.items():
         right = classes == labels
-        row = {"method": name, "accuracy": float(right.mean()), "interval": wilson_interval(int(right.sum()), len(labels)),
+        interval = wilson_interval(int(right.sum()), len(labels)) if groups is None else bootstrap_interval(right, groups)
+        row = {"method": name, "accuracy": float(right.mean()), "interval": interval,
                "macro_f1": macro_f1(confusion_matrix(labels, classes, C))}
         if name != REFERENCE:
             row |= {"lost": int((reference & ~right).sum()), "won": int((right & ~reference).sum())}
@@ -111,13 +128,13 @@ def measure(predicted: dict[str, np.ndarray], labels: np.ndarray, C: int = 7) ->
     return rows
 
 
-def _table(rows: list[dict[str, Any]], chance: float, majority: float) -> str:
-    lines = [f"{'':18}{'accuracy':>9}{'95 % interval':>16}{'macro F1':>10}{'lost':>6}{'won':>6}{'p':>9}"]
+def table(rows: list[dict[str, Any]], chance: float, majority: float) -> str:
+    lines = [f"{'':20}{'accuracy':>9}{'95 % interval':>16}{'macro F1':>10}{'lost':>6}{'won':>6}{'p':>9}"]
     for r in rows:
         interval = f"{r['interval'][0]:.3f} - {r['interval'][1]:.3f}"
         test = f"{r['lost']:6}{r['won']:6}{r['p']:9.2g}" if "p" in r else ""
-        lines.append(f"{r['method']:18}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{test}")
-    return "\n".join([*lines, f"{'chance':18}{chance:9.3f}", f"{'majority class':18}{majority:9.3f}"])
+        lines.append(f"{r['method']:20}{r['accuracy']:9.3f}{interval:>16}{r['macro_f1']:10.3f}{test}")
+    return "\n".join([*lines, f"{'chance':20}{chance:9.3f}", f"{'majority class':20}{majority:9.3f}"])
 
 
 def _columns(rows: list[dict[str, Any]], chance: float, majority: float) -> list[list[Any]]:
@@ -129,7 +146,7 @@ def _columns(rows: list[dict[str, Any]], chance: float, majority: float) -> list
 
 def _figure(figure_class: Any, rows: list[dict[str, Any]], chance: float, majority: float) -> Any:
     """Accuracies with their intervals, one method a line; p of McNemar's test at the right."""
-    figure = figure_class(figsize=(8.4, 3.9), layout="constrained")
+    figure = figure_class(figsize=(8.4, 1.5 + 0.4 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     reads = ["fused" if "fusion" in r["method"] else r["method"][:5] for r in rows]
     words = {"fused": "reads voice and face", "audio": "reads the voice", "video": "reads the face"}

@@ -46,9 +46,9 @@ def _score(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 
 
 def fuse_across_folds(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0,
-                      groups: np.ndarray | None = None) -> np.ndarray:
+                      groups: np.ndarray | None = None, draws: int = 10_000) -> np.ndarray:
     """Fused probabilities (N, K); the weights of a clip come from four fifths of the clips, none of its group (N,)."""
     fused = np.empty(probabilities.shape[1:])
     for out in held_out(labels, 5, seed, groups):
-        fused[out] = fuse(probabilities[:, out], find_weights(probabilities[:, ~out], labels[~out], seed))
+        fused[out] = fuse(probabilities[:, out], find_weights(probabilities[:, ~out], labels[~out], seed, draws))
     return fused

@@ -2,8 +2,8 @@
 
 A case is a file, or a folder, of a kind that the package reads, and the command that reads it, in a process of its own that
 may have 1 GB of memory, 10 seconds (a file of gigabytes more) and 64 files (child.py). It ends well with an answer or with
-one line that says what is wrong; it ends badly with a traceback, a signal, a limit, a warning of a library, or something that
-a terminal would obey.
+one line that says what is wrong; it ends badly with a traceback, a signal, a limit, a warning of a library, or something
+that a terminal would obey.
 What ends badly is kept below --keep, and named once for each kind of input and of end.
 """
 

@@ -1,7 +1,7 @@
 """A process with 1 GB of memory, 10 seconds and 64 files, and what is wrong with its end.
 
-The seconds are those of small files. Where chunks are missing, ffmpeg looks for the next one byte by byte, 100 MB a second on an
-idle core: 33 seconds for the 3 GB of a download that was broken off. So what a file may take grows with its size.
+The seconds are those of small files. Where chunks are missing, ffmpeg looks for the next one byte by byte, 100 MB a second
+on an idle core: 33 seconds for the 3 GB of a download that was broken off. So what a file may take grows with its size.
 """
 
 import os

@@ -57,7 +57,7 @@ def features(sound: np.ndarray, rate: int = RATE, loudness: str = "opensmile") -
     Raises ValueError for an array that is not 1-D, of integers other than int16, that holds NaN or infinity, or of
     another rate.
     """
-    smooth, onsets = descriptors(_samples(sound, rate), loudness)
+    smooth, onsets = descriptors(samples(sound, rate), loudness)
     frames = len(smooth)
     kept, plain = frames - TAIL, len(DESCRIPTORS)
     change = delta(smooth)[:kept]
@@ -96,7 +96,7 @@ def curves(sound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n, window, parts = 1 + (len(sound) - pitch.FRAME) // HOP, np.hamming(FRAME), []
     for first in range(0, n, BLOCK):                                          # an hour is not copied as a whole
         part = sound[first * HOP:(min(first + BLOCK, n) - 1) * HOP + pitch.FRAME]
-        x = _samples(part, RATE).astype(np.float64)[:len(part)]
+        x = samples(part, RATE).astype(np.float64)[:len(part)]
         frames = sliding_window_view(x, FRAME)[::HOP][:1 + (len(part) - pitch.FRAME) // HOP]
         parts.append((*pitch.candidates(x), frames**2 @ window / window.sum()))
     tone, voicing, intensity = map(np.concatenate, zip(*parts, strict=True))
@@ -109,7 +109,7 @@ def delta(contours: np.ndarray) -> np.ndarray:
     return (c[3:-1] - c[1:-3] + 2 * (c[4:] - c[:-4])) / 10
 
 
-def _samples(sound: np.ndarray, rate: int) -> np.ndarray:
+def samples(sound: np.ndarray, rate: int) -> np.ndarray:
     """The samples (S,) float32, S >= 1440, in the unit that the descriptors count in; ValueError as `features`."""
     x = np.asarray(sound)
     if x.ndim != 1:

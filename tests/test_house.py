@@ -30,9 +30,10 @@ ROOMS = {
     "studies": ({"studies"}, {"ground", "switches", "layers", "maths", "watch", "models", "data", "training", "studies"}),
     "testing": ({"testing"}, {"ground", "switches", "layers", "maths", "watch", "testing"}),
     "classics": ({"classics"}, {"ground", "layers", "maths", "models", "data", "training", "studies", "classics"}),
+    "export": ({"export"}, {"ground", "layers", "models", "training", "export"}),
     "explain": ({"explain"}, {"ground", "switches", "layers", "maths", "models", "data", "training", "explain"}),
     "cli": ({"cli", "__main__"}, {"ground", "switches", "models", "data", "training", "studies", "classics", "explain",
-                               "cli"}),
+                               "export", "cli"}),
 }
 CORE = size.files_of(size.ROOMS["core"][0])
 
@@ -103,9 +104,10 @@ def test_ranks_are_asked_for_by_the_command_line_alone():
     assert users == [f"{NAME}.cli.options"]
 
 
-def test_the_classics_are_asked_for_by_the_command_line_alone():
-    users = {module for module, others in GRAPH.items() for other in others if room_of(other) == "classics"}
-    assert {module for module in users if room_of(module) != "classics"} == {f"{NAME}.cli"}
+def test_optional_rooms_are_asked_for_by_the_command_line_alone():
+    for room, where in (("classics", {f"{NAME}.cli"}), ("export", {f"{NAME}.cli", f"{NAME}.cli.export"})):
+        users = {module for module, others in GRAPH.items() for other in others if room_of(other) == room}
+        assert {module for module in users if room_of(module) != room} == where
 
 
 def test_circles_and_upward_arrows_would_be_found():

@@ -46,6 +46,7 @@ from ..training.report import table
 from ..training.run import versions
 from ..training.settings import MODALITIES, find_run, read_settings
 from ..version import __version__
+from .export import export, export_arguments
 from .options import add_device, add_ranks, device_of, integer, log, path_of, together
 from .predict import explain, explain_arguments, models, models_arguments, predict, predict_arguments
 
@@ -573,9 +574,13 @@ def _import_weights_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> None:
-    """Read a CIFAR ResNet's weights from a PyTorch or safetensors file, and write them as a trunk for --set trunk=FILE."""
+    """Read a CIFAR ResNet's weights from a PyTorch, safetensors or exported ONNX file, as a trunk for --set trunk=FILE."""
     source, target = Path(options.file), Path(options.out or f"{Path(options.file).stem}.safetensors")
-    resnet = ResNet.from_torch(source)
+    if source.suffix.lower() == ".onnx":
+        from ..export.onnx import read_trunk
+        resnet = read_trunk(source)
+    else:
+        resnet = ResNet.from_torch(source)
     with owned_file(target):
         if target.exists():
             raise DataError(f"{str(target)!r} exists: give another name with --out")
@@ -613,7 +618,8 @@ COMMANDS = [(train, _train_arguments), (search, _search_arguments), (diagnose, _
             (compare, _compare_arguments), (cross_validate, _cross_validate_arguments),
             (evaluate, _evaluate_arguments), (predict, predict_arguments), (explain, explain_arguments),
             (features, _features_arguments), (synthesize, _synthesize_arguments),
-            (import_weights, _import_weights_arguments), (models, models_arguments), (doctor, _doctor_arguments)]
+            (import_weights, _import_weights_arguments), (export, export_arguments),
+            (models, models_arguments), (doctor, _doctor_arguments)]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -127,6 +127,9 @@ class RMSprop(Optimizer):
 
         d = grad + weight_decay * value        v <- rho v + (1 - rho) d^2
         value <- value - lr * d / (sqrt(v) + eps)
+
+    v starts at 0 and is, other than in Adam, not corrected for it: the first step is lr / sqrt(1 - rho) for
+    each number.
     """
 
     def __init__(self, params: Iterable[NamedParameter], lr: float = 1e-3, rho: float = 0.9,

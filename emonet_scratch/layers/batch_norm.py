@@ -16,8 +16,9 @@ class BatchNorm(Layer):
     Shapes: x (..., C), y the same; gamma, beta, running_mean, running_var (C,). M values a channel.
 
     Training: mean and the biased variance (divided by M) of the batch; the running statistics move by
-    `momentum` towards mean and the unbiased variance (divided by M - 1), as in other libraries. A single
-    value has no variance: y = beta, dx = 0. No values, no statistics: the running ones stay.
+    `momentum`, the share of the new value, towards mean and the unbiased variance (divided by M - 1). A
+    single value has no variance: y = beta, dx = 0, and the running variance moves towards 0. No values, no
+    statistics: the running ones stay.
     Evaluation: the running statistics, constants of the input.
 
     Backward, training: y depends on x also through mean and var. With dx_hat = dy * gamma (ibid., section 3)

@@ -15,7 +15,8 @@ EPS32 = float(np.finfo(np.float32).eps)
 
 
 def contract(layer: Layer, *inputs: Any, seed: int = 0) -> None:
-    """All of this, on copies of a layer on the host, with inputs as for `gradcheck`:
+    """All of this, on copies of a layer on the host, with inputs as for `gradcheck`. That is another check: a backward that
+    is wrong in the same way each time passes here.
 
     * forward and backward change none of their arguments, nor what forward gave, nor a parameter;
     * float32 stays float32, float64 stays float64, and both agree: to 16 eps of float32, times the root of the largest

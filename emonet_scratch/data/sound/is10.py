@@ -70,7 +70,7 @@ def features(sound: np.ndarray, rate: int = RATE, loudness: str = "opensmile") -
 
 
 def descriptors(x: np.ndarray, loudness: str = "opensmile") -> tuple[np.ndarray, int]:
-    """Smoothed descriptors of x (S,), S >= 960, floats of full scale 1, and how often F0 begins.
+    """Smoothed descriptors of x (S,), S >= 960, as `samples` gives it, and how often F0 begins.
 
     (N, 38), N = 1 + (S - 960) // 160, in the order of `DESCRIPTORS` and `VOICED_DESCRIPTORS`.
     """

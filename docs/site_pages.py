@@ -21,7 +21,7 @@ models.config testing.drawn testing.contracts
 
 #: Pages by their place in the repository, and on the site.
 PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
-          "kernels/README.md": "kernels.md", "benchmarks/RESULTS.md": "benchmarks.md"}
+          "kernels/README.md": "kernels.md", "kernels/steps/README.md": "steps.md", "benchmarks/RESULTS.md": "benchmarks.md"}
 PLACES |= {f"emonet_scratch/models/{card.name}": f"cards/{card.name}"
            for card in (ROOT / "emonet_scratch/models").glob("*.md")}
 PLACES |= {f"docs/{page.relative_to(ROOT / 'docs')}": str(page.relative_to(ROOT / "docs"))
@@ -46,7 +46,8 @@ def on_config(config: Any) -> Any:
                       "classics.md"]},
         {"Reference": [{name: f"reference/{name}.md"} for name in CORE]},
         {"Results": ["results.md", "benchmarks.md", {"Cards": cards}, "tried.md"]},
-        {"House": ["architecture.md", "proof.md", "security.md", "kernels.md", "contributing.md", "changelog.md"]}]
+        {"House": ["architecture.md", "proof.md", "security.md", "kernels.md", "steps.md", "contributing.md",
+                   "changelog.md"]}]
     return config
 
 

@@ -23,7 +23,7 @@ from emonet_scratch.version import __version__
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "kernels" / "README.md",
-         ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md")),
+         ROOT / "kernels" / "steps" / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / "emonet_scratch").glob("*/*.md"))]
 #: Files that commands write, or that others have: named in the documentation, not in the repository.
 MADE = {"compare.json", "config.json", "confusion.png", "crossvalidation.json", "curves.png", "reliability.png",

@@ -22,13 +22,13 @@ ROOMS = {
     "data": ("data", 3583),
     "training": ("training", 1806),
     "studies": ("studies", 890),            # rows of others in compare's table, intervals over groups
-    "classics": ("classics", 630),          # ten models that the paper stands on; 900 is the most that they may have
+    "classics": ("classics", 632),          # ten models that the paper stands on; 900 is the most that they may have
     "explain": ("explain", 964),
     "export": ("export", 198),
     "command line": ("cli", 810),
     "testing": ("testing", 140),
 }
-MOST = 12427                # of all rooms together; pages are 1,130 of them, classics 630, ranks 467; 9,000 is the aim
+MOST = 12429                # of all rooms together; pages are 1,130 of them, classics 632, ranks 467; 9,000 is the aim
 
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 

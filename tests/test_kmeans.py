@@ -54,6 +54,17 @@ def test_whitened_data_have_the_covariance_one(D, seed):
     assert spread[:R].sum() >= 0.9 * spread.sum() - 1e-9 and spread[:R - 1].sum() < 0.9 * spread.sum() + 1e-9
 
 
+def test_few_points_are_whitened_by_the_smaller_matrix():
+    """With fewer points than dimensions: the same map as of the D x D matrix, up to signs."""
+    x = values(0, 12, 30)
+    ours = Whitening().fit(x, keep=0.9)
+    spread, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
+    theirs = (vectors / np.sqrt(np.maximum(spread, 1e-8)))[:, ::-1][:, :ours.map.shape[1]]
+    signs = np.sign((ours.map * theirs).sum(axis=0))
+    assert np.allclose(ours.map, theirs * signs, atol=1e-8)
+    assert np.isfinite(Whitening().fit(np.ones((3, 5))).transform(np.ones((2, 5)))).all()
+
+
 def test_even_contrast():
     x = np.array([[1.0, 3, 5], [7, 7, 7], [10, 30, 50]])
     y = even_contrast(x, floor=0.0001)

@@ -65,11 +65,13 @@ class Whitening:
     def fit(self, x: np.ndarray, keep: float = 0.9) -> "Whitening":
         """x (N, D)."""
         self.mean = x.mean(axis=0)
-        centred = x - self.mean
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(x))        # ascending
+        centred, few = x - self.mean, len(x) < x.shape[1]
+        gram = centred @ centred.T if few else centred.T @ centred            # both have the same values above 0
+        values, vectors = np.linalg.eigh(gram / len(x))                       # ascending
         values, vectors = np.maximum(values[::-1], 1e-8), vectors[:, ::-1]
-        R = 1 + int(np.searchsorted(np.cumsum(values) / values.sum(), keep))
-        self.map = vectors[:, :R] / np.sqrt(values[:R])
+        R = min(1 + int(np.searchsorted(np.cumsum(values) / values.sum(), keep)), len(values))
+        vectors = centred.T @ vectors[:, :R] / np.sqrt(len(x) * values[:R]) if few else vectors[:, :R]
+        self.map = vectors / np.sqrt(values[:R])
         return self
 
     def transform(self, x: np.ndarray) -> np.ndarray:

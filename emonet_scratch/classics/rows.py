@@ -52,7 +52,7 @@ def hear(path: Path) -> np.ndarray:
 
 def read(settings: Settings, data: Dataset, names: tuple[str, ...], projection: AudioProjection,
          log: Callable[[str], None]) -> dict[str, Material]:
-    """These splits of the clips that are in `data`, read again as the classics want them."""
+    """{name of a split: its clips that are in `data`, read again as the classics want them}, in the order of `data`."""
     clips = settings.collection()
     pictures = dataset(replace(settings, config=settings.config.replace(frame_size=SIZE)), names, log, clips)
     found = {}
@@ -81,14 +81,14 @@ def rows(settings: Settings, data: Dataset, split: str, projection: AudioProject
     material = read(settings, data, tuple(dict.fromkeys(("train", "val", split))), projection, log)
     known, codes = np.unique(material["train"].labels, return_inverse=True)
     train, shown, K = replace(material["train"], labels=codes), material[split], len(data.splits[split].classes)
-    pairs = {}
+    alone = {}                                                                # what is in no fusion: classes (N,)
     for name, model in (("audio, class or rest", OneAgainstRest()), ("audio, every pair", EveryPair())):
         log(f"classics: {name}")
-        pairs[name] = known[model.fit(train.audio, codes).predict(shown.audio)]
+        alone[name] = known[model.fit(train.audio, codes).predict(shown.audio)]
     log("classics: video, after Yao")
     graphs = patch_graphs(train.faces, codes, train.groups, settings.seed)
     looks = np.array([describe(clip).ravel() for clip in shown.faces])
-    pairs = {"video, after Yao": known[graphs.predict(looks)]} | pairs
+    alone = {"video, after Yao": known[graphs.predict(looks)]} | alone
     said: dict[str, dict[str, np.ndarray]] = {}
     for name, found in probabilities(train, {other: material[other] for other in dict.fromkeys(("val", split))},
                                      len(known), settings.seed, log).items():
@@ -106,7 +106,7 @@ def rows(settings: Settings, data: Dataset, split: str, projection: AudioProject
              "classics: fitted on the training split alone; see docs/classics.md"]
     if settings.config.crop != "faces":
         notes.append("classics: whole frames take the place of faces; --crop faces cuts faces out")
-    return predicted | {"late fusion, EmoNets": fused.argmax(axis=1)} | pairs, notes
+    return predicted | {"late fusion, EmoNets": fused.argmax(axis=1)} | alone, notes
 
 
 def probabilities(train: Material, others: dict[str, Material], K: int, seed: int,

@@ -79,6 +79,7 @@ class Graph:
         return x
 
     def layer(self, layer: Any, x: str, name: str) -> str:
+        """Any layer but a convolution: x (N, C, H, W) or (N, D); DataError for one that has no counterpart."""
         if isinstance(layer, Sequential):
             return self.row(layer, x, name)
         if isinstance(layer, ResidualBlock):

@@ -34,6 +34,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         return call(getattr(ufunc, method), *inputs, **kwargs)
 
+    def __pow__(self, k):
+        return wrap(self.host ** unwrap(k))   # as arrays do: in older NumPy the ufunc is not the operator, by a bit
+
     def __getitem__(self, key):
         return wrap(self.host[unwrap(key)])
 

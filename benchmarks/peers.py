@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-CLEARED = ("EMONET_KERNELS", "EMONET_EXACT", "OMP_WAIT_POLICY", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT")
+CLEARED = ("EMONET_KERNELS", "EMONET_EXACT", "EMONET_PRECISION", "EMONET_TILES", "OMP_WAIT_POLICY", "KMP_AFFINITY",
+           "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT")
 # No mmap for large blocks and nothing given back: without it, glibc maps and unmaps every activation, page faults and all.
 TUNED_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
 PATIENCE = 1800                     # seconds that a worker may take to build, compile and warm up
@@ -41,8 +42,8 @@ class Contestant(NamedTuple):
     answer() a dictionary of arrays (or of dictionaries of arrays) to compare, called once, before the first step; an empty
     one where nothing can be compared.
     kind: "ours"; "eager", "compile", "float32": peers of the same precision; "exact", "definitions": other ways of ours;
-    "before", "definitions before": those of the checkout that --before names; "bf16", "other": peers that do less or other
-    work, whose answers are not held to ours.
+    "before", "definitions before": those of the checkout that --before names; "ours bf16"; "bf16", "other": peers that do
+    less or other work. The answers of the last three are not held to ours.
     package: the folder to import emonet_scratch from; None: from where this process would.
     """
 
@@ -72,7 +73,8 @@ def contestants(ours: Callable, theirs: Callable, exact: bool = True) -> list[Co
 
     ours: a `build`; theirs: one that also takes `variant` and `half`, see torch_nets.py. exact: there are convolutions.
     """
-    found = [Contestant("ours", ours, "ours")]
+    found = [Contestant("ours", ours, "ours"), Contestant("ours, bf16", ours, "ours bf16", {"EMONET_PRECISION": "bf16"}),
+             Contestant("ours, bf16 in registers", ours, "other", {"EMONET_PRECISION": "bf16", "EMONET_TILES": "0"})]
     if exact:
         found.append(Contestant("ours, exact convolution", ours, "exact", {"EMONET_EXACT": "1"}))
     return [*found,
@@ -333,7 +335,7 @@ def _assert_agreement(workers: Sequence[_Worker], tolerance: dict[str, float]) -
     """SystemExit where a contestant that should compute the same as the first one does not."""
     first = workers[0]
     for worker in workers[1:]:
-        if worker.contestant.kind in ("bf16", "other"):
+        if worker.contestant.kind in ("ours bf16", "bf16", "other"):
             continue
         for name in tolerance.keys() & worker.answer.keys():
             off = difference(worker.answer[name], first.answer[name])

@@ -83,6 +83,9 @@ AGAINST_PYTORCH = {"ours vs eager": (["eager"], ["ours"]),
                    "vs torch.compile": (["compile"], ["ours"]),
                    "vs strongest float32": (["eager", "compile", "float32"], ["ours"]),
                    "vs bf16": (["bf16"], ["ours"]),
+                   "ours in bf16 vs bf16": (["bf16"], ["ours bf16"]),
+                   "in bf16 vs strongest float32": (["eager", "compile", "float32"], ["ours bf16"]),
+                   "in bf16 vs ours": (["ours"], ["ours bf16"]),
                    "NumPy definitions vs eager": (["eager"], ["definitions"])}
 BEFORE = {"before / after": (["before"], ["ours"]),
           "before / after, definitions": (["definitions before"], ["definitions"])}

@@ -11,8 +11,9 @@ of that device can be.
     EMONET_THREADS=2                    threads of the CPU's kernels (else OMP_NUM_THREADS, else one a core)
     EMONET_EXACT=1                      `dispatch.exact` is True to begin with
     EMONET_PRECISION=tf32|bf16          `dispatch.precision` is this to begin with
+    EMONET_TILES=0                      bf16 on the CPU without AMX, as on processors that have none
 
-The last two are read when this file is imported, the others when a kernel is asked for.
+EMONET_EXACT and EMONET_PRECISION are read when this file is imported, the others when a kernel is asked for.
 """
 
 import functools
@@ -34,9 +35,12 @@ enabled = True
 #: times larger.
 exact = os.environ.get("EMONET_EXACT", "") not in ("", "0")
 
-#: How products in the matrix units of a GPU round their factors; sums, and all that is stored, are float32.
-#: The CPU: fp32.
+#: How kernels round the factors of products, see emonet_scratch/kernels/rounding.py; sums, and all that is
+#: stored, are float32.
 precision = os.environ.get("EMONET_PRECISION") or "fp32"
+
+#: Those that the CPU's kernels can: their loader says so.
+cpu_precisions: tuple[str, ...] = ("fp32",)
 
 Definition = TypeVar("Definition", bound=Callable[..., Any])
 
@@ -92,18 +96,17 @@ def choice() -> str:
 
 
 def use_precision(name: str | None, device: str) -> str:
-    """Set `precision` for what runs on `device` from now on, and return it; None: as it is, which is fp32 on
-    the CPU.
+    """Set `precision` for what runs on `device` from now on, and return it; None: as it is, and fp32 is
+    returned where the device does not have that.
 
-    KernelError for a name that is not in PRECISIONS, and for tf32 and bf16 on the CPU, which has fp32 only.
+    KernelError for a name that the device does not have: a GPU all of PRECISIONS, the CPU cpu_precisions.
     """
     global precision
-    if name not in (None, *PRECISIONS):
-        raise KernelError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
-    if device == "cpu":
-        if name not in (None, "fp32"):
-            raise KernelError(f"precision {name} is for GPUs, and this would run on the CPU: "
-                              f"use --precision fp32, or --device cuda")
+    can = PRECISIONS if device != "cpu" else cpu_precisions if loaded(device) else ("fp32",)
+    if name not in (None, *can):
+        raise KernelError(f"precision {name} cannot be had on {device}, only {', '.join(can)}: tf32 wants "
+                          f"a GPU, bf16 a GPU or a CPU with AVX512-BF16 and kernels; use --precision fp32")
+    if (name or precision) not in can:
         return "fp32"
     precision = name or precision
     return precision
@@ -111,7 +114,7 @@ def use_precision(name: str | None, device: str) -> str:
 
 @functools.cache
 def _load(device: str) -> tuple[bool, str]:
-    if device == "cuda" and precision not in PRECISIONS:
+    if precision not in PRECISIONS:
         raise KernelError(f"EMONET_PRECISION must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if choice() == "off":
         return False, "off (EMONET_KERNELS=off); the definitions run"

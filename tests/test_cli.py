@@ -279,13 +279,17 @@ def test_resume_on_a_device_that_is_given(interrupted, capsys):
     assert json.loads((interrupted / "config.json").read_text()) == config
 
 
-def test_resume_with_a_precision_that_is_given(interrupted, capsys):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resume_with_a_precision_that_is_given(interrupted, capsys, monkeypatch, precision):
     """A run of a GPU goes on here only when it is told to."""
+    monkeypatch.setattr(dispatch, "precision", "fp32")                        # and so it will be behind this test
+    if precision not in dispatch.cpu_precisions:
+        pytest.skip(f"no {precision} here: {dispatch.why()}")
     config = json.loads((interrupted / "config.json").read_text())
-    (interrupted / "config.json").write_text(json.dumps(config | {"precision": "bf16"}))
-    assert "bf16 is for GPUs" in fails(capsys, "train", "--resume", "run")
-    assert main(["train", "--resume", "run", "--precision", "fp32"]) == 0
-    assert json.loads((interrupted / "config.json").read_text()) == config
+    (interrupted / "config.json").write_text(json.dumps(config | {"precision": "tf32"}))
+    assert "tf32 wants a GPU" in fails(capsys, "train", "--resume", "run")
+    assert main(["train", "--resume", "run", "--precision", precision]) == 0
+    assert json.loads((interrupted / "config.json").read_text()) == config | {"precision": precision}
 
 
 def test_damaged_settings_get_one_line(interrupted, capsys):

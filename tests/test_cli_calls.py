@@ -16,8 +16,8 @@ def elsewhere(tmp_path, monkeypatch):
     (["train", "--data", "nowhere"], "nowhere': expected a folder"), (["doctor", "nowhere"], "nowhere': expected a folder"),
     (["train", "--resume", "nowhere"], "no folder of a run"), (["train", "--device", "cuda:9"], "cuda:9 cannot be used"),
     (["train", "--device", "tpu"], "must be auto, cpu, cuda"),
-    (["train", "--device", "cpu", "--precision", "tf32"], "use --precision fp32, or --device cuda"),
-    (["predict", "--device", "cpu", "--precision", "bf16", "--checkpoint", "nowhere", "x.avi"], "bf16 is for GPUs"),
+    (["train", "--device", "cpu", "--precision", "tf32"], "wants a GPU, bf16 a GPU or a CPU with AVX512-BF16"),
+    (["predict", "--device", "cpu", "--precision", "tf32", "--checkpoint", "nowhere", "x.avi"], "tf32 wants a GPU"),
     (["predict", "--checkpoint", "nowhere", "x.avi"], "'nowhere': no such file")])
 def test_wrong_paths_and_devices_get_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

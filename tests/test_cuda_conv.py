@@ -10,32 +10,19 @@ from hypothesis import strategies as st
 
 from emonet_scratch import dispatch, layers, models
 from emonet_scratch.kernels.cuda import convolution, launch
+from emonet_scratch.kernels.rounding import LARGEST_ERROR, rounded
 from tests.cuda.shim import ShimError
 from tests.strategies import seeds
 from tests.test_kernels import randomise, smooth
 
 drawn = settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
-EPS = 2.0**-24                                                                # half a unit of float32, as the next two
-ROUND = {"fp32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}
-
+EPS = 2.0**-24                                                                # half a unit of float32
 precisions = st.sampled_from(dispatch.PRECISIONS)
-
-
-def rounded(x, precision):
-    """x as a factor of that precision, by the bits: 10 bits of mantissa, halves away from zero, or 7, halves to even."""
-    bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
-    if precision == "tf32":
-        bits = bits + 0x1000 & ~np.uint64(0x1fff)
-    elif precision == "bf16":
-        bits = bits + 0x7fff + (bits >> 16 & 1) & ~np.uint64(0xffff)
-    else:
-        return x
-    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
 def test_bounds_of_rounding():
     x = np.random.default_rng(0).standard_normal(10000).astype(np.float32)
-    for precision, u in ROUND.items():
+    for precision, u in LARGEST_ERROR.items():
         error = np.abs(rounded(x, precision) - x.astype(np.float64)) / np.abs(x)
         assert error.max() <= u and error.max() >= 0.95 * u
 
@@ -85,7 +72,7 @@ def conv_agrees(shim, size, C, F, stride, precision, seed):
     layer.W.grad[...], reference.W.grad[...] = shim.asarray(start), start
     dx, want_dx = layer.backward(shim.asarray(dy), cache), reference.backward(dy.astype(np.float64), want_cache)
 
-    u, bound, terms = ROUND[precision], copy.deepcopy(reference), 9 * max(C, F) + 4
+    u, bound, terms = LARGEST_ERROR[precision], copy.deepcopy(reference), 9 * max(C, F) + 4
     pixels = want.size // F + 4
     bound.W.value, bound.W.grad[...] = np.abs(bound.W.value), 0
     all_y, all_cache = bound.forward(np.abs(x).astype(np.float64))
@@ -176,7 +163,7 @@ def part_agrees(shim, make, size, C, precision, training, seed, depth):
     dx, want_dx = layer.backward(shim.asarray(dy.T).T, cache), reference.backward(dy.astype(np.float64), want_cache)
 
     def near(got, want, terms, factor, name):
-        limit = depth * (8 * ROUND[precision] + factor * 32 * EPS * np.sqrt(terms)) * np.abs(want).max(initial=1e-30)
+        limit = depth * (8 * LARGEST_ERROR[precision] + factor * 32 * EPS * np.sqrt(terms)) * np.abs(want).max(initial=1e-30)
         within(got, want, limit, name)
     pixels, terms = x.size // C, 9 * y.shape[-1]
     near(y, want, terms, 4, "y")

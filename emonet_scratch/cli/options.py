@@ -52,7 +52,7 @@ def add_device(parser: argparse.ArgumentParser, more: str = "") -> None:
     """--device and --precision."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K" + more)
     parser.add_argument("--precision", choices=dispatch.PRECISIONS,
-                        help="of products in the kernels of a GPU (default: EMONET_PRECISION or fp32)" + more)
+                        help="of factors; bf16 wants a CPU or GPU that has it (default: EMONET_PRECISION or fp32)" + more)
 
 
 def add_ranks(parser: argparse.ArgumentParser, what: str) -> None:

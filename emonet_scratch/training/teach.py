@@ -26,7 +26,7 @@ def teach(doc: str, name: str, read: Callable[[str, str], Images], recipe: Recip
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on where the run in OUT stopped")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:K")
-    parser.add_argument("--precision", choices=dispatch.PRECISIONS, help="of products in the kernels of a GPU")
+    parser.add_argument("--precision", choices=dispatch.PRECISIONS, help="of the factors of products in kernels")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images of both splits only, for a trial")
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)

@@ -4,7 +4,15 @@
 // border of zeros around them. What stands before the convolution is applied in that copy (the source), what stands
 // behind it when the finished band is written out (the sink), so neither costs a pass over main memory.
 #pragma once
+#ifdef BF16
+#include "bf16.h"
+typedef half cell;                      // what a band consists of
+INLINE void store_cells(cell *p, vec v, int n) { store_halves(p, v, n); }
+#else
 #include "simd.h"
+typedef float cell;
+INLINE void store_cells(cell *p, vec v, int n) { store_n(p, v, n); }
+#endif
 
 // Per-channel constants of one batch normalisation, each padded with zeros to a multiple of GROUP channels:
 // forward gives (z - mean) * scale + shift; backward sets scale = k0, slope = k1, shift = k2 (see bn_backward).
@@ -21,7 +29,7 @@ typedef struct { enum source_kind kind; const float *a, *y, *z; channels bn; } s
 
 // n: how many of the VL channels there are; m: how many the band has room for. Both constants where they fill a vector.
 INLINE void load_line(const enum source_kind kind, const source *s, size_t at, int W, int C, int Cb, int c, int n, int m,
-                      float *dst) {
+                      cell *dst) {
     vec mean = {0}, scale = {0}, shift = {0}, slope = {0};
     if (kind != PLAIN) mean = load(s->bn.mean + c), scale = load(s->bn.scale + c), shift = load(s->bn.shift + c);
     if (kind == NORM_GRAD || kind == NORM_GRAD_RELU) slope = load(s->bn.slope + c);
@@ -31,20 +39,20 @@ INLINE void load_line(const enum source_kind kind, const source *s, size_t at, i
         if (kind == NORM_RELU) a = relu((a - mean) * scale + shift);
         if (kind == NORM_GRAD_RELU) a = where(load_n(py, n) > 0, a);
         if (kind == NORM_GRAD || kind == NORM_GRAD_RELU) a = a * scale + ((load_n(pz, n) - mean) * slope + shift);
-        store_n(dst, a, m);
+        store_cells(dst, a, m);
     }
 }
 
-INLINE void load_row_as(const enum source_kind kind, const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
+INLINE void load_row_as(const enum source_kind kind, const source *s, size_t pixel, int W, int C, int Cb, cell *dst) {
     for (int c = 0; c < Cb; c += VL)
         if (C - c >= VL) load_line(kind, s, pixel * C + c, W, C, Cb, c, VL, VL, dst + c);
         else load_line(kind, s, pixel * C + c, W, C, Cb, c, most(0, C - c), Cb - c, dst + c);
 }
 
-static void load_row(const source *s, size_t pixel, int W, int C, int Cb, float *dst) {
+static void load_row(const source *s, size_t pixel, int W, int C, int Cb, cell *dst) {
     switch (s->kind) {
     case PLAIN:
-        if (C == Cb) memcpy(dst, s->a + pixel * C, (size_t)W * C * sizeof(float));
+        if (C == Cb && sizeof(cell) == sizeof(float)) memcpy(dst, s->a + pixel * C, (size_t)W * C * sizeof(cell));
         else load_row_as(PLAIN, s, pixel, W, C, Cb, dst);
         break;
     case NORM_RELU: load_row_as(NORM_RELU, s, pixel, W, C, Cb, dst); break;
@@ -57,14 +65,14 @@ static void load_row(const source *s, size_t pixel, int W, int C, int Cb, float 
 // Rows first .. first + rows - 1 of images n .. n + G - 1 (H x W x C) as (G, rows, left + W + right, Cb); what lies
 // outside of the image, and channels from C on, are zeros.
 static void load_band(const source *s, int H, int W, int C, int n, int G, int first, int rows, int left, int right,
-                      int Cb, float *dst) {
+                      int Cb, cell *dst) {
     size_t width = (size_t)(left + W + right) * Cb;
     for (int g = 0; g < G; g++)
         for (int r = first; r < first + rows; r++, dst += width) {
-            if (r < 0 || r >= H) { memset(dst, 0, width * sizeof(float)); continue; }
-            memset(dst, 0, (size_t)left * Cb * sizeof(float));
+            if (r < 0 || r >= H) { memset(dst, 0, width * sizeof(cell)); continue; }
+            memset(dst, 0, (size_t)left * Cb * sizeof(cell));
             load_row(s, ((size_t)(n + g) * H + r) * W, W, C, Cb, dst + left * Cb);
-            memset(dst + (size_t)(left + W) * Cb, 0, (size_t)right * Cb * sizeof(float));
+            memset(dst + (size_t)(left + W) * Cb, 0, (size_t)right * Cb * sizeof(cell));
         }
 }
 
@@ -82,6 +90,9 @@ typedef struct {
     enum sink_kind kind;
     int pad;                            // the width of out's border, which is set to zero
     float *out;
+#ifdef BF16
+    half *copy;                         // NULL, or where the trunk wants outputs rounded, with a border; then out may be NULL
+#endif
     const float *y, *z;                 // z of MASK; y of ADD_MASKED and RESIDUAL_RELU (there: the block's input)
     const float *dy;
     channels bn;
@@ -128,7 +139,7 @@ INLINE size_t pixel_of(const sink *s, int n, int i, int j, int H, int W) {
 }
 
 // The border around rows first .. first + R - 1 of images n .. n + G - 1.
-static void clear_border(const sink *s, int n, int G, int first, int R, int H, int W, int C) {
+INLINE void clear_border(const sink *s, int n, int G, int first, int R, int H, int W, int C) {
     size_t row = (size_t)(W + 2) * C, pixel = C * sizeof(float);
     for (int g = n; g < n + G; g++)
         for (int i = first ? first : -1; i < (first + R == H ? H + 1 : first + R); i++) {
@@ -155,6 +166,11 @@ INLINE void store_line(const enum sink_kind kind, const sink *s, int n, int i, i
             sum += a;
             product += a * centred;
         } else a = finished(kind, s, a, shift, line, i, j, c, valid);
+#ifdef BF16
+        if (s->copy && (kind == BIAS_RELU || kind == RESIDUAL_RELU))
+            store_halves(s->copy + (((size_t)n * (H + 2) + i + 1) * (W + 2) + j + 1) * C + c, a, VL);
+        if (!s->out && kind == BIAS_RELU) continue;
+#endif
         store_n(out, a, valid);
     }
     if (kind == MASK)

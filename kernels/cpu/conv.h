@@ -5,7 +5,11 @@
 // is direct. Inside, channels of outputs are padded with zeros to P = padded(F), a multiple of GROUP.
 #pragma once
 #include "band.h"
+#ifdef BF16
+typedef struct { int across, down, count; } tiles;
+#else
 #include "winograd.h"
+#endif
 
 typedef struct { int N, H, W, C, F, stride, winograd; } shape;
 INLINE int out_size(int size, int stride) { return (size - 1) / stride + 1; }
@@ -46,6 +50,13 @@ INLINE size_t band_floats(const plan *p, int stride, int halo, int OW, int C) {
 }
 
 typedef struct { shape s; source in; const float *filters; sink out; } conv;   // filters: U, or (3, 3, C, P)
+// dz: gradient of the convolution's output; in: its input; back: filters for dx (U or packed, see pack_backward), NULL
+// for no dx; dx: where that goes; dW_part: this thread's sums, (36, Cb, P) or (9, C, P), NULL for no dW.
+typedef struct { shape s; source dz, in; const float *back; sink dx; } conv_grad;
+
+#ifdef BF16
+#include "conv_bf16.h"
+#else
 
 INLINE int band_channels(const shape *s) { return s->winograd ? padded(s->C) : s->C; }
 
@@ -149,10 +160,6 @@ static void conv_items(const conv *c, const plan *p, int offset, int N, int from
     }
 }
 
-// dz: gradient of the convolution's output; in: its input; back: filters for dx (U or packed, see pack_backward), NULL
-// for no dx; dx: where that goes; dW_part: this thread's sums, (36, Cb, P) or (9, C, P), NULL for no dW.
-typedef struct { shape s; source dz, in; const float *back; sink dx; } conv_grad;
-
 static size_t conv_grad_scratch(const shape *s, const plan *p) {
     int OW = out_size(s->W, s->stride), P = padded(s->F), Cb = padded(s->C);
     return band_floats(p, 1, 2, OW, P) + band_floats(p, s->stride, 2, OW, Cb) + winograd_scratch(most(P, Cb), most(P, Cb));
@@ -217,32 +224,6 @@ static void conv_grad_items(const conv_grad *c, const plan *p, int from, int to,
     }
 }
 
-// Filters in the form that the kernels read, for the input channels (forward) or output channels (backward) of
-// thread t: packed to (3, 3, C, P), and for Winograd with C padded, too, and transformed to U (36, C, P). Those of dx
-// are turned round and transposed; for stride 2 they stand in the order of direct_dx_stride2. scale (P) or NULL: a
-// factor for every output channel, forward only.
-static void prepare_filters(const float *W, const float *scale, const shape *s, int backward, float *packed, float *U,
-                            int t, int threads) {
-    static const int taps[3][9] = {{0, 1, 2, 3, 4, 5, 6, 7, 8}, {8, 7, 6, 5, 4, 3, 2, 1, 0}, {4, 5, 3, 7, 1, 8, 6, 2, 0}};
-    int C = s->C, F = s->F, P = padded(F), Cp = padded(C);
-    int rows = backward ? P : s->winograd ? Cp : C, cols = backward ? Cp : P, from, to;
-    share(rows, t, threads, &from, &to);
-    for (int k = 0; k < 9; k++) {
-        const float *w = W + (size_t)taps[backward ? s->stride : 0][k] * C * F;
-        float *out = packed + (size_t)k * rows * cols;
-        if (backward)
-            for (int c = 0; c < Cp; c++)
-                for (int f = from; f < to; f++) out[(size_t)f * cols + c] = c < C && f < F ? w[(size_t)c * F + f] : 0;
-        else
-            for (int c = from; c < to; c++) {
-                memset(out + (size_t)c * cols, 0, cols * sizeof(float));
-                if (c < C) memcpy(out + (size_t)c * cols, w + (size_t)c * F, F * sizeof(float));
-                for (int f = 0; scale && f < F; f++) out[(size_t)c * cols + f] *= scale[f];
-            }
-    }
-    if (s->winograd) transform_filters(packed, rows, cols, from, to, U);
-}
-
 // dW (3, 3, C, F) += the sums of all threads, for the channels of thread t.
 static void add_filter_gradient(const shape *s, float *const *parts, int part_count, int t, int threads, float *dW) {
     int P = padded(s->F), wino = s->winograd && s->C >= 8, Cb = wino ? padded(s->C) : s->C, points = wino ? 36 : 9, from, to;
@@ -263,6 +244,43 @@ static void add_filter_gradient(const shape *s, float *const *parts, int part_co
                 store_n(w, load_n(w, n) + load((wino ? g : u) + k * VL), n);
             }
         }
+}
+
+// Whether kernels read the filters as `transform` leaves them, in U, or packed.
+INLINE int transformed(const shape *s) { return s->winograd; }
+INLINE void transform(const float *packed, int rows, int cols, const shape *s, int backward, float *U, int t, int threads) {
+    (void)backward;
+    int from, to;
+    share(rows, t, threads, &from, &to);
+    if (s->winograd) transform_filters(packed, rows, cols, from, to, U);
+}
+
+#endif
+
+// Filters in the form that the kernels read, for the input channels (forward) or output channels (backward) of
+// thread t: packed to (3, 3, C, P), and for Winograd with C padded, too, and transformed to U (36, C, P). Those of dx
+// are turned round and transposed; for stride 2 they stand in the order of direct_dx_stride2. scale (P) or NULL: a
+// factor for every output channel, forward only.
+static void prepare_filters(const float *W, const float *scale, const shape *s, int backward, float *packed, float *U,
+                            int t, int threads) {
+    static const int taps[3][9] = {{0, 1, 2, 3, 4, 5, 6, 7, 8}, {8, 7, 6, 5, 4, 3, 2, 1, 0}, {4, 5, 3, 7, 1, 8, 6, 2, 0}};
+    int C = s->C, F = s->F, P = padded(F), Cp = padded(C);
+    int rows = backward ? P : band_channels(s), cols = backward ? Cp : P, from, to;
+    share(rows, t, threads, &from, &to);
+    for (int k = 0; k < 9; k++) {
+        const float *w = W + (size_t)taps[backward ? s->stride : 0][k] * C * F;
+        float *out = packed + (size_t)k * rows * cols;
+        if (backward)
+            for (int c = 0; c < Cp; c++)
+                for (int f = from; f < to; f++) out[(size_t)f * cols + c] = c < C && f < F ? w[(size_t)c * F + f] : 0;
+        else
+            for (int c = from; c < to; c++) {
+                memset(out + (size_t)c * cols, 0, cols * sizeof(float));
+                if (c < C) memcpy(out + (size_t)c * cols, w + (size_t)c * F, F * sizeof(float));
+                for (int f = 0; scale && f < F; f++) out[(size_t)c * cols + f] *= scale[f];
+            }
+    }
+    transform(packed, rows, cols, s, backward, U, t, threads);
 }
 
 // ---- the drivers: every thread's scratch is [filters, of thread 0 only | sums of dW | doubles | bands] ----
@@ -302,7 +320,7 @@ static void prepare_job(void *context, int t, int threads) {
 }
 
 static const float *prepared(const conv_work *w) {
-    return pool_scratch(0) + (w->s.winograd ? (size_t)9 * padded(w->s.C) * padded(w->s.F) : 0);
+    return pool_scratch(0) + (transformed(&w->s) ? (size_t)9 * padded(w->s.C) * padded(w->s.F) : 0);
 }
 
 static void forward_job(void *context, int t, int threads) {

@@ -56,11 +56,6 @@ COLUMN(2, 6)
 COLUMN(1, 12)
 #endif
 
-// Rows of B and C are padded to a multiple of GROUP: 8 channels fill one vector of AVX2, but half of one of AVX-512, so
-// narrow layers are left to the AVX2 build on both.
-enum { GROUP = VL == 16 ? 16 : 8 };
-INLINE int padded(int channels) { return up(channels, GROUP); }
-
 // N must be a multiple of GROUP; B and C are read and written in whole vectors. multiply_as is for constant sizes and strides.
 INLINE void multiply_as(int M, int N, int rows, int run, const float *A, ptrdiff_t ai, ptrdiff_t ak, ptrdiff_t ar,
                      const float *B, ptrdiff_t bk, ptrdiff_t br, float *C, ptrdiff_t ldc, int add) {

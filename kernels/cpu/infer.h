@@ -45,7 +45,7 @@ static void fold_job(void *context, int thread, int threads) {
             if (thread == 0) shift[c] = c < f->F ? (float)(f->beta[c] - f->running_mean[c] * factor) : 0;
         }
         prepare_filters(f->W, scale, &s, 0, packed, U, thread, threads);
-        if (thread == 0) t->shift[l] = shift, t->filters[l] = s.winograd ? U : packed;
+        if (thread == 0) t->shift[l] = shift, t->filters[l] = transformed(&s) ? U : packed;
         at = U + 36 * (size_t)padded(f->C) * P;
     }
 }
@@ -55,20 +55,27 @@ static void trunk_layer(const trunk *t, int l, int n, int N, int thread, int thr
     shape s = trunk_shape(t, l, N);
     plan p = plan_bands(&s, N, threads);
     // The block's input and output change places: layer 0 -> 0; block k: 0 -> 1 -> 2, then 2 -> 1 -> 0, and so on.
-    int first = l % 2, k = (l - 1) / 2 % 2, from, to;
+    int first = l % 2, k = (l - 1) / 2 % 2, pad = t->pad, from, to;
     float *input = buffers + (k ? 2 : 0) * t->buffer, *output = buffers + (k ? 0 : 2) * t->buffer;
     float *middle = buffers + t->buffer;
     size_t last = (size_t)n * out_size(s.H, s.stride) * out_size(s.W, s.stride) * s.F;
     conv c = {.s = s, .filters = t->filters[l], .in.kind = t->pad && l ? PADDED : PLAIN};
-    c.out.pad = l < t->count - 1 ? t->pad : 0;
+    c.out.pad = l < t->count - 1 ? pad : 0;
     c.in.a = l == 0 ? t->x + (size_t)n * s.H * s.W * s.C : first ? input : middle;
     c.out.out = l == t->count - 1 ? t->y + last : l == 0 ? buffers : first ? middle : output;
+#ifdef BF16             // rounded and with a border: a copy of a block's input, and, only so, what is between its convolutions
+    half *between = (half *)middle, *of_input = between + t->buffer;
+    c.out.pad = pad = 0;
+    if (t->pad && l) c.in.a = (const float *)(first ? of_input : between);
+    if (t->pad && l < t->count - 1) c.out.copy = first ? between : of_input;
+    if (t->pad && first) c.out.out = NULL;
+#endif
     c.out.kind = l == 0 || first ? BIAS_RELU : RESIDUAL_RELU;
     c.out.bn.shift = t->shift[l];
     if (c.out.kind == RESIDUAL_RELU) {
         shape b = trunk_shape(t, l - 1, N);
         c.out.y = input;
-        c.out.cut = (shortcut){b.stride, b.H, b.W, b.C, (b.F - b.C) / 2, t->pad};
+        c.out.cut = (shortcut){b.stride, b.H, b.W, b.C, (b.F - b.C) / 2, pad};
     }
     share(p.items, thread, threads, &from, &to);
     conv_items(&c, &p, 0, N, from, to, bands);
@@ -93,7 +100,7 @@ int API(trunk_pads)(int count, const folded *layers, int H, int W) {
     trunk t = {.count = count, .H = H, .W = W, .layers = layers};
     for (int l = 1; l < count; l++) {
         shape s = trunk_shape(&t, l, 1);
-        if (s.H % 4 || s.W % 4 || s.C != padded(s.C)) return 0;
+        if (s.C != padded(s.C) || (sizeof(cell) == sizeof(float) && (s.H % 4 || s.W % 4))) return 0;
     }
     return 1;
 }

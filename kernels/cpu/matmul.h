@@ -10,6 +10,9 @@
 #pragma once
 #include "functions.h"
 
+#ifdef BF16
+#include "bf16.h"
+#else
 #if VL == 16
 enum { MR = 12 };
 #elif VL == 8
@@ -18,8 +21,6 @@ enum { MR = 6 };
 enum { MR = 4 };
 #endif
 enum { NR = 2 * VL, KC = 416, NC = 384, MATMUL_ROOM = KC * NC + KC * MR + 4 * VL };    // floats of scratch a thread
-
-typedef struct { const float *at; ptrdiff_t row, column; } matrix;
 
 // dst[k][i] = A[i][k] for i < n <= width, zero for the rest of the width; `along` is the stride of k, `across` of i. Where
 // width < VL, whole vectors are stored all the same: the next k overwrites what is too much, the last needs room.
@@ -110,6 +111,8 @@ static void matmul(int M, int N, int K, matrix A, matrix B, float *C, ptrdiff_t 
             }
         }
 }
+
+#endif
 
 // The same, shared among threads by columns or, where these are few, by rows of C. The order of each sum is the same
 // for any number of threads.

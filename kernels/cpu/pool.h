@@ -2,6 +2,11 @@
 #pragma once
 #include <stddef.h>
 
+// Whether bf16.c is compiled: by compilers that know the instructions, on the system that is asked for tiles as Linux is.
+#if defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 11
+#define HAS_BF16
+#endif
+
 typedef void (*job)(void *context, int thread, int threads);
 
 // Run job(context, t, threads) for every t in 0..threads-1, 0 on the caller; returns when all are done. Handing work to

@@ -23,6 +23,9 @@ INLINE vec spread(float x) { return x - (vec){0}; }
 // The first n floats at p (n < VL only behind the last full vector of a row); the others are zero, and not touched.
 INLINE vec load_n(const float *p, int n) {
     if (n >= VL) return load(p);
+#ifdef BF16
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1 << (n > 0 ? n : 0)) - 1), p);
+#endif
     float t[VL] = {0};
     for (int i = 0; i < n; i++) t[i] = p[i];
     return load(t);
@@ -40,6 +43,13 @@ INLINE vec relu(vec x) { return choose(x < 0, (vec){0}, x); }      // a NaN stay
 INLINE int up(int x, int m) { return (x + m - 1) / m * m; }
 INLINE int least(int a, int b) { return a < b ? a : b; }
 INLINE int most(int a, int b) { return a > b ? a : b; }
+
+// Rows of B and C of gemm.h are padded to a multiple of GROUP: 8 channels fill one vector of AVX2, but half of one of AVX-512,
+// so narrow layers are left to the AVX2 build on both.
+enum { GROUP = VL == 16 ? 16 : 8 };
+INLINE int padded(int channels) { return up(channels, GROUP); }
+
+typedef struct { const float *at; ptrdiff_t row, column; } matrix;           // and the strides from row to row, column to column
 
 // The part of `items` that thread t of n works on: [*from, *to), the same for the same n, so results are too.
 INLINE void share(int items, int t, int n, int *from, int *to) {

@@ -9,6 +9,7 @@ def load() -> tuple[bool, str]:
     found, reason = library.find()
     if found is None:
         return False, reason
+    dispatch.cpu_precisions = ("fp32", "bf16") if found.can_round else ("fp32",)
     for module in (convolution, lstm, pointwise):
         module.register()
     return True, f"{reason}: {', '.join(sorted(dispatch.registered('cpu')))}"

@@ -34,7 +34,7 @@ def _empty_dx(conv: Conv2d, x: np.ndarray) -> np.ndarray | None:
 def conv2d(conv: Conv2d, x: np.ndarray) -> tuple[np.ndarray, Any]:
     """3x3, padding 1, stride 1 or 2: (y, cache)."""
     x, y = np.ascontiguousarray(x), empty(*_output_shape(conv, x))
-    library.current().of_width(conv.C, conv.F).conv3x3(
+    library.current().of_products(conv.C, conv.F).conv3x3(
         *x.shape, conv.F, conv.stride, int(dispatch.exact), x, conv.W.value, y)
     return y, x
 
@@ -42,7 +42,7 @@ def conv2d(conv: Conv2d, x: np.ndarray) -> tuple[np.ndarray, Any]:
 def conv2d_backward(conv: Conv2d, dy: Any, x: np.ndarray) -> np.ndarray | None:
     """dx"""
     dx, dy = _empty_dx(conv, x), CPU.gradient(conv, dy, _output_shape(conv, x))
-    library.current().of_width(conv.C, conv.F).conv3x3_backward(
+    library.current().of_products(conv.C, conv.F).conv3x3_backward(
         *x.shape, conv.F, conv.stride, int(dispatch.exact), x, conv.W.value, dy, dx, conv.W.grad)
     return dx
 
@@ -78,17 +78,18 @@ def residual_block(block: ResidualBlock, x: np.ndarray) -> tuple[np.ndarray, Any
     shape = _output_shape(body.conv1, x)
     z1, z2, y = empty(*shape), empty(*shape), empty(*shape)
     constants1, constants2 = _empty_constants(body.conv1), _empty_constants(body.conv2)
-    library.current().of_width(block.C, block.F).block(
+    kernels = library.current().of_products(block.C, block.F)
+    kernels.block(
         _sizes(x, body.conv1, body.bn1, body.bn1.training), _conv_norm(body.conv1, body.bn1, constants1, z1),
         _conv_norm(body.conv2, body.bn2, constants2, z2), x, y)
-    return y, (x, y, z1, constants1, z2, constants2, body.bn1.training)
+    return y, (x, y, z1, constants1, z2, constants2, body.bn1.training, kernels)
 
 
 def residual_block_backward(block: ResidualBlock, dy: Any, cache: Any) -> np.ndarray:
     """dx"""
-    x, y, z1, constants1, z2, constants2, training = cache
+    x, y, z1, constants1, z2, constants2, training, kernels = cache           # constants lie as these kernels want them
     body, dx, d1 = block.body, empty(*x.shape), empty(*y.shape)
-    library.current().of_width(block.C, block.F).block_backward(
+    kernels.block_backward(
         _sizes(x, body.conv1, body.bn1, training), _conv_norm(body.conv1, body.bn1, constants1, z1),
         _conv_norm(body.conv2, body.bn2, constants2, z2), x, y, CPU.gradient(block, dy, y.shape), d1, dx)
     return dx
@@ -97,17 +98,17 @@ def residual_block_backward(block: ResidualBlock, dy: Any, cache: Any) -> np.nda
 def stem(_row: Sequential, conv: Conv2d, bn: BatchNorm, x: np.ndarray) -> tuple[np.ndarray, Any]:
     """Convolution, batch norm, ReLU: (y, cache)."""
     x, shape, constants = np.ascontiguousarray(x), _output_shape(conv, x), _empty_constants(conv)
-    z, y = empty(*shape), empty(*shape)
-    library.current().of_width(conv.F).stem(
+    z, y, kernels = empty(*shape), empty(*shape), library.current().of_products(conv.F)
+    kernels.stem(
         _sizes(x, conv, bn, bn.training), _conv_norm(conv, bn, constants, z), x, y)
-    return y, (y, z, constants, bn.training)
+    return y, (y, z, constants, bn.training, kernels)
 
 
 def stem_backward(row: Sequential, conv: Conv2d, bn: BatchNorm, x: np.ndarray, cache: Any, dy: Any) -> np.ndarray | None:
     """dx"""
-    y, z, constants, training = cache
+    y, z, constants, training, kernels = cache
     x, dx = np.ascontiguousarray(x), _empty_dx(conv, x)
-    library.current().of_width(conv.F).stem_backward(
+    kernels.stem_backward(
         _sizes(x, conv, bn, training), _conv_norm(conv, bn, constants, z), x, y, CPU.gradient(row, dy, y.shape), dx)
     return dx
 
@@ -137,6 +138,6 @@ def trunk(_row: Sequential, conv: Conv2d, bn: BatchNorm, blocks: list[ResidualBl
     for one, _ in pairs:
         height, width = (height - 1) // one.stride + 1, (width - 1) // one.stride + 1
     y = empty(N, height, width, pairs[-1][0].F)
-    library.current().of_width(*(one.F for one, _ in pairs)).trunk(
+    library.current().of_products(*(one.F for one, _ in pairs)).trunk(
         len(pairs), (_Folded * len(pairs))(*(_folded(*pair) for pair in pairs)), N, H, W, int(dispatch.exact), x, y)
     return y

@@ -17,7 +17,7 @@ from ... import dispatch
 from ...dispatch import VARIANTS
 from ...errors import KernelError
 
-ABI = 2                         # of kernels/cpu/dispatch.c: another number is a library built from other sources
+ABI = 3                         # of kernels/cpu/dispatch.c: another number is a library built from other sources
 
 _lock = threading.Lock()
 
@@ -51,15 +51,33 @@ class Library:
         if not hasattr(self._dll, "emonet_abi") or self._dll.emonet_abi() != ABI:
             raise OSError("built from other sources: install the package again")
         best = VARIANTS[self._dll.emonet_supports()]
-        if variant and VARIANTS.index(variant) > VARIANTS.index(best):
+        if variant in VARIANTS and VARIANTS.index(variant) > VARIANTS.index(best):
             raise KernelError(f"EMONET_KERNELS={variant}: this processor can run at most {best}")
         self.path, self.variant, self.threads = path, variant or best, 1
         self._narrow = Library(path, "avx2") if self.variant == "avx512" else self
+        self._rounding, self.round_convolutions = None, False
+        self.can_round = self.variant == "avx512" and self._dll.emonet_rounds(0) > 0
         self.set_threads(_threads())
 
-    def of_width(self, *channels: int) -> Library:
-        """The kernels for convolutions of so many channels: where 8 would fill half a vector of AVX-512, those of AVX2."""
+    def of_products(self, *channels: int) -> Library:
+        """The kernels for products in `dispatch.precision`: of convolutions of so many channels, or, for none, of an LSTM.
+
+        In bf16, convolutions are rounded only in tiles, where that is faster. In float32, where 8 channels would fill half a
+        vector of AVX-512, they are left to AVX2.
+        """
+        if self.can_round and dispatch.precision == "bf16":
+            if self._rounding is None:                                        # the first to want tiles asks the system
+                self.use_tiles(os.environ.get("EMONET_TILES") != "0")
+                self._rounding = Library(self.path, "bf16")
+            if self.round_convolutions or not channels:
+                return self._rounding
         return self._narrow if any(0 < c % 16 <= 8 for c in channels if c >= 8) else self
+
+    def use_tiles(self, use: bool) -> None:
+        """Compute products of bf16 in tiles (AMX) from now on, if they can be, and else in registers."""
+        self.round_convolutions = use and self._dll.emonet_rounds(1) == 2
+        with _lock:                                                           # not under a kernel that runs
+            self._dll.emonet_use_tiles(int(self.round_convolutions))
 
     def set_threads(self, threads: int) -> None:
         """Share the work of every kernel among so many threads (at most 256) from now on."""
@@ -110,7 +128,7 @@ def find() -> tuple[Library | None, str]:
         library = Library(found[0], wanted if wanted in VARIANTS else None)
     except OSError as error:
         return None, f"cannot be loaded ({error}); the NumPy definitions run"
-    return library, f"{library.variant}, {library.threads} thread(s)"
+    return library, f"{library.variant}{' and bf16' * library.can_round}, {library.threads} thread(s)"
 
 
 def current() -> Library:

@@ -79,7 +79,7 @@ def forward(layer: LSTM, x: Any, lengths: Any = None, initial: Any = None) -> tu
     for l, cell in enumerate(layer.cells):
         x, y, gates = y, empty(R, H), empty(R, 4 * H + _Packing.GATE_ROW)
         c_prev, tanh_c, h_prev = (empty(R, H + _Packing.STATE_ROW) for _ in range(3))
-        library.current().lstm_forward(library.struct(
+        library.current().of_products().lstm_forward(library.struct(
             _LayerOfLSTM, T=len(packing.counts), N=N, D=cell.D, H=H, has_initial=initial is not None,
             counts=packing.counts, x=x, W_ih=cell.W_ih.value, W_hh=cell.W_hh.value, b=cell.b.value, gates=gates,
             c_prev=c_prev, tanh_c=tanh_c, h_prev=h_prev, y=y, h=h[l], c=c[l]))
@@ -96,7 +96,7 @@ def backward(layer: LSTM, dy: Any, dfinal: Any, cache: Any) -> tuple[np.ndarray,
     for l in reversed(range(len(caches))):
         cell, (x, gates, c_prev, tanh_c, h_prev) = layer.cells[l], caches[l]
         dy, dx, da = dx, empty(R, cell.D), empty(R, 4 * H + _Packing.GATE_ROW)
-        library.current().lstm_backward(library.struct(
+        library.current().of_products().lstm_backward(library.struct(
             _LayerOfLSTM, T=len(packing.counts), N=N, D=cell.D, H=H, truncate=layer.truncate or 0,
             counts=packing.counts, x=x, W_ih=cell.W_ih.value, W_hh=cell.W_hh.value, gates=gates, c_prev=c_prev,
             tanh_c=tanh_c, h_prev=h_prev, dy=dy, dh=dh[l], dc=dc[l], da=da, dx=dx, dW_ih=cell.W_ih.grad,

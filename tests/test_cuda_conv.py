@@ -13,7 +13,7 @@ from emonet_scratch.kernels.cuda import convolution, launch
 from emonet_scratch.kernels.rounding import LARGEST_ERROR, rounded
 from tests.cuda.shim import ShimError
 from tests.strategies import seeds
-from tests.test_kernels import randomise, smooth
+from tests.test_kernels import by_taps, randomise, smooth
 
 drawn = settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPS = 2.0**-24                                                                # half a unit of float32
@@ -132,9 +132,7 @@ def test_nan_and_inf_reach_what_they_should(shim, C, stride):
     layer = layers.Conv2d(C, 16, 3, stride, 1)
     W, x = layer.W.value, np.ones((1, 9, 18, C), np.float32)
     x[0, 4, 4, 1], x[0, 8, 17, 2] = np.nan, np.inf
-    padded, (OH, OW) = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (9 // stride + 9 % stride, 18 // stride)
-    taps = [padded[:, p:p + 9:stride, q:q + 18:stride][:, :OH, :OW] @ W[p, q] for p in range(3) for q in range(3)]
-    want, layer = sum(taps), layer.to_device("cuda:0")
+    want, layer = by_taps(x, W, stride), layer.to_device("cuda:0")
     for precision in dispatch.PRECISIONS:
         dispatch.precision = precision
         y = layer.forward(shim.asarray(x))[0].get()

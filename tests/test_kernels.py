@@ -109,6 +109,13 @@ def test_kernel_Conv2d(library, exact, size, C, F, stride, seed):
     conv_agrees(exact, size, C, F, stride, seed)
 
 
+def by_taps(x, W, stride):
+    """A convolution with 3x3 filters W (3, 3, C, F) and padding 1 of x (N, H, W, C), tap by tap."""
+    _, rows, columns, _ = x.shape
+    padded, (OH, OW) = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), ((size - 1) // stride + 1 for size in (rows, columns))
+    return sum(padded[:, p:p + rows:stride, q:q + columns:stride][:, :OH, :OW] @ W[p, q] for p in range(3) for q in range(3))
+
+
 def smooth(make):
     """The same layer with every ReLU taken at inputs of one sign, where its derivative is not a matter of rounding."""
     layer = make()

@@ -16,7 +16,7 @@ from emonet_scratch.kernels import rounding
 from emonet_scratch.kernels.cpu import library as cpu_library
 from emonet_scratch.layers import conv2d, lstm
 from tests.strategies import seeds
-from tests.test_kernels import randomise, smooth
+from tests.test_kernels import by_taps, randomise, smooth
 
 LIBRARY = cpu_library.find()[0] if dispatch.loaded("cpu") else None
 CAN = LIBRARY._dll.emonet_rounds(1) if LIBRARY is not None and LIBRARY.can_round else 0
@@ -164,9 +164,7 @@ def test_nan_and_inf_reach_what_they_should(way, C, stride):
     layer = layers.Conv2d(C, 16, 3, stride, 1)
     W, x = layer.W.value, np.ones((1, 9, 18, C), np.float32)
     x[0, 4, 4, 1], x[0, 8, 17, 2] = np.nan, np.inf
-    padded, (OH, OW) = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (9 // stride + 9 % stride, 18 // stride)
-    want = sum(padded[:, p:p + 9:stride, q:q + 18:stride][:, :OH, :OW] @ W[p, q] for p in range(3) for q in range(3))
-    y = layer.forward(x)[0]
+    want, y = by_taps(x, W, stride), layer.forward(x)[0]
     assert np.array_equal(np.isfinite(y), np.isfinite(want)) and np.array_equal(np.isnan(y), np.isnan(want))
 
 

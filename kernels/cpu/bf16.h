@@ -29,8 +29,8 @@ INLINE void store_halves(half *p, vec v, int n) {                             //
     else _mm256_mask_storeu_epi16(p, (1 << most(0, n)) - 1, h);
 }
 
-// Half a tile row after half a tile row: of 16 items (n of which exist) the numbers 0 .. 31 (K of which exist), as a row of
-// the left factor for each item, `row` halves apart, or as 16 rows of pairs of the right one.
+// One tile: of 16 items, `across` apart, n of which exist, the numbers 0 .. 31, `along` apart, K of which exist; zeros for
+// those that do not. For the left factor a row for each item, `row` halves apart; for the right one 16 rows of pairs.
 INLINE void pack_tile(int n, int K, const float *S, ptrdiff_t across, ptrdiff_t along, int right, half *dst, ptrdiff_t row) {
     vec r[VL];
     if (along == 1)
@@ -45,6 +45,7 @@ INLINE void pack_tile(int n, int K, const float *S, ptrdiff_t across, ptrdiff_t 
     if ((along == 1) == right) transpose(r);                                  // of 32-bit words: pairs stay together
     UNROLL for (int i = 0; i < VL; i++) store((float *)(dst + i * row), r[i]);
 }
+// The same for any K: tile by tile, to the next multiple of 32 numbers.
 static void pack_rows(int n, int K, const float *S, ptrdiff_t across, ptrdiff_t along, int right, half *dst, ptrdiff_t row) {
     for (int k = 0; k < K; k += 2 * VL, S += 2 * VL * along, dst += right ? 2 * VL * VL : 2 * VL)
         pack_tile(n, K - k, S, across, along, right, dst, right ? 2 * VL : row);
